@@ -1,0 +1,42 @@
+# From a bare machine with Python: make study, make test, make bench.
+PYTHON ?= python3
+VENV ?= .venv
+STUDY_ARGS ?=
+PYTEST_ARGS ?=
+
+PY = $(VENV)/bin/python
+PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: study test lint bench escnn env clean
+
+study: env
+	$(PY) -m baselines study $(STUDY_ARGS)
+
+# One torch thread per pytest worker; a test that needs two sets them itself.
+test: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: env
+	$(PY) -m pytest benchmarks $(PYTEST_ARGS)
+
+# --no-deps, because two of escnn's needs do not install beside ours: py3nj builds with Fortran, and the lie_learn wheel
+# is compiled against numpy 1. Both serve SO(3) only; tests/conftest.py imports escnn without them.
+escnn: env
+	$(PIP_INSTALL) numpy scipy joblib
+	$(PIP_INSTALL) --no-deps escnn
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The study: weight tying against augmentation and regularisation."""

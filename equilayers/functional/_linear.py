@@ -1,0 +1,151 @@
+r"""Weight-tied linear maps: lifting from a space to regular features, and between regular features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, refuse
+from equilayers.functional._correlation import Correlate, correlate_whole
+from equilayers.functional._cost import cheapest
+from equilayers.functional._fourier import fourier_of
+from equilayers.functional._tables import OrbitTable, orbit_table
+from equilayers.groups import Group
+from equilayers.groups._base import check_group
+
+ALGORITHMS = ("auto", "orbit", "dense", "fourier")
+Action = Callable[[int, Tensor], Tensor]
+
+
+def lift_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: Group,
+    *,
+    algorithm: str = "auto",
+    table: OrbitTable | None = None,
+) -> Tensor:
+    r"""Lifting: the linear map applied to every element of the input's orbit.
+
+    `y[b, o, h] = <weight_o, h^-1 · x_b> + bias_o`
+
+    Args:
+        x: input (B, *in_shape), floating-point; in_shape ends in the space the group acts on, (C, H, W) or (n,).
+        weight: (O, *in_shape), of the dtype of x.
+        bias: (O,) or None.
+        group: the symmetry.
+        algorithm: "orbit" (one ordinary product per element of the orbit), "dense" (one product with the expanded
+            matrix), "fourier" (group Fourier transform; rotations, mirrors and translations), or "auto" (the fastest
+            bitwise one for this shape by the measured cost model).
+        table: the orbit table of in_shape, where a module keeps one; made when absent.
+
+    Returns:
+        Regular feature (B, O, |G|) of the dtype and device of x.
+
+    Raises:
+        TypeError: x is not floating-point or its dtype is not the weight's.
+        ValueError: shapes that do not fit, or an algorithm the group does not have.
+
+    Law: `lift_linear(act(g, x)) == act_regular(g, lift_linear(x))` for all g: bitwise with "orbit", "fourier" and "auto",
+        rounding with "dense".
+
+    Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576); Moskalev et al. 2023 (arXiv:2308.03904).
+    """
+    who = "lift_linear"
+    check_group(who, group)
+    check_float(who, "x", x)
+    if x.ndim != weight.ndim or x.shape[1:] != weight.shape[1:]:
+        wanted = ", ".join(map(str, weight.shape[1:]))
+        refuse(who, f"x of shape (B, {wanted})", tuple(x.shape), "The trailing axes must be those of the weight.")
+    group.check_space(tuple(x.shape[1:]), who)
+    return _correlate(who, x, weight, bias, group, algorithm, group.act, table)
+
+
+def group_linear(f: Tensor, weight: Tensor, bias: Tensor | None, group: Group, *, algorithm: str = "auto") -> Tensor:
+    r"""The equivariant linear map between regular features: a correlation over the group.
+
+    `y[b, o, h] = sum_{c,k} weight[o, c, h^-1 k] f[b, c, k] + bias_o`
+
+    Args:
+        f: regular feature (B, C, |G|), floating-point.
+        weight: (O, C, |G|), of the dtype of f.
+        bias: (O,) or None.
+        group: the symmetry.
+        algorithm: "auto", "orbit", "dense" or "fourier", as in `lift_linear`.
+
+    Returns:
+        Regular feature (B, O, |G|) of the dtype and device of f.
+
+    Raises:
+        TypeError: f is not floating-point or its dtype is not the weight's.
+        ValueError: shapes that do not fit, or an algorithm the group does not have.
+
+    Law: `group_linear(act_regular(g, f)) == act_regular(g, group_linear(f))` for all g: bitwise with "orbit", "fourier"
+        and "auto", rounding with "dense".
+
+    Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
+    """
+    who = "group_linear"
+    check_group(who, group)
+    check_float(who, "f", f)
+    group.check_fiber(f, who)
+    if f.shape[1:] != weight.shape[1:]:
+        channels, order = weight.shape[1:]
+        refuse(who, f"f of shape (B, {channels}, {order})", tuple(f.shape), "The trailing axes must be the weight's.")
+    return _correlate(who, f, weight, bias, group, algorithm, group.act_regular, None)
+
+
+def _correlate(
+    who: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: Group,
+    algorithm: str,
+    act: Action,
+    table: OrbitTable | None,
+) -> Tensor:
+    check_choice(who, "algorithm", algorithm, ALGORITHMS)
+    check_same_dtype(who, "x", x, weight) if not torch.is_autocast_enabled(x.device.type) else None
+    fourier = fourier_of(group)
+    if algorithm == "fourier" and fourier is None and group.order > 1:
+        todo = 'Use algorithm="auto" or "orbit".'
+        refuse(who, 'algorithm="fourier" with rotations, mirrors or translations', repr(group), todo)
+    if group.order == 1:  # nothing is tied: torch's own layer
+        return F.linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
+    x, weight, bias = autocast(x, weight, bias)
+    if algorithm == "auto":
+        sizes = x.shape[0], math.prod(x.shape[1:]), weight.shape[0], group.order
+        algorithm = cheapest(*sizes) if fourier is not None else "orbit"
+    if algorithm == "orbit":
+        return _orbit(x, weight, bias, group, act)
+    if algorithm == "dense" or fourier is None:
+        return _dense(x, weight, bias, group, act)
+    if act == group.act:
+        table = table or orbit_table(group, tuple(x.shape[1:]), x.device)
+        x, weight = x.flatten(1), weight.flatten(1)
+    if torch.compiler.is_compiling():
+        return correlate_whole(x, weight, bias, fourier, table, group.order)
+    out: Tensor = Correlate.apply(x, weight, bias, fourier, table, group.order)
+    return out
+
+
+def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, act: Action) -> Tensor:
+    r"""One product per element. Each has its own freshly allocated operand, because the last bits of a matrix product
+    depend on how its operand is aligned and on where in it a row stands.
+    """
+    matrix = weight.flatten(1)
+    moved = (act(group.inverse(h), x) if h else x.clone() for h in range(group.order))
+    return torch.stack([F.linear(part.contiguous().flatten(1), matrix, bias) for part in moved], 1).transpose(1, 2)
+
+
+def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, act: Action) -> Tensor:
+    r"""The expanded matrix, rows (o, h) = h · weight_o, and one product with it."""
+    matrix = torch.stack([act(h, weight).flatten(1) for h in range(group.order)], 1).flatten(0, 1)
+    spread = None if bias is None else bias.repeat_interleave(group.order)
+    return F.linear(x.flatten(1), matrix, spread).unflatten(1, (weight.shape[0], group.order))

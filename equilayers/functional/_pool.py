@@ -1,0 +1,100 @@
+r"""Pooling over the fiber: from equivariant to invariant."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from equilayers._checks import check_choice, check_float, refuse
+
+REDUCTIONS = ("max", "mean", "logsumexp", "norm")
+NETWORK_LIMIT = 8  # planes up to which a sorting network of whole planes beats sorting each fiber
+
+
+def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
+    r"""Reduce the fiber of a regular feature to one number that the group leaves alone.
+
+    Args:
+        f: regular feature (B, C, |G|) or (B, C, |G|, H, W), floating-point.
+        reduction: "max", "mean", "logsumexp" or "norm" (Euclidean).
+
+    Returns:
+        (B, C) or (B, C, H, W), of the dtype and device of f.
+
+    Raises:
+        TypeError: f is not floating-point.
+        ValueError: f has no fiber axis, or an unknown reduction.
+
+    Law: `orbit_pool(act_regular(g, f)) == act(g, orbit_pool(f))`, and plainly `orbit_pool(f)` where there is no space:
+        bitwise for "max", "mean" and "norm", whose terms are sorted before they are added; rounding for "logsumexp".
+        A NaN in the fiber gives NaN. Equal maxima share the gradient, so the gradient is equivariant as well.
+
+    Source: Cohen and Welling 2016, section 6.3 (arXiv:1602.07576).
+    """
+    check_float("orbit_pool", "f", f)
+    check_choice("orbit_pool", "reduction", reduction, REDUCTIONS)
+    if f.ndim < 3 or f.shape[2] == 0:
+        todo = "Lift first: LiftingLinear and LiftingConv2d make regular features."
+        refuse("orbit_pool", "f of shape (B, C, |G|) or (B, C, |G|, H, W)", tuple(f.shape), todo)
+    if reduction == "max":
+        return f.amax(2)
+    if reduction == "mean":
+        return sorted_sum(f) / f.shape[2]
+    if reduction == "logsumexp":
+        return f.logsumexp(2)
+    squares = sorted_sum(f * f)
+    # At zero the norm has no derivative; zero is the choice that keeps training alive.
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), squares)
+
+
+def sorted_sum(f: Tensor) -> Tensor:
+    r"""The sum over axis 2 with its terms sorted first: bitwise the same for every order of the terms."""
+    out: Tensor = _SortedSum.apply(f)
+    return out
+
+
+class _SortedSum(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(f: Tensor) -> Tensor:
+        planes = list(f.unbind(2))
+        if len(planes) <= NETWORK_LIMIT:
+            for i, j in sorting_network(len(planes)):
+                planes[i], planes[j] = torch.minimum(planes[i], planes[j]), torch.maximum(planes[i], planes[j])
+        else:
+            planes = list(f.sort(2).values.unbind(2))
+        return functools.reduce(torch.add, planes) if len(planes) > 1 else planes[0].clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.terms = inputs[0].shape[2]
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> Tensor:  # type: ignore[override]
+        return v.unsqueeze(2).expand(*v.shape[:2], ctx.terms, *v.shape[2:])
+
+
+@functools.lru_cache(maxsize=64)
+def sorting_network(n: int) -> tuple[tuple[int, int], ...]:
+    r"""Comparators (i, j), i < j, that sort n planes: odd-even transposition for two, Batcher's merge exchange above.
+
+    Source: Knuth, The Art of Computer Programming 3, Algorithm 5.2.2M.
+    """
+    pairs = []
+    top = 1 << max(0, (n - 1).bit_length() - 1)
+    p = top
+    while p > 0:
+        q, r, d = top, 0, p
+        while d > 0:
+            pairs += [(i, i + d) for i in range(n - d) if i & p == r]
+            d, q, r = q - p, q >> 1, p
+            if d < p:
+                break
+        p >>= 1
+    return tuple(pairs)

@@ -1,0 +1,167 @@
+r"""What every finite group here can do: multiply, invert, and move arrays."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equilayers._checks import check_int, check_tensor, refuse
+
+
+class Group(ABC):
+    r"""A finite group with a left action on arrays.
+
+    An element is an int in `0..order-1`; the identity is 0. Groups are immutable, hashable, picklable and cheap to make.
+
+    Law: `act(compose(g, h), x) == act(g, act(h, x))` for all g, h, bitwise: the action only moves entries.
+    """
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        r"""Number of elements, |G|."""
+
+    @property
+    @abstractmethod
+    def space_ndim(self) -> int:
+        r"""How many trailing axes the action moves: 2 for images, 1 for flat vectors."""
+
+    @abstractmethod
+    def _table(self) -> NDArray[np.int64]:
+        r"""The Cayley table, made anew."""
+
+    @abstractmethod
+    def _move(self, g: int, x: Tensor) -> Tensor:
+        r"""`act` for a checked element other than the identity and a checked array."""
+
+    @abstractmethod
+    def check_space(self, shape: tuple[int, ...], who: str) -> None:
+        r"""Raise ValueError, in the name of `who`, unless the group acts on arrays of this shape."""
+
+    @property
+    def cayley_table(self) -> NDArray[np.int64]:
+        r"""Read-only array (|G|, |G|): entry `[g, h]` is `compose(g, h)`."""
+        return _cayley(self)
+
+    def compose(self, g: int, h: int) -> int:
+        r"""The product g·h: first h, then g."""
+        return int(self.cayley_table[self._element(g, "compose"), self._element(h, "compose")])
+
+    def inverse(self, g: int) -> int:
+        r"""The element g^-1 with `compose(g, inverse(g)) == 0`."""
+        return int(inverses(self)[self._element(g, "inverse")])
+
+    def act(self, g: int, x: Tensor) -> Tensor:
+        r"""The array moved by g.
+
+        Args:
+            g: element, an int in `0..order-1`.
+            x: array (..., space) of any dtype on any device; the space is the last one or two axes.
+
+        Returns:
+            Array of the shape, dtype and device of x; `x` itself, not a copy, for the identity. Differentiable.
+
+        Raises:
+            TypeError: x is no tensor, or g no int.
+            ValueError: g out of range, or a space the group does not act on.
+
+        Law: `act(compose(g, h), x) == act(g, act(h, x))`, bitwise, for all g and h.
+        """
+        who = f"{self!r}.act"
+        g = self._element(g, "act")
+        self.check_space(tuple(check_tensor(who, "x", x).shape), who)
+        return x if g == 0 else self._move(g, x)
+
+    def act_regular(self, g: int, f: Tensor) -> Tensor:
+        r"""The regular feature moved by g: `act_regular(g, f)[:, :, h] = act(g, f[:, :, g^-1 h])`.
+
+        Args:
+            g: element, an int in `0..order-1`.
+            f: feature (B, C, |G|), or (B, C, |G|, *space) whose space moves as well.
+
+        Returns:
+            Feature of the shape, dtype and device of f; `f` itself for the identity. Differentiable.
+
+        Raises:
+            TypeError: f is no tensor, or g no int.
+            ValueError: axis 2 is not the fiber, or the space is not one the group acts on.
+
+        Law: `act_regular(compose(g, h), f) == act_regular(g, act_regular(h, f))`, bitwise, for all g and h.
+        """
+        who = f"{self!r}.act_regular"
+        g = self._element(g, "act_regular")
+        self.check_fiber(check_tensor(who, "f", f), who)
+        if f.ndim > 3:
+            self.check_space(tuple(f.shape[3:]), who)
+        if g == 0:
+            return f
+        source = torch.as_tensor(self.cayley_table[self.inverse(g)].copy(), device=f.device)  # h -> g^-1 h
+        moved = f.index_select(2, source)
+        return self._move(g, moved) if f.ndim > 3 else moved
+
+    def orbit(self, x: Tensor) -> Tensor:
+        r"""All images of x: array (|G|, *x.shape) whose entry g is `act(g, x)`."""
+        return torch.stack([self.act(g, x) for g in range(self.order)])
+
+    def check_fiber(self, f: Tensor, who: str) -> None:
+        r"""Raise ValueError, in the name of `who`, unless axis 2 of f is a fiber of this group."""
+        if f.ndim < 3 or f.shape[2] != self.order:
+            todo = "A regular feature is (B, C, |G|) or (B, C, |G|, H, W)."
+            refuse(who, f"f with axis 2 of length {self.order}, the order of {self!r}", tuple(f.shape), todo)
+
+    def _element(self, g: int, method: str) -> int:
+        if type(g) is int and 0 <= g < self.order:  # the common case, without the words of the error
+            return g
+        return check_int(f"{self!r}.{method}", "g", g, 0, self.order - 1)
+
+
+@functools.lru_cache(maxsize=256)
+def _cayley(group: Group) -> NDArray[np.int64]:
+    table = group._table().astype(np.int64)
+    table.setflags(write=False)
+    return table
+
+
+@functools.lru_cache(maxsize=256)
+def inverses(group: Group) -> NDArray[np.int64]:
+    r"""Read-only array (|G|,): entry g is g^-1, found as the place of the identity in row g of the Cayley table."""
+    table: NDArray[np.int64] = np.argmin(group.cayley_table, axis=1).astype(np.int64)
+    table.setflags(write=False)
+    return table
+
+
+@functools.lru_cache(maxsize=256)
+def permutations(group: Group, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    r"""Read-only array (|G|, N): `act(g, x).flatten() == x.flatten()[permutations[g]]` for x of this shape.
+
+    Read off the action itself, so that the two cannot disagree.
+    """
+    index = torch.arange(int(np.prod(shape))).reshape(shape)
+    table = np.stack([group.act(g, index).reshape(-1).numpy() for g in range(group.order)])
+    table.setflags(write=False)
+    return table
+
+
+def generating_set(group: Group) -> list[int]:
+    r"""A few elements whose products are the whole group."""
+    chosen: list[int] = []
+    reached = {0}
+    for g in range(group.order):
+        if g not in reached:
+            chosen.append(g)
+            while more := {int(group.cayley_table[h, s]) for h in reached for s in chosen} - reached:
+                reached |= more
+    return chosen
+
+
+def check_group(who: str, group: object) -> Group:
+    r"""`group` itself when it is one, TypeError otherwise."""
+    if not isinstance(group, Group):
+        todo = "Pass, for example, CyclicRotation(4)."
+        refuse(who, "group to be a group of equilayers.groups", repr(group), todo, TypeError)
+    return group

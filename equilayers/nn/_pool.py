@@ -1,0 +1,42 @@
+r"""Pooling layers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from equilayers._checks import check_choice
+from equilayers.functional._pool import REDUCTIONS, orbit_pool
+
+
+class OrbitPool(nn.Module):
+    r"""Reduce the fiber of a regular feature, (B, C, |G|) to (B, C) or (B, C, |G|, H, W) to (B, C, H, W).
+
+    Args:
+        reduction: "max", "mean", "logsumexp" or "norm"; see `equilayers.functional.orbit_pool`.
+
+    Attributes:
+        exactness: "bitwise", or "rounding" for "logsumexp".
+
+    Raises:
+        ValueError: an unknown reduction; in forward, an input without a fiber.
+        TypeError: in forward, an input that is not floating-point.
+
+    Law: `pool(act_regular(g, f)) == act(g, pool(f))`, and `pool(f)` where there is no space, for all g.
+
+    Source: Cohen and Welling 2016, section 6.3 (arXiv:1602.07576).
+    """
+
+    def __init__(self, reduction: str = "max") -> None:
+        super().__init__()
+        self.reduction = check_choice("OrbitPool", "reduction", reduction, REDUCTIONS)
+
+    @property
+    def exactness(self) -> str:
+        r"""The level at which the law holds."""
+        return "rounding" if self.reduction == "logsumexp" else "bitwise"
+
+    def forward(self, f: Tensor) -> Tensor:
+        return orbit_pool(f, self.reduction)
+
+    def extra_repr(self) -> str:
+        return repr(self.reduction)

@@ -1,0 +1,74 @@
+"""What every test stands on: reproducible settings, the `escnn` peer and the `threads` fixture."""
+
+import importlib
+import importlib.util
+import os
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from itertools import accumulate
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# `threads` is function-scoped and constant over the examples of one test, so it is safe under @given.
+settings.register_profile(
+    "ci",
+    derandomize=True,
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("thorough", settings.get_profile("ci"), derandomize=False, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def default_settings() -> Iterator[None]:
+    """Seed 0 before each test; the thread count and the default dtype as they were after it."""
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
+
+
+@pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """The number of torch threads the test runs with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def import_escnn() -> types.ModuleType:
+    """Import escnn 1.0.11 beside today's numpy and scikit-learn, for groups of the plane.
+
+    It asks lie_learn, whose wheel is compiled against numpy 1, for one function that only SO(3) uses: an empty module
+    stands in. It prefers scikit-learn's `randomized_svd`, which no longer takes its `np.matrix`, over scipy's `svd`.
+    """
+    wigner = "lie_learn.representations.SO3.wigner_d"
+    if wigner not in sys.modules and importlib.util.find_spec("lie_learn") is None:
+        names = wigner.split(".")
+        sys.modules |= {name: types.ModuleType(name) for name in accumulate(names, "{}.{}".format)}
+        vars(sys.modules[wigner])["wigner_D_matrix"] = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        escnn = importlib.import_module("escnn")
+    vars(escnn.group._numerical)["randomized_svd"] = None
+    return escnn
+
+
+@pytest.fixture(scope="session")
+def escnn() -> types.ModuleType:
+    """The peer library; without it the test is skipped, or fails where EQUILAYERS_REQUIRE_ESCNN=1."""
+    try:
+        return import_escnn()
+    except ImportError as error:
+        reason = f"escnn cannot be imported ({error}). Run `make escnn`."
+        if os.environ.get("EQUILAYERS_REQUIRE_ESCNN") == "1":
+            pytest.fail(f"EQUILAYERS_REQUIRE_ESCNN=1, but {reason}")
+        pytest.skip(reason)

@@ -62,10 +62,8 @@ def check_choice(who: str, name: str, value: object, choices: Sequence[str]) -> 
     return str(value)
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    r"""The tensors as `torch.autocast` wants them for a matrix product on their device: unchanged outside autocast."""
-    device = next(t.device.type for t in tensors if t is not None)
-    if not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+def autocast(x: Tensor) -> Tensor:
+    r"""The tensor as `torch.autocast` wants it for a matrix product on its device: unchanged outside autocast."""
+    if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))

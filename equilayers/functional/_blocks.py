@@ -51,8 +51,8 @@ class RealBlock:
 class ComplexBlock:
     r"""A pair of complex-conjugate irreps: rows (c, d) of z = c + i d, with Y = z · conj(w).
 
-    The four real products are kept apart and combined afterwards: a quarter turn maps (c, d) to (-d, c), and one stacked
-    product would sum in another order.
+    The four real products are kept apart and combined afterwards: a quarter turn maps (c, d) to (-d, c), and one
+    stacked product would sum in another order.
     """
 
     def operator(self, w: Rows) -> Tensor:

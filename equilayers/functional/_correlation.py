@@ -40,7 +40,7 @@ def _from_planes(planes: Tensor, table: OrbitTable | None) -> Tensor:
 def _weight_rows(weight: Tensor, table: OrbitTable | None, fourier: Fourier, order: int) -> list[tuple[Tensor, ...]]:
     planes = weight.transpose(1, 2) if table is None else table.weight_planes(weight, order)
     rows = fourier.analysis(planes.contiguous())
-    return [tuple(row * scale for row in block) for block, scale in zip(rows, fourier.scales, strict=True)]
+    return [tuple(row.mul_(scale) for row in block) for block, scale in zip(rows, fourier.scales, strict=True)]
 
 
 def _transform(planes: Tensor, operators: Sequence[Tensor], bias: Tensor | None, fourier: Fourier) -> Tensor:
@@ -82,12 +82,12 @@ class Correlate(Function):
         return _blocked(run, x, size).transpose(1, 2)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         x, weight, _, *ctx.rest = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         gx = Spread.apply(v, weight, *ctx.rest) if needs_x else None
@@ -115,12 +115,12 @@ class Spread(Function):
         return _blocked(lambda part: table.flat(run(part)), v, size)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         v, weight, *ctx.rest = inputs
         ctx.save_for_backward(v, weight)
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         v, weight = ctx.saved_tensors
         needs_v, needs_weight, *_ = ctx.needs_input_grad
         gv = Correlate.apply(u, weight, None, *ctx.rest) if needs_v else None
@@ -151,12 +151,12 @@ class Compare(Function):
         return planes.flatten(1).index_select(1, table.first)  # each place got an equal share of an equal gradient
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         v, x, *ctx.rest = inputs
         ctx.save_for_backward(v, x)
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         v, x = ctx.saved_tensors
         needs_v, needs_x, *_ = ctx.needs_input_grad
         gv = Correlate.apply(x, u, None, *ctx.rest) if needs_v else None

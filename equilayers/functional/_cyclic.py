@@ -2,8 +2,8 @@ r"""The cyclic groups T_n of any order: a real discrete Fourier transform, made 
 
 A shift multiplies Fourier coefficients by irrational phases, so no order of summation makes this transform exactly
 equivariant. Instead each sample is first turned to the one of its n shifts that has the smallest hash of its *bits*
-(integer arithmetic, hence exact), transformed from there, and the result is turned back. All shifts of a sample take the
-same path to the last bit.
+(integer arithmetic, hence exact), transformed from there, and the result is turned back. All shifts of a sample take
+the same path to the last bit.
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ def canonical_start(x: Tensor) -> Start:
     """
     n, channels = x.shape[1:]
     bits = x.detach().contiguous().view(torch.int64 if x.element_size() == 8 else torch.int32)
-    bits = bits ^ (bits >> 15)  # numbers such as 1.0 have empty low bits, which a product modulo 2^32 would keep empty
-    keys = (bits * _weights(channels, bits.dtype, x.device)).sum(-1, dtype=bits.dtype)  # (R, n): wraps, exactly
+    # Numbers such as 1.0 have empty low bits, which a product modulo 2^32 would keep empty: fill them first.
+    mixed = (bits >> 15).bitwise_xor_(bits).mul_(_weights(channels, bits.dtype, x.device))
+    keys = mixed.sum(-1, dtype=bits.dtype)  # (R, n): wraps around, hence exact in any order
     weights = _weights(n, torch.int64, x.device)
     steps = torch.arange(n, device=x.device)
     around = weights[(steps[:, None] - steps) % n]  # [j, s]: hash of shift s is sum_k weights[k] keys[(k + s) mod n]

@@ -1,7 +1,8 @@
 r"""Real group Fourier transforms, written so that the group moves their coefficients exactly.
 
-A function x on the group is a stack of planes (R, |G|, M), R rows (samples) of M channels. `analysis` turns it into coefficients of the real irreps, `synthesis`
-is the transpose of `analysis`, and `scales` makes the two inverse: `synthesis(scales * analysis(x)) == x`.
+A function x on the group is a stack of planes (R, |G|, M): R rows (samples) of M channels. `analysis` turns it into
+coefficients of the real irreps, `synthesis` is the transpose of `analysis`, and `scales` makes the two inverse:
+`synthesis(scales * analysis(x)) == x`.
 
 The group correlation `y(h) = sum_k w(h^-1 k) x(k)` becomes one small product per irrep (Fourier: Y = X W^T):
 
@@ -12,12 +13,13 @@ C2, D1      1 + 1                  2 of 4
 D2          1 + 1 + 1 + 1          4 of 16
 C4          1 + 1 + 2 (complex)    6 of 16
 D4          1 + 1 + 1 + 1 + 2      12 of 64
-T_n         (n + 1) / 2 or so      2n - 1 or 2n - 2 of n^2
+T_n         n // 2 + 1             2n - 1 (odd n), 2n - 2 (even n) of n^2
 ==========  =====================  ==============================
 
-Why it is bitwise equivariant for C2, C4, D1, D2, D4: their real irreps are signed permutations, every transform is a tree
-of two-term sums, IEEE addition commutes and negation is exact. So the group permutes and negates the *rows* of a block,
-bit by bit, and each row goes through a matrix product of the same shape on a freshly allocated (equally aligned) operand.
+Why it is bitwise equivariant for C2, C4, D1, D2, D4: their real irreps are signed permutations, every transform is a
+tree of two-term sums, IEEE addition commutes and negation is exact. So the group permutes and negates the *rows* of a
+block, bit by bit, and each row goes through a matrix product of the same shape on a freshly allocated (equally aligned)
+operand. T_n takes another way, see `_cyclic`.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class PairFourier:
 
     exact = True
     blocks: tuple[Block, ...] = (REAL, REAL)
-    scales = (1 / 2, 1 / 2)
+    scales: tuple[float, ...] = (1 / 2, 1 / 2)
 
     def analysis(self, x: Tensor) -> list[Rows]:
         a, b = x.unbind(1)
@@ -72,7 +74,7 @@ class KleinFourier:
 
     exact = True
     blocks: tuple[Block, ...] = (REAL,) * 4
-    scales = (1 / 4,) * 4
+    scales: tuple[float, ...] = (1 / 4,) * 4
 
     def analysis(self, x: Tensor) -> list[Rows]:
         a, b, c, d = x.unbind(1)
@@ -90,7 +92,7 @@ class QuarterFourier:
 
     exact = True
     blocks: tuple[Block, ...] = (REAL, REAL, COMPLEX)
-    scales = (1 / 4, 1 / 4, 1 / 2)
+    scales: tuple[float, ...] = (1 / 4, 1 / 4, 1 / 2)
 
     def analysis(self, x: Tensor) -> list[Rows]:
         a, b, c, d = x.unbind(1)
@@ -112,7 +114,7 @@ class OctetFourier:
 
     exact = True
     blocks: tuple[Block, ...] = (REAL,) * 5
-    scales = (1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4)
+    scales: tuple[float, ...] = (1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4)
 
     def analysis(self, x: Tensor) -> list[Rows]:
         quarter = QuarterFourier()

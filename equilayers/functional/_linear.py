@@ -51,8 +51,8 @@ def lift_linear(
         TypeError: x is not floating-point or its dtype is not the weight's.
         ValueError: shapes that do not fit, or an algorithm the group does not have.
 
-    Law: `lift_linear(act(g, x)) == act_regular(g, lift_linear(x))` for all g: bitwise with "orbit", "fourier" and "auto",
-        rounding with "dense".
+    Law: `lift_linear(act(g, x)) == act_regular(g, lift_linear(x))` for all g: bitwise with "orbit", "fourier" and
+        "auto", rounding with "dense".
 
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576); Moskalev et al. 2023 (arXiv:2308.03904).
     """
@@ -111,14 +111,16 @@ def _correlate(
     table: OrbitTable | None,
 ) -> Tensor:
     check_choice(who, "algorithm", algorithm, ALGORITHMS)
-    check_same_dtype(who, "x", x, weight) if not torch.is_autocast_enabled(x.device.type) else None
+    if not torch.is_autocast_enabled(x.device.type):
+        check_same_dtype(who, "x", x, weight)
     fourier = fourier_of(group)
     if algorithm == "fourier" and fourier is None and group.order > 1:
         todo = 'Use algorithm="auto" or "orbit".'
         refuse(who, 'algorithm="fourier" with rotations, mirrors or translations', repr(group), todo)
     if group.order == 1:  # nothing is tied: torch's own layer
         return F.linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
-    x, weight, bias = autocast(x, weight, bias)
+    x, weight = autocast(x), autocast(weight)
+    bias = None if bias is None else autocast(bias)
     if algorithm == "auto":
         sizes = x.shape[0], math.prod(x.shape[1:]), weight.shape[0], group.order
         algorithm = cheapest(*sizes) if fourier is not None else "orbit"
@@ -136,8 +138,9 @@ def _correlate(
 
 
 def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, act: Action) -> Tensor:
-    r"""One product per element. Each has its own freshly allocated operand, because the last bits of a matrix product
-    depend on how its operand is aligned and on where in it a row stands.
+    r"""One product per element, each on an operand of its own.
+
+    The last bits of a matrix product depend on how its operand is aligned in memory and on where in it a row stands.
     """
     matrix = weight.flatten(1)
     moved = (act(group.inverse(h), x) if h else x.clone() for h in range(group.order))

@@ -72,11 +72,11 @@ class _SortedSum(Function):
         return functools.reduce(torch.add, planes) if len(planes) > 1 else planes[0].clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         ctx.terms = inputs[0].shape[2]
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, v: Tensor) -> Tensor:
         return v.unsqueeze(2).expand(*v.shape[:2], ctx.terms, *v.shape[2:])
 
 

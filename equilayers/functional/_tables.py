@@ -17,8 +17,8 @@ from equilayers.groups._base import inverses, permutations
 class OrbitTable:
     r"""How flat arrays of N entries become planes of M orbits.
 
-    gather: (|G|·M,), entry `k*M + m` is the place of k·p_m, p_m the representative of orbit m. An entry that some k leave
-        where it is stands in its orbit more than once.
+    gather: (|G|·M,), entry `k*M + m` is the place of k·p_m, p_m the representative of orbit m. An entry that some k
+        leave where it is stands in its orbit more than once.
     first: (N,), the first place in `gather` at which each entry stands.
     count: (N,), how often it stands there, the order of its stabiliser; None when every orbit is free.
     """
@@ -53,5 +53,5 @@ def _orbit_table(group: Group, shape: tuple[int, ...]) -> tuple[np.ndarray, np.n
 def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device | None = None) -> OrbitTable:
     r"""The orbit table of arrays of this shape under the group."""
     gather, first, count = _orbit_table(group, shape)
-    tensors = (torch.as_tensor(part, device=device) for part in (gather, first))
-    return OrbitTable(*tensors, None if count is None else torch.as_tensor(count, device=device))
+    to_tensor = functools.partial(torch.tensor, device=device)
+    return OrbitTable(to_tensor(gather), to_tensor(first), None if count is None else to_tensor(count))

@@ -16,7 +16,7 @@ from equilayers._checks import check_int, check_tensor, refuse
 class Group(ABC):
     r"""A finite group with a left action on arrays.
 
-    An element is an int in `0..order-1`; the identity is 0. Groups are immutable, hashable, picklable and cheap to make.
+    An element is an int in `0..order-1`; the identity is 0. Groups are immutable, hashable, picklable, cheap to make.
 
     Law: `act(compose(g, h), x) == act(g, act(h, x))` for all g, h, bitwise: the action only moves entries.
     """
@@ -53,7 +53,7 @@ class Group(ABC):
         return int(self.cayley_table[self._element(g, "compose"), self._element(h, "compose")])
 
     def inverse(self, g: int) -> int:
-        r"""The element g^-1 with `compose(g, inverse(g)) == 0`."""
+        r"""Undo g: `compose(g, inverse(g)) == 0`."""
         return int(inverses(self)[self._element(g, "inverse")])
 
     def act(self, g: int, x: Tensor) -> Tensor:

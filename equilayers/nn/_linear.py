@@ -111,8 +111,8 @@ class GroupLinear(nn.Module):
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
         ValueError: an unknown algorithm; in forward, another number of channels or another fiber.
 
-    Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, at the level of `exactness`, on CPU in float32
-        and float64, for every batch size and number of threads.
+    Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, at the level of `exactness`, on CPU in
+        float32 and float64, for every batch size and number of threads.
 
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """

@@ -1,0 +1,30 @@
+r"""`python -m baselines study`: the command line of the study."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    r"""Run one command; a fault of the user's is one line on standard error and exit code 2."""
+    parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    from baselines import study
+
+    study.add_arguments(commands.add_parser("study", help=study.__doc__, description=study.__doc__))
+    args = parser.parse_args(arguments)
+    try:
+        study.main(args)
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on with the finished runs", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

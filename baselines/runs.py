@@ -1,0 +1,171 @@
+r"""The runs of the study: what one is, how it is carried out, and how many go on side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from baselines.data import Dataset, load_dataset
+from baselines.files import read_json, write_json
+from baselines.models import group_of, mlp, weight_tied_mlp
+from baselines.training import Advance, Recipe, orbit_accuracy, train
+from equilayers.metrics import (
+    distribution_invariance_error,
+    logit_invariance_error,
+    prediction_consistency,
+    saliency_invariance_similarity,
+)
+
+FORMAT = 1  # of a run's result file; a change of what a run means or measures makes it another
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    r"""Where a run's samples come from."""
+
+    data: str
+    data_dir: str | None
+    saliency_samples: int
+
+
+@dataclass(frozen=True)
+class Run:
+    r"""One training and its measures."""
+
+    source: Source
+    group: str
+    method: str
+    seed: int
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        tied = f"-nu{self.recipe.nu:g}" if self.recipe.nu else ""
+        return f"{self.group}-{self.method}{tied}-seed{self.seed}"
+
+    def settings(self) -> Result:
+        r"""Everything the result depends on, as JSON; where the files lie is not part of it."""
+        settings: Result = asdict(self)
+        del settings["source"]["data_dir"]
+        return {"format": FORMAT, "torch": torch.__version__.split("+")[0], **settings}
+
+
+def carry_out(run: Run, out: Path, advance: Advance | None = None) -> Result:
+    r"""Train, measure on the test split, and write `<out>/<name>.json`."""
+    torch.set_num_threads(1)  # so that a result does not depend on how many runs share the machine
+    data = _dataset(run.source.data, run.source.data_dir, run.seed)
+    group, in_shape = group_of(run.group), tuple(data.train.x.shape[1:])
+    torch.manual_seed(run.seed)
+    tied = run.method == "WT"
+    model = weight_tied_mlp(group, in_shape, data.num_classes) if tied else mlp(in_shape, data.num_classes)
+    started = time.perf_counter()
+    trained = train(model, data, group, run.recipe, run.seed, advance)
+    seconds = time.perf_counter() - started
+    x, y = data.test.x, data.test.y
+    few = slice(0, run.source.saliency_samples)
+    validation = data.validation.x[few], data.validation.y[few]
+    result = {
+        **run.settings(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "best_epoch": trained.best_epoch,
+        "validation_accuracy": trained.validation_accuracy,
+        "validation_SI": float(saliency_invariance_similarity(model, *validation, group, batch_size=250)),
+        "accuracy": orbit_accuracy(model, x, y, group),
+        "LI": float(logit_invariance_error(model, x, group, batch_size=2048)),
+        "LI_normalized": float(logit_invariance_error(model, x, group, normalized=True, batch_size=2048)),
+        "DI": float(distribution_invariance_error(model, x, group, batch_size=2048)),
+        "SI": float(saliency_invariance_similarity(model, x[few], y[few], group, batch_size=250)),
+        "consistency": float(prediction_consistency(model, x, group, batch_size=2048)),
+        "training_seconds": seconds,
+    }
+    write_json(out / f"{run.name}.json", result)
+    return result
+
+
+_loaded: dict[tuple[str, str | None, int], Dataset] = {}
+
+
+def _dataset(name: str, data_dir: str | None, seed: int) -> Dataset:
+    r"""The data set, kept for the next run of this process with the same seed."""
+    key = name, data_dir, seed
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = load_dataset(name, data_dir=data_dir, seed=seed)
+    return _loaded[key]
+
+
+def finished(run: Run, out: Path) -> Result | None:
+    r"""The result of an earlier invocation, or None.
+
+    Raises:
+        ValueError: there is one, but of other settings.
+    """
+    path = out / f"{run.name}.json"
+    if not path.exists():
+        return None
+    result: Result = read_json(path)
+    for key, value in run.settings().items():
+        if result.get(key) != value:
+            todo = "Name another --out, or leave --resume out to begin anew."
+            raise ValueError(f"study: expected {path} of {key} {value!r}, got {result.get(key)!r}. {todo}")
+    return result
+
+
+class Pool:
+    r"""Processes that carry out runs side by side, each on one core."""
+
+    def __init__(self, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._epochs = context.Array("i", 4096, lock=False)
+        self._executor = ProcessPoolExecutor(workers, context, _share, (self._epochs,))
+
+    def results(
+        self, runs: list[Run], out: Path, progress: Callable[[int, Run], object]
+    ) -> Iterator[tuple[Run, Result]]:
+        r"""The runs and their results in the order they finish; `progress(epoch, run)` is called meanwhile."""
+        waiting: dict[Future[Result], tuple[int, Run]] = {}
+        for slot, run in enumerate(runs):
+            self._epochs[slot] = 0
+            waiting[self._executor.submit(_work, run, out, slot)] = slot, run
+        while waiting:
+            done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            for slot, run in waiting.values():
+                progress(self._epochs[slot], run)
+            for future in done:
+                _, run = waiting.pop(future)
+                yield run, future.result()
+
+    def close(self) -> None:
+        r"""Stop the processes; runs that have not begun are dropped."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def pool(workers: int) -> Iterator[Pool]:
+    r"""A pool that is closed on the way out, whatever happens."""
+    made = Pool(workers)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+_epochs: Any = None
+
+
+def _share(epochs: Any) -> None:
+    global _epochs  # noqa: PLW0603  the only way to hand shared memory to a spawned worker
+    _epochs = epochs
+
+
+def _work(run: Run, out: Path, slot: int) -> Result:
+    return carry_out(run, out, lambda epoch: _epochs.__setitem__(slot, epoch))

@@ -1,0 +1,110 @@
+r"""Results as tables: for the terminal, and as Markdown beside the paper's figures."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from rich.table import Table
+
+Result = dict[str, Any]
+COLUMNS = {"accuracy": "accuracy %", "LI": "LI", "DI": "DI", "SI": "SI", "consistency": "same class %"}
+
+# Moskalev et al. 2023, Table 1: accuracy, LI, DI, SI.
+PAPER = {
+    ("R4", "WT"): ("94.6 ± 0.1", "0", "0", "1.00"),
+    ("R4", "DA"): ("94.0 ± 0.5", "98.6", "0.3", "0.17"),
+    ("R4", "IR"): ("87.9 ± 0.8", "0.02", "0.0", "0.95"),
+    ("T3", "WT"): ("96.6 ± 0.1", "0", "0", "1.00"),
+    ("T3", "DA"): ("96.2 ± 0.2", "50.8", "0.1", "0.57"),
+    ("T3", "IR"): ("93.1 ± 0.1", "0.01", "0.0", "0.95"),
+}
+
+
+def grouped(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
+    r"""The runs of each group and method, over seeds."""
+    rows: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        rows.setdefault((result["group"], result["method"]), []).append(result)
+    return rows
+
+
+def cells(runs: list[Result]) -> list[str]:
+    r"""One row: mean, and standard deviation over more than one seed; a mean that is exactly 0 or 1 says so."""
+    return [cell(key, [run[key] for run in runs]) for key in COLUMNS]
+
+
+def cell(key: str, values: list[float]) -> str:
+    r"""The mean of the values and their deviation, in the digits of this column."""
+    percent = key in ("accuracy", "consistency")
+    values = [100 * value for value in values] if percent else values
+    mean = statistics.fmean(values)
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    if key in ("LI", "DI") and all(value == 0 for value in values):
+        return "0"  # exactly: no rounding
+    digits = 1 if percent else 3 if key == "SI" or mean >= 0.1 else 4
+    return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread else "")
+
+
+def rich_table(results: list[Result]) -> Table:
+    r"""The table for the terminal."""
+    table = Table("group", "method", "nu", *COLUMNS.values(), "training s")
+    previous = None
+    for (group, method), runs in grouped(results).items():
+        if previous not in (None, group):
+            table.add_section()
+        previous = group
+        table.add_row(group, method, _nu(runs), *cells(runs), _seconds(runs))
+    return table
+
+
+def verdict(results: list[Result]) -> list[str]:
+    r"""What the numbers say, in words computed from them."""
+    lines = []
+    for (group, method), runs in grouped(results).items():
+        exact = all(run["LI"] == 0 and run["DI"] == 0 for run in runs)
+        similarity = statistics.fmean(run["SI"] for run in runs)
+        flips = 100 * (1 - statistics.fmean(run["consistency"] for run in runs))
+        if exact:
+            what = f"exactly invariant: logits equal to the last bit, saliency similarity {similarity:.3f}"
+        else:
+            what = f"not invariant: {flips:.1f} % of moved images change class, saliency similarity {similarity:.3f}"
+        lines.append(f"{group} {method}: {what}")
+    return lines
+
+
+def markdown(summary: Result) -> str:
+    r"""The table of a finished study, with the paper's figures where it has them, machine, versions and wall time."""
+    results = summary["runs"]
+    first, machine = results[0], summary["machine"]
+    on_mnist = first["source"]["data"] == "mnist"
+    head = ["group", "method", "ν", *COLUMNS.values(), "training s"]
+    head += ["paper: accuracy %", "LI", "DI", "SI"] if on_mnist else []
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for (group, method), runs in grouped(results).items():
+        row = [group, method, _nu(runs), *cells(runs), _seconds(runs)]
+        row += PAPER.get((group, method), ("",) * 4) if on_mnist else ()
+        lines.append(f"| {' | '.join(row)} |")
+    recipe = first["recipe"]
+    seeds = len({run["seed"] for run in results})
+    lines += [
+        "",
+        f"Data: {first['source']['data']}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, "
+        f"Adam {recipe['lr']:g}{' one-cycle' if recipe['one_cycle'] else ''}; {seeds} seed(s), "
+        f"mean ± standard deviation. SI on {first['source']['saliency_samples']} test images.",
+        f"Wall time {summary['wall_seconds']:.0f} s with {machine['workers']} worker processes on "
+        f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, torch {machine['torch']}.",
+        "",
+        *(f"- {line}" for line in verdict(results)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _nu(runs: list[Result]) -> str:
+    nu = runs[0]["recipe"]["nu"]
+    return f"{nu:g}" if nu else ""
+
+
+def _seconds(runs: list[Result]) -> str:
+    return f"{statistics.fmean(run['training_seconds'] for run in runs):.0f}"

@@ -1,0 +1,69 @@
+r"""Losses that make a model invariant by asking for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from equilayers._checks import check_choice, check_float
+from equilayers.groups import Group
+from equilayers.metrics._forms import distribution_gap, logit_gap, normalized_logit_gap
+from equilayers.metrics._orbit import Model, compared_elements
+
+FORMS = {"logit": logit_gap, "distribution": distribution_gap, "normalized_logit": normalized_logit_gap}
+
+
+class InvarianceLoss(nn.Module):
+    r"""The invariance error of a model as a differentiable penalty.
+
+    `loss = mean of gap(f(x), f(gx))` over samples and g other than the identity, with gap `1/2 ||f - fg||^2` ("logit"),
+    `KL(softmax f || softmax fg)` ("distribution") or `||f - fg||^2 / ||f||^2` ("normalized_logit").
+
+    Args:
+        group: the symmetry.
+        form: "logit", "distribution" or "normalized_logit".
+        elements: "all" evaluates every g, |G| calls of the model; "random" draws one g for each sample, two calls, and
+            has the same expectation.
+        include_identity: count g = e, whose gap is 0.
+
+    Raises:
+        TypeError: group is no group; in forward, x is not floating-point.
+        ValueError: unknown form or elements, a trivial group, or an x the group does not act on.
+
+    Source: Moskalev et al. 2023, section 3 (arXiv:2308.03904).
+    """
+
+    def __init__(
+        self, group: Group, form: str = "logit", *, elements: str = "all", include_identity: bool = False
+    ) -> None:
+        super().__init__()
+        self.form = check_choice("InvarianceLoss", "form", form, tuple(FORMS))
+        self.elements = check_choice("InvarianceLoss", "elements", elements, ("all", "random"))
+        self.group = group
+        self.include_identity = include_identity
+        self._compared = compared_elements("InvarianceLoss", group, include_identity)
+
+    def forward(self, model: Model, x: Tensor) -> Tensor:
+        r"""The penalty for inputs x (B, ...): a scalar tensor of the dtype of the logits, differentiable."""
+        check_float("InvarianceLoss", "x", x)
+        f = model(x)
+        if self.elements == "random":
+            return self.between(f, model(self.moved(x)))
+        gaps = [self.between(f, model(self.group.act(g, x))) for g in self._compared]
+        return torch.stack(gaps).mean()
+
+    def between(self, f: Tensor, fg: Tensor) -> Tensor:
+        r"""The penalty between outputs f and fg (B, K) that were computed already."""
+        return FORMS[self.form](f, fg).mean()
+
+    def moved(self, x: Tensor) -> Tensor:
+        r"""Each sample of x (B, ...) moved by its own random element."""
+        drawn = torch.randint(self._compared.start, self._compared.stop, (len(x),), device=x.device)
+        out = torch.empty_like(x)
+        for g in self._compared:
+            chosen = drawn == g
+            out[chosen] = self.group.act(g, x[chosen])
+        return out
+
+    def extra_repr(self) -> str:  # noqa: D102  torch documents it
+        return f"{self.group!r}, form={self.form!r}, elements={self.elements!r}"

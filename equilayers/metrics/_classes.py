@@ -1,0 +1,104 @@
+r"""The measures as torchmetrics classes, which accumulate over batches and processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from equilayers.groups import Group
+from equilayers.metrics._forms import agreement, distribution_gap, logit_gap, normalized_logit_gap
+from equilayers.metrics._orbit import Compare, Model, Total, orbit_total
+from equilayers.metrics._saliency import Saliency, integrated_gradients_saliency, saliency_total
+
+
+class _OrbitMean(Metric):
+    r"""A mean over samples and elements: a float64 sum and a count, added over batches and processes."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(
+        self, group: Group, *, batch_size: int | None = None, include_identity: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.group = group
+        self.batch_size = batch_size
+        self.include_identity = include_identity
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def add(self, total: Total) -> None:
+        self.total = self.total + total.sum
+        self.count = self.count + total.count
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).to(torch.get_default_dtype())
+
+
+class _LogitMean(_OrbitMean):
+    def compare(self) -> Compare:
+        raise TypeError("_LogitMean: expected a subclass with a comparison, got the base. Use a public class.")
+
+    def update(self, model: Model, x: Tensor) -> None:
+        r"""Add the samples x (B, ...) as seen by the model."""
+        compare = self.compare()
+        self.add(
+            orbit_total(
+                type(self).__name__,
+                model,
+                x,
+                self.group,
+                lambda f, fg: compare(f.double(), fg.double()),
+                batch_size=self.batch_size,
+                include_identity=self.include_identity,
+            )
+        )
+
+
+class LogitInvarianceError(_LogitMean):
+    r"""`equilayers.metrics.logit_invariance_error` accumulated over `update(model, x)`."""
+
+    higher_is_better = False
+
+    def __init__(self, group: Group, *, normalized: bool = False, **kwargs: Any) -> None:
+        super().__init__(group, **kwargs)
+        self.normalized = normalized
+
+    def compare(self) -> Compare:
+        return normalized_logit_gap if self.normalized else logit_gap
+
+
+class DistributionInvarianceError(_LogitMean):
+    r"""`equilayers.metrics.distribution_invariance_error` accumulated over `update(model, x)`."""
+
+    higher_is_better = False
+
+    def compare(self) -> Compare:
+        return distribution_gap
+
+
+class PredictionConsistency(_LogitMean):
+    r"""`equilayers.metrics.prediction_consistency` accumulated over `update(model, x)`."""
+
+    higher_is_better = True
+
+    def compare(self) -> Compare:
+        return agreement
+
+
+class SaliencyInvarianceSimilarity(_OrbitMean):
+    r"""`equilayers.metrics.saliency_invariance_similarity` accumulated over `update(model, x, target)`."""
+
+    higher_is_better = True
+
+    def __init__(self, group: Group, *, saliency: Saliency = integrated_gradients_saliency, **kwargs: Any) -> None:
+        super().__init__(group, **kwargs)
+        self.saliency = saliency
+
+    def update(self, model: Model, x: Tensor, target: Tensor) -> None:
+        r"""Add the samples x (B, ...) with classes target (B,) as seen by the model."""
+        self.add(saliency_total(model, x, target, self.group, self.saliency, self.batch_size, self.include_identity))

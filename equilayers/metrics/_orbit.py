@@ -1,0 +1,95 @@
+r"""Evaluating a model over orbits, one element at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from equilayers._checks import check_float, check_int, refuse
+from equilayers.groups import Group
+from equilayers.groups._base import check_group
+
+Model = Callable[[Tensor], Tensor]
+Compare = Callable[[Tensor, Tensor], Tensor]
+
+
+class Total(NamedTuple):
+    r"""A float64 sum over `count` pairs (sample, element), and the dtype its mean is reported in."""
+
+    sum: Tensor
+    count: int
+    dtype: torch.dtype
+
+    def mean(self) -> Tensor:
+        r"""The mean over the pairs, a scalar; NaN where there is no sample."""
+        return (self.sum / self.count if self.count else self.sum * torch.nan).to(self.dtype)
+
+
+@contextlib.contextmanager
+def evaluation(model: Model) -> Iterator[None]:
+    r"""The model in eval mode, each of its modules put back into its own mode afterwards."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def compared_elements(who: str, group: Group, include_identity: bool) -> range:
+    r"""The elements a measure averages over: all but the identity, which joins on request."""
+    check_group(who, group)
+    if group.order == 1 and not include_identity:
+        todo = "The trivial group moves nothing; pass include_identity=True to measure it all the same."
+        refuse(who, "a group of more than one element", repr(group), todo)
+    return range(0 if include_identity else 1, group.order)
+
+
+def chunks(who: str, x: Tensor, batch_size: int | None) -> list[Tensor]:
+    r"""Cut x (B, ...) into pieces of at most batch_size samples; an empty batch is one empty piece."""
+    check_float(who, "x", x)
+    if x.ndim < 2:
+        refuse(who, "x of shape (B, ...)", tuple(x.shape), "Give it a batch axis.")
+    size = len(x) if batch_size is None else check_int(who, "batch_size", batch_size, 1)
+    return list(x.split(max(1, size)))
+
+
+def orbit_total(
+    who: str,
+    model: Model,
+    x: Tensor,
+    group: Group,
+    compare: Compare,
+    *,
+    batch_size: int | None,
+    include_identity: bool,
+) -> Total:
+    r"""The sum of `compare(f(x), f(g x))` over samples and elements.
+
+    Every element of the orbit is one call of its own, on a batch of the same shape. One call on all of them together
+    would put equal samples into different rows of a matrix product, whose last bits depend on the row, and so report a
+    rounding error as a broken invariance.
+    """
+    elements = compared_elements(who, group, include_identity)
+    total, count, dtype = torch.zeros((), dtype=torch.float64, device=x.device), 0, x.dtype
+    with evaluation(model), torch.no_grad():
+        for part in chunks(who, x, batch_size):
+            reference = _logits(who, model(part), part)
+            for g in elements:
+                total = total + compare(reference, _logits(who, model(group.act(g, part)), part)).sum()
+            count, dtype = count + len(part) * len(elements), reference.dtype
+    return Total(total, count, dtype)
+
+
+def _logits(who: str, out: Tensor, x: Tensor) -> Tensor:
+    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        refuse(who, f"model outputs of shape ({len(x)}, K)", got, "Return one row of logits per sample.")
+    return out

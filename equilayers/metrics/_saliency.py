@@ -1,0 +1,167 @@
+r"""What a model looks at, and whether that moves along with the input."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers._checks import check_float, refuse
+from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
+from equilayers.groups._base import check_group
+from equilayers.metrics._forms import cosine
+from equilayers.metrics._orbit import Model, Total, chunks, compared_elements, evaluation
+
+Saliency = Callable[..., Tensor]
+
+
+def integrated_gradients_saliency(
+    model: Model, x: Tensor, target: Tensor, group: Group, *, steps: int = 50, threshold: float = 0.9
+) -> Tensor:
+    r"""The study's saliency map: integrated gradients, thresholded and smoothed.
+
+    `m = smooth(|IG(x)| where |IG(x)| >= threshold · max |IG(x)|, else 0)`, the maximum taken per sample, `smooth` a
+    Gaussian of 3x3 pixels and sigma 1 with a padding that commutes with the group: circular for translations, zeros
+    otherwise; vectors that are permuted are not smoothed.
+
+    Args:
+        model: any differentiable callable from (B, ...) to logits (B, K).
+        x: inputs (B, ..., H, W) or flat (B, n), floating-point.
+        target: classes (B,), int64, whose logit is explained.
+        group: the symmetry that smoothing has to commute with.
+        steps: points of the path integral from the zero image to x.
+        threshold: share of the map's maximum under which a value is set to 0.
+
+    Returns:
+        Maps of the shape, dtype and device of x, non-negative.
+
+    Raises:
+        ImportError: captum is not installed.
+        TypeError: x is not floating-point, or group is no group.
+
+    Law: `m(act(g, x)) == act(g, m(x))` for a model that is invariant, up to rounding.
+
+    Source: Sundararajan et al. 2017 (arXiv:1703.01365), by captum; Moskalev et al. 2023, section 4 (arXiv:2308.03904).
+    """
+    who = "integrated_gradients_saliency"
+    check_group(who, group)
+    check_float(who, "x", x)
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError as error:
+        raise ImportError(f"{who}: expected captum to be installed. Run pip install 'equilayers[saliency]'.") from error
+    if len(x) == 0:
+        return torch.zeros_like(x)
+    with evaluation(model):
+        attribution = IntegratedGradients(model).attribute(x.detach(), target=target, n_steps=steps)
+    map_ = attribution.detach().abs().to(x.dtype)
+    top = map_.flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1))
+    map_ = torch.where(map_ < threshold * top, 0, map_)
+    return map_ if _permutes(group) else smooth(map_, circular=_shifts(group))
+
+
+def smooth(x: Tensor, *, circular: bool) -> Tensor:
+    r"""Gaussian blur of 3 pixels (3x3 on images, flat vectors along their axis), sigma 1.
+
+    Law: commutes bitwise with quarter turns and mirrors, and with shifts where `circular`: neighbours that a symmetry
+        exchanges are added to each other first.
+    """
+    edge = math.exp(-0.5)
+    mode = "circular" if circular else "constant"
+    if x.ndim < 4:  # (B, n): no second space axis
+        p = F.pad(x[:, None], (1, 1), mode=mode)[:, 0]
+        return (x + edge * (p[..., :-2] + p[..., 2:])) / (1 + 2 * edge)
+    p = F.pad(x, (1, 1, 1, 1), mode=mode)
+    up, down, left, right = p[..., :-2, 1:-1], p[..., 2:, 1:-1], p[..., 1:-1, :-2], p[..., 1:-1, 2:]
+    corners = (p[..., :-2, :-2] + p[..., 2:, 2:]) + (p[..., :-2, 2:] + p[..., 2:, :-2])
+    return (x + edge * ((up + down) + (left + right)) + edge**2 * corners) / (1 + 2 * edge) ** 2
+
+
+def saliency_invariance_similarity(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    group: Group,
+    *,
+    saliency: Saliency = integrated_gradients_saliency,
+    batch_size: int | None = None,
+    include_identity: bool = False,
+) -> Tensor:
+    r"""SI: whether the model looks at the same thing when the input moves.
+
+    `SI = mean of cos(m(x), g^-1 · m(gx))` over samples and g. 1 for an invariant model; a model that has learned every
+    orientation separately stays well below.
+
+    Args:
+        model: any differentiable callable from (B, ...) to logits (B, K); run in eval mode and put back afterwards.
+        x: inputs (B, ...), floating-point, that the group acts on.
+        target: classes (B,), int64, whose logit is explained, the same for the whole orbit.
+        group: the symmetry.
+        saliency: `saliency(model, x, target, group)` or `saliency(model, x, target)`, maps that the group acts on.
+        batch_size: samples per call of `saliency`, a bound on memory; all at once when None.
+        include_identity: count g = e, whose similarity is 1.
+
+    Returns:
+        Scalar tensor of the dtype and device of x. Two zero maps are alike (1), a zero map and another are not (0);
+        NaN when a map is NaN or there is no sample.
+
+    Raises:
+        TypeError: x is not floating-point, or group is no group.
+        ValueError: the group does not act on x or is trivial, or target does not fit.
+
+    Source: Moskalev et al. 2023, Eq. 3 (arXiv:2308.03904).
+    """
+    return saliency_total(model, x, target, group, saliency, batch_size, include_identity).mean()
+
+
+def saliency_total(
+    model: Model,
+    x: Tensor,
+    target: Tensor,
+    group: Group,
+    saliency: Saliency,
+    batch_size: int | None,
+    include_identity: bool,
+) -> Total:
+    r"""The sum behind `saliency_invariance_similarity`."""
+    who = "saliency_invariance_similarity"
+    elements = compared_elements(who, group, include_identity)
+    parts = chunks(who, x, batch_size)
+    if target.shape != x.shape[:1]:
+        refuse(who, f"target of shape ({len(x)},)", tuple(target.shape), "Pass one class per sample.")
+    explain = _with_group(saliency, group)
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    with evaluation(model):
+        for part, classes in zip(parts, target.split([len(p) for p in parts]), strict=True):
+            reference = explain(model, part, classes).detach()
+            for g in elements:
+                moved = explain(model, group.act(g, part), classes).detach()
+                total = total + cosine(reference, group.act(group.inverse(g), moved)).sum()
+    return Total(total, len(x) * len(elements), x.dtype)
+
+
+def _with_group(saliency: Saliency, group: Group) -> Saliency:
+    r"""Call it with the group when it has a place for a fourth argument."""
+    try:
+        inspect.signature(saliency).bind(None, None, None, None)
+    except TypeError:
+        return saliency
+    except ValueError:  # a builtin without a signature
+        return saliency
+    return lambda model, x, target: saliency(model, x, target, group)
+
+
+def _shifts(group: Group) -> bool:
+    if isinstance(group, DirectProduct):
+        return _shifts(group.first) or _shifts(group.second)
+    return isinstance(group, CyclicTranslation)
+
+
+def _permutes(group: Group) -> bool:
+    if isinstance(group, DirectProduct):
+        return _permutes(group.first) or _permutes(group.second)
+    return isinstance(group, PermutationGroup)

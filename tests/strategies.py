@@ -1,0 +1,176 @@
+"""Hypothesis strategies: groups, spaces they act on, batches, dtypes; and the fixed lists that tests walk through."""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
+
+MAX_ORDER = 36
+
+
+def regular(table: list[list[int]], right: bool = False) -> PermutationGroup:
+    """A group given by its multiplication table, acting on itself from the left, or from the right by the inverse."""
+    size = range(len(table))
+    if not right:
+        return PermutationGroup([[table[g][h] for h in size] for g in size])
+    inverse = [table[g].index(0) for g in size]
+    return PermutationGroup([[table[h][inverse[g]] for h in size] for g in size])
+
+
+def _symmetric_table(n: int) -> list[list[int]]:
+    elements = list(itertools.permutations(range(n)))
+    return [[elements.index(tuple(p[i] for i in q)) for q in elements] for p in elements]
+
+
+S3 = PermutationGroup([[1, 0, 2], [1, 2, 0]])
+S4 = PermutationGroup([[1, 0, 2, 3], [1, 2, 3, 0]])
+A4 = PermutationGroup([[1, 2, 0, 3], [1, 0, 3, 2]])
+# Quaternions 1, i, -1, -i, j, k, -j, -k, times i and times j from the left.
+QUATERNIONS = PermutationGroup([[1, 2, 3, 0, 5, 6, 7, 4], [4, 7, 6, 5, 2, 1, 0, 3]])
+TRIVIAL = PermutationGroup([[0, 1, 2]])
+S3_TWO_SIDED = DirectProduct(regular(_symmetric_table(3)), regular(_symmetric_table(3), right=True))
+
+ROTATIONS: list[Group] = [kind(n) for kind in (CyclicRotation, Dihedral) for n in (1, 2, 4)]
+TRANSLATIONS: list[Group] = [CyclicTranslation(n, dim) for n in range(1, 37) for dim in (-1, -2)]
+PRODUCTS: list[Group] = [
+    DirectProduct(CyclicTranslation(3), CyclicTranslation(4, dim=-2)),
+    DirectProduct(CyclicTranslation(2, dim=-2), CyclicTranslation(5)),
+    DirectProduct(CyclicRotation(2), CyclicTranslation(2)),
+    DirectProduct(DirectProduct(CyclicRotation(2), CyclicTranslation(2)), CyclicTranslation(2, dim=-2)),
+    DirectProduct(Dihedral(1), CyclicTranslation(7, dim=-2)),
+    S3_TWO_SIDED,
+]
+PERMUTATIONS: list[Group] = [S3, S4, A4, QUATERNIONS, TRIVIAL, PermutationGroup([[1, 2, 0, 4, 3]])]
+ALL_GROUPS: list[Group] = [*ROTATIONS, *TRANSLATIONS, *PRODUCTS, *PERMUTATIONS]
+SOME_GROUPS: list[Group] = [
+    *ROTATIONS,
+    *(CyclicTranslation(n) for n in (1, 2, 3, 4, 5, 6, 12)),
+    CyclicTranslation(3, dim=-2),
+    *PRODUCTS[:3],
+    *PERMUTATIONS,
+]
+# What the group Fourier transform knows: one group for each transform, and cyclic ones of odd and even order.
+FOURIER_GROUPS: list[Group] = [
+    *(CyclicRotation(n) for n in (2, 4)),
+    *(Dihedral(n) for n in (1, 2, 4)),
+    *(CyclicTranslation(n) for n in (2, 3, 4, 5, 6)),
+]
+
+
+def name(group: Group) -> str:
+    """A short name for a test."""
+    return repr(group) if len(repr(group)) < 60 else f"{type(group).__name__} of order {group.order}"
+
+
+class Needs(NamedTuple):
+    """What a space must be for a group: height and width multiples of these, square, of exactly this width."""
+
+    height: int = 1
+    width: int = 1
+    square: bool = False
+    exact: int | None = None
+    ndim: int = 2
+
+
+def needs(group: Group) -> Needs:
+    match group:
+        case CyclicRotation() | Dihedral():
+            return Needs(square=group.n == 4)
+        case CyclicTranslation(n=n, dim=-1):
+            return Needs(width=n, ndim=1)
+        case CyclicTranslation(n=n):
+            return Needs(height=n)
+        case PermutationGroup():
+            return Needs(exact=len(group.generators[0]), ndim=1)
+        case DirectProduct(first=first, second=second):
+            a, b = needs(first), needs(second)
+            height, width = math.lcm(a.height, b.height), math.lcm(a.width, b.width)
+            return Needs(height, width, a.square or b.square, a.exact or b.exact, max(a.ndim, b.ndim))
+    raise NotImplementedError(group)
+
+
+def some_spaces(group: Group) -> list[tuple[int, ...]]:
+    """Two small spaces of the group, where it can be one odd and one even."""
+    want = needs(group)
+    if want.exact is not None:
+        return [(want.exact,)]
+    sizes = [(want.height * 3, want.width * 3), (want.height * 4, want.width * (4 if want.square else 2))]
+    return [size[-want.ndim :] for size in sizes]
+
+
+@st.composite
+def spaces(draw: st.DrawFn, group: Group, max_size: int = 64) -> tuple[int, ...]:
+    """A space (H, W), or (W,), on which the group acts."""
+    want = needs(group)
+    side = lambda unit: unit * draw(st.integers(1, max(1, max_size // unit)))  # noqa: E731
+    if want.square:
+        length = side(math.lcm(want.height, want.width))
+        return length, length
+    width = side(want.width) if want.exact is None else want.exact
+    flat = want.ndim == 1 and draw(st.booleans())
+    return (width,) if flat else (side(want.height), width)
+
+
+def rotations() -> st.SearchStrategy[Group]:
+    return st.sampled_from(ROTATIONS)
+
+
+def translations(max_n: int = MAX_ORDER) -> st.SearchStrategy[Group]:
+    return st.builds(CyclicTranslation, st.integers(1, max_n), st.sampled_from([-1, -2]))
+
+
+@st.composite
+def products(draw: st.DrawFn) -> Group:
+    """Groups whose actions commute: shifts along both axes, a half turn or a mirror with shifts, and fixed ones."""
+    if draw(st.booleans()):
+        return draw(st.sampled_from(PRODUCTS))
+    n = draw(st.integers(1, 9))
+    pair = [CyclicTranslation(n), CyclicTranslation(draw(st.integers(1, MAX_ORDER // n)), dim=-2)]
+    return DirectProduct(*draw(st.permutations(pair)))
+
+
+@st.composite
+def permutation_groups(draw: st.DrawFn) -> Group:
+    """Known groups, and random cyclic ones of order 20 at most."""
+    if draw(st.booleans()):
+        return draw(st.sampled_from(PERMUTATIONS))
+    return PermutationGroup([draw(st.permutations(range(draw(st.integers(1, 9)))))])
+
+
+def groups() -> st.SearchStrategy[Group]:
+    return st.one_of(rotations(), translations(), products(), permutation_groups())
+
+
+@st.composite
+def actions(draw: st.DrawFn, max_size: int = 64) -> tuple[Group, tuple[int, ...]]:
+    """A group and a space it acts on."""
+    group = draw(groups())
+    return group, draw(spaces(group, max_size))
+
+
+def batches() -> st.SearchStrategy[int]:
+    return st.sampled_from([1, 2, 3, 5, 7])
+
+
+def float_dtypes() -> st.SearchStrategy[torch.dtype]:
+    return st.sampled_from([torch.float32, torch.float64])
+
+
+def dtypes() -> st.SearchStrategy[torch.dtype]:
+    """Dtypes of every kind an action must move: floats down to half, integers, truth values, complex numbers."""
+    kinds = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+    return st.sampled_from([*kinds, torch.uint8, torch.int32, torch.int64, torch.bool, torch.complex64])
+
+
+def filled(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
+    """Random entries of any dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    if dtype.is_floating_point or dtype.is_complex:
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        return torch.randn(shape, dtype=wide, generator=generator).to(dtype)
+    return torch.randint(0, 2 if dtype == torch.bool else 100, shape, generator=generator).to(dtype)

@@ -53,7 +53,7 @@ class Group(ABC):
         return int(self.cayley_table[self._element(g, "compose"), self._element(h, "compose")])
 
     def inverse(self, g: int) -> int:
-        r"""Undo g: `compose(g, inverse(g)) == 0`."""
+        r"""The group element that undoes g: their product is the identity, 0."""
         return int(inverses(self)[self._element(g, "inverse")])
 
     def act(self, g: int, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ Model = Callable[[Tensor], Tensor]
 Compare = Callable[[Tensor, Tensor], Tensor]
 
 
-class Total(NamedTuple):
+@dataclass(frozen=True)
+class Total:
     r"""A float64 sum over `count` pairs (sample, element), and the dtype its mean is reported in."""
 
     sum: Tensor

@@ -33,30 +33,30 @@ def _to_planes(x: Tensor, table: OrbitTable | None, order: int) -> Tensor:
     return x.transpose(1, 2) if table is None else table.planes(x, order)
 
 
-def _from_planes(planes: Tensor, table: OrbitTable | None) -> Tensor:
-    return planes.transpose(1, 2) if table is None else table.flat(planes)
-
-
 def _weight_rows(weight: Tensor, table: OrbitTable | None, fourier: Fourier, order: int) -> list[tuple[Tensor, ...]]:
     planes = weight.transpose(1, 2) if table is None else table.weight_planes(weight, order)
     rows = fourier.analysis(planes.contiguous())
-    return [tuple(row.mul_(scale) for row in block) for block, scale in zip(rows, fourier.scales, strict=True)]
+    return [tuple(row * scale for row in block) for block, scale in zip(rows, fourier.scales, strict=True)]
 
 
-def _transform(planes: Tensor, operators: Sequence[Tensor], bias: Tensor | None, fourier: Fourier) -> Tensor:
+def _transform(
+    planes: Tensor, operators: Sequence[Tensor], bias: Tensor | None, fourier: Fourier, out: Tensor | None = None
+) -> Tensor:
     r"""Planes (R, |G|, M) to planes (R, |G|, O): analysis, one product per block, synthesis."""
     start = None if fourier.exact else canonical_start(planes)
     rows = fourier.analysis(planes if start is None else turn_to(planes, start))
     results = [block.product(row, op) for block, row, op in zip(fourier.blocks, rows, operators, strict=True)]
     if bias is not None:
         results[0] = (results[0][0] + bias,)  # the trivial irrep reaches every plane alike
-    out = torch.stack(fourier.synthesis(results), 1)
-    return out if start is None else turn_back(out, start)
+    if start is None:
+        return torch.stack(fourier.synthesis(results), 1, out=out)
+    return turn_back(torch.stack(fourier.synthesis(results), 1), start, out)
 
 
-def _blocked(run: Callable[[Tensor], Tensor], x: Tensor, rows: int) -> Tensor:
-    parts = [run(block) for block in x.split(rows)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+def _in_blocks(run: Callable[[Tensor, Tensor], Tensor], x: Tensor, out: Tensor, rows: int) -> Tensor:
+    for block, place in zip(x.split(rows), out.split(rows), strict=True):
+        run(block, place)
+    return out
 
 
 def correlate_whole(
@@ -78,8 +78,9 @@ class Correlate(Function):
         rows = _weight_rows(weight, table, fourier, order)
         operators = [block.operator(row) for block, row in zip(fourier.blocks, rows, strict=True)]
         size = _block_rows(max(weight[0].numel(), order * weight.shape[0]), x.element_size())
-        run = lambda part: _transform(_to_planes(part, table, order), operators, bias, fourier)  # noqa: E731
-        return _blocked(run, x, size).transpose(1, 2)
+        out = x.new_empty(x.shape[0], order, weight.shape[0])
+        run = lambda part, place: _transform(_to_planes(part, table, order), operators, bias, fourier, place)  # noqa: E731
+        return _in_blocks(run, x, out, size).transpose(1, 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
@@ -108,11 +109,13 @@ class Spread(Function):
         rows = _weight_rows(weight, table, fourier, order)
         operators = [block.adjoint(row) for block, row in zip(fourier.blocks, rows, strict=True)]
         size = _block_rows(max(weight[0].numel(), order * weight.shape[0]), v.element_size())
-        run = lambda part: _transform(part.transpose(1, 2), operators, None, fourier)  # noqa: E731
+        run = lambda part, place=None: _transform(part.transpose(1, 2), operators, None, fourier, place)  # noqa: E731
         if table is None:
-            return _blocked(run, v, size).transpose(1, 2)
+            out = v.new_empty(v.shape[0], order, weight.shape[1])
+            return _in_blocks(run, v, out, size).transpose(1, 2)
         # Entries that stand in an orbit more than once got their share of the weight at each place, hence `flat`'s sum.
-        return _blocked(lambda part: table.flat(run(part)), v, size)
+        out = v.new_empty(v.shape[0], weight.shape[1])
+        return _in_blocks(lambda part, place: place.copy_(table.flat(run(part))), v, out, size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004

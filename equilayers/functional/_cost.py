@@ -1,15 +1,40 @@
-r"""Which algorithm is the fastest for a shape: a small cost model with constants measured on one core."""
+r"""Which algorithm is the fastest for a shape: a small cost model, measured on one core.
+
+`python -m benchmarks calibrate` measures the constants anew. Only algorithms that keep the bitwise contract compete.
+"""
 
 from __future__ import annotations
 
-# Microseconds on one core of an AMD EPYC (Zen 4), torch 2.13, float32; ratios are what counts.
-_CALL = 9.0  # per product of the orbit algorithm: move, multiply, copy
-_FOURIER_CALL = 110.0  # per call of the Fourier algorithm, and per block
-_PRODUCT = 2.1e-5  # per multiplication
-_MOVE = 0.9e-3  # per entry that is moved or transformed
+# Nanoseconds for one unit of each quantity below. Only ratios matter.
+ORBIT = (0.0, 0.0, 0.0, 0.0)
+EXACT = (0.0, 0.0, 0.0, 0.0, 0.0)
+CYCLIC = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def cheapest(rows: int, entries: int, features: int, order: int) -> str:
-    r"""The faster of "orbit" and "fourier" for a batch of `rows` samples of `entries` numbers lifted to `features`."""
-    del rows, entries, features, order
-    return "fourier"
+def orbit_quantities(rows: int, entries: int, features: int, order: int) -> tuple[float, ...]:
+    r"""Of "orbit": calls, weights read, numbers moved, multiplications."""
+    return order, order * entries * features, order * rows * entries, order * rows * entries * features
+
+
+def fourier_quantities(
+    rows: int, entries: int, features: int, order: int, products: int, cyclic: bool
+) -> tuple[float, ...]:
+    r"""Of "fourier": one call, weights transformed, numbers transformed in and out, multiplications (and the DFT's)."""
+    planes = entries / order
+    shared = (1.0, entries * features, rows * entries, rows * features * order, rows * planes * features * products)
+    return (*shared, order * rows * (entries + features * order / 2)) if cyclic else shared
+
+
+def cheapest(rows: int, entries: int, features: int, order: int, products: int, cyclic: bool) -> str:
+    r"""The faster of "orbit" and "fourier" for a batch of `rows` samples of `entries` numbers lifted to `features`.
+
+    products: multiplications per block of the Fourier transform, of order^2; see `_fourier`.
+    """
+    orbit = _cost(ORBIT, orbit_quantities(rows, entries, features, order))
+    constants = CYCLIC if cyclic else EXACT
+    fourier = _cost(constants, fourier_quantities(rows, entries, features, order, products, cyclic))
+    return "fourier" if fourier < orbit else "orbit"
+
+
+def _cost(constants: tuple[float, ...], quantities: tuple[float, ...]) -> float:
+    return sum(constant * quantity for constant, quantity in zip(constants, quantities, strict=True))

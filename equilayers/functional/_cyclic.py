@@ -31,6 +31,7 @@ class CyclicFourier:
         self.n = n
         self.pairs = (n - 1) // 2
         self.singles = n - 2 * self.pairs
+        self.products = self.singles + 4 * self.pairs
         self.blocks: tuple[Block, ...] = (REAL,) * self.singles + (PhaseBlock(),)
         self.scales = (1 / n,) * self.singles + (2 / n,)
 
@@ -106,16 +107,17 @@ def turn_to(x: Tensor, start: Start) -> Tensor:
     return _read(x, (steps + start.shift[:, None]) % x.shape[1])
 
 
-def turn_back(y: Tensor, start: Start) -> Tensor:
+def turn_back(y: Tensor, start: Start, out: Tensor | None = None) -> Tensor:
     r"""Planes y (R, n, M) put back: result(h) = y((h - shift) mod period), which undoes `turn_to`.
 
     Reading within one period makes planes that must be equal, because the sample is periodic, equal to the last bit.
     """
     steps = torch.arange(y.shape[1], device=y.device)
-    return _read(y, (steps - start.shift[:, None]) % start.period[:, None])
+    return _read(y, (steps - start.shift[:, None]) % start.period[:, None], out)
 
 
-def _read(x: Tensor, source: Tensor) -> Tensor:
+def _read(x: Tensor, source: Tensor, out: Tensor | None = None) -> Tensor:
     rows, n, channels = x.shape
     flat = (source + n * torch.arange(rows, device=x.device)[:, None]).flatten()
-    return x.reshape(rows * n, channels).index_select(0, flat).view(rows, n, channels)
+    flat_out = None if out is None else out.view(rows * n, channels)
+    return torch.index_select(x.reshape(rows * n, channels), 0, flat, out=flat_out).view(rows, n, channels)

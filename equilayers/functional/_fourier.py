@@ -39,10 +39,11 @@ from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 class Fourier(Protocol):
     r"""The real Fourier transform of one group; the first block is the trivial irrep, the sum over the group.
 
-    `exact` tells whether the group moves the coefficients bitwise.
+    `exact` tells whether the group moves the coefficients bitwise; `products` counts the multiplications per block.
     """
 
     exact: bool
+    products: int
     blocks: tuple[Block, ...]
     scales: tuple[float, ...]
 
@@ -57,6 +58,7 @@ class PairFourier:
     r"""C2, D1, T2: the sum and the difference."""
 
     exact = True
+    products = 2
     blocks: tuple[Block, ...] = (REAL, REAL)
     scales: tuple[float, ...] = (1 / 2, 1 / 2)
 
@@ -73,6 +75,7 @@ class KleinFourier:
     r"""D2: two commuting pairs, element r + 2m."""
 
     exact = True
+    products = 4
     blocks: tuple[Block, ...] = (REAL,) * 4
     scales: tuple[float, ...] = (1 / 4,) * 4
 
@@ -91,6 +94,7 @@ class QuarterFourier:
     r"""C4, T4: frequencies 0 and 2, and the complex pair of frequency 1."""
 
     exact = True
+    products = 6
     blocks: tuple[Block, ...] = (REAL, REAL, COMPLEX)
     scales: tuple[float, ...] = (1 / 4, 1 / 4, 1 / 2)
 
@@ -113,6 +117,7 @@ class OctetFourier:
     """
 
     exact = True
+    products = 12
     blocks: tuple[Block, ...] = (REAL,) * 5
     scales: tuple[float, ...] = (1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4)
 

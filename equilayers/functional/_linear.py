@@ -122,8 +122,8 @@ def _correlate(
     x, weight = autocast(x), autocast(weight)
     bias = None if bias is None else autocast(bias)
     if algorithm == "auto":
-        sizes = x.shape[0], math.prod(x.shape[1:]), weight.shape[0], group.order
-        algorithm = cheapest(*sizes) if fourier is not None else "orbit"
+        shape = x.shape[0], math.prod(x.shape[1:]), weight.shape[0], group.order
+        algorithm = "orbit" if fourier is None else cheapest(*shape, fourier.products, not fourier.exact)
     if algorithm == "orbit":
         return _orbit(x, weight, bias, group, act)
     if algorithm == "dense" or fourier is None:

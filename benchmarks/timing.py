@@ -1,0 +1,61 @@
+r"""Timing competitors in turn, so that a drift of the machine's speed touches all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    r"""Median and quartiles of one competitor, in milliseconds."""
+
+    median: float
+    low: float
+    high: float
+
+
+def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3) -> dict[str, Timing]:
+    r"""Time the calls A B C A B C ..., at least nine rounds and about `seconds` in all, garbage collection off.
+
+    Args:
+        calls: the competitors, by name.
+        seconds: how long to go on.
+        warmup: rounds that are not counted.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    gc.collect()
+    gc.disable()
+    try:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(next(iter(taken.values()))) < 9:
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call()
+                taken[name].append(1e3 * (time.perf_counter() - start))
+    finally:
+        gc.enable()
+    quartiles = {name: statistics.quantiles(values, n=4) for name, values in taken.items()}
+    return {name: Timing(middle, low, high) for name, (low, middle, high) in quartiles.items()}
+
+
+def machine() -> str:
+    r"""One line on what was measured where."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    except OSError:
+        pass
+    return f"{cpu}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"

@@ -56,8 +56,12 @@ class CyclicFourier:
         return [e[0], *plus, *e[self.pairs + 1 :].unbind(0), *reversed(minus)]
 
 
-@functools.lru_cache(maxsize=64)
 def _dft(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A compiler folds the matrix into its graph and does not want a cache in its way.
+    return _dft_matrix(n, dtype, device) if torch.compiler.is_compiling() else _cached_dft(n, dtype, device)
+
+
+def _dft_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     r"""Rows: 1, (-1)^k where n is even, then cos(2 pi f k / n) and sin(2 pi f k / n) for the pairs f = 1..(n-1)//2."""
     pairs = (n - 1) // 2
     turns = torch.arange(1, pairs + 1)[:, None] * torch.arange(n) % n  # reduced mod n before the angle is rounded
@@ -65,6 +69,9 @@ def _dft(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     singles = [torch.ones(1, n)] if n % 2 else [torch.ones(1, n), 1 - 2.0 * (torch.arange(n) % 2)[None]]
     matrix = torch.cat([*(row.double() for row in singles), angle.cos(), angle.sin()])
     return matrix.to(dtype=dtype, device=device)
+
+
+_cached_dft = functools.lru_cache(maxsize=64)(_dft_matrix)
 
 
 class Start(NamedTuple):

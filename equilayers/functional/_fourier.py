@@ -24,7 +24,6 @@ operand. T_n takes another way, see `_cyclic`.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -148,7 +147,6 @@ _TRANSFORMS: dict[tuple[type[Group], int], Fourier] = {
 }
 
 
-@functools.lru_cache(maxsize=256)
 def fourier_of(group: Group) -> Fourier | None:
     r"""The transform of the group, or None where this library has none."""
     if not isinstance(group, CyclicRotation | CyclicTranslation | Dihedral):

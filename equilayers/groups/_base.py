@@ -54,7 +54,7 @@ class Group(ABC):
 
     def inverse(self, g: int) -> int:
         r"""The group element that undoes g: their product is the identity, 0."""
-        return int(inverses(self)[self._element(g, "inverse")])
+        return _row(self, self._element(g, "inverse")).index(0)
 
     def act(self, g: int, x: Tensor) -> Tensor:
         r"""The array moved by g.
@@ -100,7 +100,7 @@ class Group(ABC):
             self.check_space(tuple(f.shape[3:]), who)
         if g == 0:
             return f
-        source = torch.as_tensor(self.cayley_table[self.inverse(g)].copy(), device=f.device)  # h -> g^-1 h
+        source = torch.tensor(_row(self, self.inverse(g)), device=f.device)  # h -> g^-1 h
         moved = f.index_select(2, source)
         return self._move(g, moved) if f.ndim > 3 else moved
 
@@ -125,6 +125,12 @@ def _cayley(group: Group) -> NDArray[np.int64]:
     table = group._table().astype(np.int64)
     table.setflags(write=False)
     return table
+
+
+@torch.compiler.assume_constant_result
+def _row(group: Group, g: int) -> tuple[int, ...]:
+    r"""Row g of the Cayley table as plain ints, which a compiler takes for constants."""
+    return tuple(group.cayley_table[g].tolist())
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,0 +1,175 @@
+"""Invariance as a penalty: the measures again, differentiable, with all elements or one drawn for each sample."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from baselines.models import mlp, weight_tied_mlp
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.losses import InvarianceLoss
+from equilayers.metrics import distribution_invariance_error, logit_invariance_error
+from strategies import TRIVIAL, name
+
+C4, T3 = CyclicRotation(4), CyclicTranslation(3)
+FORMS = ["logit", "distribution", "normalized_logit"]
+forms = pytest.mark.parametrize("form", FORMS)
+
+
+def measured(form: str, model: nn.Module, x: Tensor, group: Group, include_identity: bool = False) -> Tensor:
+    if form == "distribution":
+        return distribution_invariance_error(model, x, group, include_identity=include_identity)
+    normalized = form == "normalized_logit"
+    return logit_invariance_error(model, x, group, normalized=normalized, include_identity=include_identity)
+
+
+def toy() -> tuple[nn.Sequential, Tensor]:
+    return mlp((1, 6, 6), 4, (8,)).double(), torch.randn(5, 1, 6, 6, dtype=torch.float64)
+
+
+@forms
+@pytest.mark.parametrize("group", [C4, T3, Dihedral(4)], ids=name)
+@pytest.mark.parametrize("include_identity", [False, True])
+def test_all_elements_give_the_measure(form: str, group: Group, include_identity: bool) -> None:
+    model, x = toy()
+    loss = InvarianceLoss(group, form, include_identity=include_identity)(model, x)
+    assert (loss.dtype, loss.shape, loss.requires_grad) == (torch.float64, (), True)
+    expected = measured(form, model, x, group, include_identity)
+    torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+@forms
+@pytest.mark.parametrize("include_identity", [False, True])
+def test_random_elements_have_the_same_expectation(form: str, include_identity: bool) -> None:
+    model, x = toy()
+    draws = 4000
+    random = InvarianceLoss(C4, form, elements="random", include_identity=include_identity)
+    with torch.no_grad():
+        per_draw = torch.stack([random(model, x.repeat(draws // 20, 1, 1, 1)) for _ in range(20)])
+    expected = measured(form, model, x, C4, include_identity)
+    assert abs(per_draw.mean() - expected) < 4 * per_draw.std() / 20**0.5
+    assert per_draw.std() < 0.2 * expected  # the tolerance is a sharp one
+
+
+@pytest.mark.parametrize("include_identity", [False, True])
+@pytest.mark.parametrize("group", [C4, T3, Dihedral(4)], ids=name)
+def test_each_sample_is_moved_by_an_element_of_its_own(group: Group, include_identity: bool) -> None:
+    x = torch.randn(200, 2, 6, 6)
+    moved = InvarianceLoss(group, elements="random", include_identity=include_identity).moved(x)
+    same = (moved == group.orbit(x)).flatten(2).all(2)  # (|G|, B)
+    assert same.sum(0).eq(1).all()
+    drawn = same.int().argmax(0)
+    assert sorted(set(drawn.tolist())) == list(range(0 if include_identity else 1, group.order))
+    assert moved.dtype == x.dtype
+    assert moved.shape == x.shape
+
+
+@forms
+@pytest.mark.parametrize("elements", ["all", "random"])
+def test_gradient_reaches_the_parameters(form: str, elements: str) -> None:
+    model, x = mlp((1, 3, 3), 3, (4,)).double(), torch.randn(3, 1, 3, 3, dtype=torch.float64)
+    loss = InvarianceLoss(C4, form, elements=elements)
+    names = [key for key, _ in model.named_parameters()]
+
+    def penalty(*parameters: Tensor) -> Tensor:
+        torch.manual_seed(1)  # the same elements each time
+        own = dict(zip(names, parameters, strict=True))
+        return loss(lambda v: torch.func.functional_call(model, own, (v,)), x)
+
+    assert torch.autograd.gradcheck(penalty, tuple(model.parameters()))
+    loss(model, x).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert model[1].weight.grad.abs().sum() > 0
+
+
+@forms
+def test_gradient_where_some_logits_agree_and_others_do_not(form: str) -> None:
+    # Two classes change places: the third has the same probability before and after, to the last bit.
+    f, fg = (torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in ([0.3, 1, -1], [0.3, -1, 1]))
+    assert torch.autograd.gradcheck(InvarianceLoss(C4, form).between, (f, fg))
+
+
+@forms
+def test_gradient_at_equal_logits_is_zero(form: str) -> None:
+    f, fg = (torch.tensor([[0.3, 1.0, -1.0]], dtype=torch.float64, requires_grad=True) for _ in "fg")
+    loss = InvarianceLoss(C4, form).between(f, fg)
+    assert loss.item() == 0
+    for grad in torch.autograd.grad(loss, (f, fg)):
+        assert grad.abs().max() < 1e-15
+
+
+def test_gradient_of_the_divergence_of_confident_outputs() -> None:
+    # In float32 the winner's log-probability is 0 both times; the others' still differ.
+    values = [[30.0, 5.0, 9.0]], [[30.0, 7.0, 9.0]]
+    f, fg = (torch.tensor(v, requires_grad=True) for v in values)
+    (grad,) = torch.autograd.grad(InvarianceLoss(C4, "distribution").between(f, fg), fg)
+    exact = [torch.tensor(v, dtype=torch.float64) for v in values]
+    expected = exact[1].softmax(-1) - exact[0].softmax(-1)
+    torch.testing.assert_close(grad[:, 1].double(), expected[:, 1], rtol=1e-3, atol=0)
+
+
+@forms
+@pytest.mark.parametrize("elements", ["all", "random"])
+def test_weight_tied_models_pay_for_another_group_only(form: str, elements: str) -> None:
+    model, x = weight_tied_mlp(T3, (1, 6, 6), 4, (8, 8)), torch.randn(7, 1, 6, 6)
+    assert InvarianceLoss(C4, form, elements=elements)(model, x).item() > 0
+    assert InvarianceLoss(T3, form)(model, x).item() == 0
+
+
+@forms
+def test_moves_differentiably(form: str) -> None:
+    model, x = toy()
+    x.requires_grad_()
+    InvarianceLoss(C4, form, elements="random")(model, x).backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("elements", ["all", "random"])
+def test_training_with_it_makes_a_model_invariant(elements: str) -> None:
+    model, x = toy()
+    y = torch.arange(5) % 4
+    loss, before = InvarianceLoss(C4, elements=elements), logit_invariance_error(model, x, C4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(40):
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(model(x), y) + 10 * loss(model, x)).backward()
+        optimizer.step()
+    assert logit_invariance_error(model, x, C4) < 0.2 * before
+
+
+def test_keeps_the_mode_of_the_model() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3)).train()
+    InvarianceLoss(C4)(model, torch.randn(2, 1, 6, 6))
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("error", "arguments"),
+    [
+        (ValueError, {"form": "logits"}),
+        (ValueError, {"elements": "some"}),
+        (ValueError, {"group": CyclicRotation(1)}),
+        (ValueError, {"group": TRIVIAL}),
+        (TypeError, {"group": 4}),
+    ],
+)
+def test_errors(error: type[Exception], arguments: dict[str, Any]) -> None:
+    with pytest.raises(error, match=r"^InvarianceLoss: expected .+, got .+\. .+\.$"):
+        InvarianceLoss(**{"group": C4, **arguments})
+
+
+def test_errors_of_the_input() -> None:
+    loss = InvarianceLoss(C4)
+    for x in (torch.ones(2, 1, 6, 6, dtype=torch.int64), [1.0]):
+        with pytest.raises(TypeError, match=r"^InvarianceLoss: expected x .+, got .+\. .+\.$"):
+            loss(toy()[0], x)
+    with pytest.raises(ValueError, match=r"expected .+, got .+\. .+\.$"):
+        loss(lambda v: v.flatten(1), torch.ones(2, 1, 4, 6))
+
+
+def test_says_what_it_is() -> None:
+    assert repr(InvarianceLoss(C4, "distribution", elements="random")) == (
+        "InvarianceLoss(CyclicRotation(4), form='distribution', elements='random')"
+    )

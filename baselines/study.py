@@ -20,7 +20,7 @@ from baselines.tables import markdown, rich_table, verdict
 from baselines.training import Recipe
 
 SALIENCY_TARGET = 0.95  # of the regulariser: what the paper tunes nu for
-LADDER = (1.0, 3.0, 10.0, 20.0, 30.0, 60.0, 100.0, 200.0, 300.0, 1000.0)  # of nu, tried in this order
+LADDER = (1.0, 3.0, 10.0, 15.0, 30.0, 60.0, 80.0, 110.0, 200.0, 400.0, 1000.0)  # of nu, tried in this order
 
 
 @dataclass(frozen=True)

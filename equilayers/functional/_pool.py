@@ -54,6 +54,8 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
 
 def sorted_sum(f: Tensor) -> Tensor:
     r"""The sum over axis 2 with its terms sorted first: bitwise the same for every order of the terms."""
+    if torch.compiler.is_compiling():
+        return f.sum(2)  # a compiler reorders sums as it likes
     out: Tensor = _SortedSum.apply(f)
     return out
 

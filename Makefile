@@ -12,9 +12,9 @@ PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --constra
 study: env
 	$(PY) -m baselines study $(STUDY_ARGS)
 
-# One torch thread per pytest worker; a test that needs two sets them itself.
+# One torch thread per pytest worker; a test that needs two sets them itself, and waiting threads must not spin.
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: env
 	$(PY) -m ruff check .

@@ -62,8 +62,14 @@ def check_choice(who: str, name: str, value: object, choices: Sequence[str]) -> 
     return str(value)
 
 
+def in_autocast(x: Tensor) -> bool:
+    r"""Whether `torch.autocast` is on for the device of x."""
+    device = x.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def autocast(x: Tensor) -> Tensor:
     r"""The tensor as `torch.autocast` wants it for a matrix product on its device: unchanged outside autocast."""
-    if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
+    if not in_autocast(x) or x.dtype == torch.float64:
         return x
     return x.to(torch.get_autocast_dtype(x.device.type))

@@ -67,6 +67,12 @@ def name(group: Group) -> str:
     return repr(group) if len(repr(group)) < 60 else f"{type(group).__name__} of order {group.order}"
 
 
+def algorithms_of(group: Group) -> list[str]:
+    """The algorithms that the linear maps have for the group."""
+    fourier = group.order == 1 or isinstance(group, CyclicRotation | Dihedral | CyclicTranslation)
+    return ["auto", "orbit", "dense", *(["fourier"] if fourier else [])]
+
+
 class Needs(NamedTuple):
     """What a space must be for a group: height and width multiples of these, square, of exactly this width."""
 

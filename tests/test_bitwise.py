@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.nn import GroupLinear, LiftingLinear, OrbitPool
-from strategies import FOURIER_GROUPS, SOME_GROUPS, actions, batches, filled, float_dtypes, name, some_spaces
+from strategies import (
+    FOURIER_GROUPS,
+    SOME_GROUPS,
+    actions,
+    algorithms_of,
+    batches,
+    filled,
+    float_dtypes,
+    name,
+    some_spaces,
+)
 
 Model = Callable[[Tensor], Tensor]
 Layout = Callable[[Tensor], Tensor]
@@ -77,31 +87,32 @@ def spaces_of(group: Group) -> list[tuple[int, ...]]:
 def test_linear_layers_at_every_batch_size(group: Group, threads: int) -> None:
     for space in spaces_of(group):
         for dtype in DTYPES:
-            for algorithm in ("auto", "orbit") if group.order % 4 else ("auto", "orbit", "fourier"):
+            for algorithm in ("fourier", "orbit"):
                 for layer, out in layers(group, space, dtype, algorithm):
                     assert layer.exactness == "bitwise"
-                    for batch in BATCHES:
+                    for batch in BATCHES if threads == 1 else (3, 33):
                         found = breaks(layer, group, input_of(layer, batch), out)
                         assert found == [], (layer, batch, dtype)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("group", [*FOURIER_GROUPS, CyclicTranslation(7), CyclicTranslation(36)], ids=name)
+@pytest.mark.parametrize("group", [*FOURIER_GROUPS, CyclicTranslation(7)], ids=name)
 def test_linear_layers_in_every_layout(group: Group, layout: str, threads: int) -> None:
     for dtype in DTYPES:
         for algorithm in ("fourier", "orbit"):
             for layer, out in layers(group, spaces_of(group)[0], dtype, algorithm):
-                for batch in (1, 3, 33):
+                for batch in (3, 33):
                     for first in LAYOUTS.values():
                         x = first(input_of(layer, batch))
                         assert breaks(layer, group, x, out, LAYOUTS[layout]) == [], (layer, batch, dtype)
 
 
-@given(actions(max_size=12), batches(), float_dtypes(), st.sampled_from(["auto", "orbit"]), st.sampled_from([*LAYOUTS]))
+@given(actions(max_size=12), batches(), float_dtypes(), st.sampled_from([*LAYOUTS]), st.data())
 def test_linear_layers_of_any_group(
-    action: tuple[Group, tuple[int, ...]], batch: int, dtype: torch.dtype, algorithm: str, layout: str
+    action: tuple[Group, tuple[int, ...]], batch: int, dtype: torch.dtype, layout: str, data: st.DataObject
 ) -> None:
     group, space = action
+    algorithm = data.draw(st.sampled_from([a for a in algorithms_of(group) if a != "dense"]), label="algorithm")
     for layer, out in layers(group, space, dtype, algorithm):
         assert breaks(layer, group, input_of(layer, batch), out, LAYOUTS[layout]) == []
 
@@ -119,7 +130,7 @@ def test_linear_layers_at_the_size_of_the_study(group: Group, threads: int) -> N
 def test_periodic_and_constant_inputs_of_shifts(n: int) -> None:
     group = CyclicTranslation(n)
     for dtype in DTYPES:
-        for layer, out in layers(group, (2, 2 * n), dtype, "auto"):
+        for layer, out in layers(group, (2, 2 * n), dtype, "fourier"):
             step = 2 if out == "lift" else 1
             for period in (p for p in range(1, n + 1) if n % p == 0):
                 x = filled((3, layer.weight.shape[1], period * step), dtype).repeat(1, 1, n // period)
@@ -136,7 +147,7 @@ def test_periodic_and_constant_inputs_of_shifts(n: int) -> None:
 @pytest.mark.parametrize("group", [*ROTATIONS, *(CyclicTranslation(n) for n in (2, 3, 4, 5, 6, 12))], ids=name)
 def test_zeros_of_both_signs_and_extreme_numbers(group: Group, threads: int) -> None:
     for dtype in DTYPES:
-        for layer, out in layers(group, spaces_of(group)[0], dtype, "auto"):
+        for layer, out in layers(group, spaces_of(group)[0], dtype, "fourier"):
             x = input_of(layer, 5)
             tiny = torch.finfo(dtype).tiny
             for values in ([0.0, -0.0], [0.0, -0.0, 1.0], [1.0, 2.0], [tiny, -tiny / 4, 0.0], [1e30, -1e30, 1.0]):
@@ -144,7 +155,7 @@ def test_zeros_of_both_signs_and_extreme_numbers(group: Group, threads: int) -> 
                 assert breaks(layer, group, chosen, out) == [], values
 
 
-@pytest.mark.parametrize("group", [g for g in [*ROTATIONS, *SHIFTS] if g.order > 1], ids=name)
+@pytest.mark.parametrize("group", [*ROTATIONS, *SHIFTS], ids=name)
 @pytest.mark.parametrize("reduction", EXACT_REDUCTIONS)
 def test_orbit_pool(group: Group, reduction: str, threads: int) -> None:
     pool = OrbitPool(reduction)
@@ -156,10 +167,10 @@ def test_orbit_pool(group: Group, reduction: str, threads: int) -> None:
                 assert breaks(pool, group, x, "pool", strided) == []
 
 
-@pytest.mark.parametrize("group", [*ROTATIONS, *(CyclicTranslation(n) for n in (2, 3, 4, 5, 12, 36))], ids=name)
+@pytest.mark.parametrize("group", [*ROTATIONS, *(CyclicTranslation(n) for n in (2, 3, 4, 5, 12))], ids=name)
 @pytest.mark.parametrize("reduction", EXACT_REDUCTIONS)
 def test_invariant_stack(group: Group, reduction: str, threads: int) -> None:
-    space = (36,) if isinstance(group, CyclicTranslation) else (6, 6)
+    space = (5 * 36,) if isinstance(group, CyclicTranslation) else (6, 6)
     lifting, pool = LiftingLinear(group, space, 32), OrbitPool(reduction)
     model = nn.Sequential(lifting, pool, nn.Linear(32, 17), nn.ReLU(), nn.Linear(17, 9))
     for dtype in DTYPES:
@@ -172,7 +183,7 @@ def worst_error(layer: nn.Module, group: Group, x: Tensor, out: str) -> float:
     """The largest equivariance error in units of eps(dtype) * max|output|."""
     y, move = layer(x), acting(group, out == "regular")
     gaps = [(layer(move(g, x)) - group.act_regular(g, y)).abs().max() for g in range(group.order)]
-    return float(torch.stack(gaps).max() / (y.abs().max() * torch.finfo(x.dtype).eps))
+    return (torch.stack(gaps).max() / (y.abs().max() * torch.finfo(x.dtype).eps)).item()
 
 
 @pytest.mark.parametrize("group", SOME_GROUPS, ids=name)

@@ -15,7 +15,17 @@ from equilayers.functional import group_linear, lift_linear
 from equilayers.functional._linear import ALGORITHMS
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.nn import GroupLinear, LiftingLinear
-from strategies import FOURIER_GROUPS, SOME_GROUPS, actions, batches, filled, float_dtypes, name, some_spaces
+from strategies import (
+    FOURIER_GROUPS,
+    SOME_GROUPS,
+    actions,
+    algorithms_of,
+    batches,
+    filled,
+    float_dtypes,
+    name,
+    some_spaces,
+)
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 Kernel = Callable[..., Tensor]
@@ -23,10 +33,6 @@ Kernel = Callable[..., Tensor]
 some = pytest.mark.parametrize("group", SOME_GROUPS, ids=name)
 with_fourier = pytest.mark.parametrize("group", FOURIER_GROUPS, ids=name)
 both = pytest.mark.parametrize("kernel", [lift_linear, group_linear])
-
-
-def algorithms_of(group: Group) -> list[str]:
-    return [a for a in ALGORITHMS if a != "fourier" or group in FOURIER_GROUPS or group.order == 1]
 
 
 def arguments(

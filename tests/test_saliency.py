@@ -143,7 +143,7 @@ def test_similarity_is_the_reference(group: Group, include_identity: bool) -> No
 
     expected = slow.similarity(maps, x.numpy(), group, include_identity)
     for batch_size in (None, 1, 2, 100):
-        options = {"saliency": gradient, "batch_size": batch_size, "include_identity": include_identity}
+        options: dict[str, Any] = {"saliency": gradient, "batch_size": batch_size, "include_identity": include_identity}
         got = saliency_invariance_similarity(model, x, torch.ones(3, dtype=torch.int64), group, **options)
         assert got.item() == pytest.approx(expected, rel=1e-12)
 

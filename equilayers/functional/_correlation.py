@@ -30,12 +30,13 @@ def _block_rows(entries: int, itemsize: int) -> int:
 
 
 def _to_planes(x: Tensor, table: OrbitTable | None, order: int) -> Tensor:
-    return x.transpose(1, 2) if table is None else table.planes(x, order)
+    # One memory order for all: a product of operands in another order may end in other bits.
+    return x.transpose(1, 2).contiguous() if table is None else table.planes(x, order)
 
 
 def _weight_rows(weight: Tensor, table: OrbitTable | None, fourier: Fourier, order: int) -> list[tuple[Tensor, ...]]:
-    planes = weight.transpose(1, 2) if table is None else table.weight_planes(weight, order)
-    rows = fourier.analysis(planes.contiguous())
+    planes = weight.transpose(1, 2).contiguous() if table is None else table.weight_planes(weight, order)
+    rows = fourier.analysis(planes)
     return [tuple(row * scale for row in block) for block, scale in zip(rows, fourier.scales, strict=True)]
 
 
@@ -110,7 +111,7 @@ class Spread(Function):
         rows = _weight_rows(weight, table, fourier, order)
         operators = [block.adjoint(row) for block, row in zip(fourier.blocks, rows, strict=True)]
         size = _block_rows(max(weight[0].numel(), order * weight.shape[0]), v.element_size())
-        run = lambda part, place=None: _transform(part.transpose(1, 2), operators, None, fourier, place)  # noqa: E731
+        run = lambda part, place=None: _transform(part.transpose(1, 2).contiguous(), operators, None, fourier, place)  # noqa: E731
         if table is None:
             out = v.new_empty(v.shape[0], order, weight.shape[1])
             return _in_blocks(run, v, out, size).transpose(1, 2)
@@ -144,7 +145,7 @@ class Compare(Function):
         size = _block_rows(max(x[:1].numel(), v[:1].numel()), x.element_size())
         total: list[tuple[Tensor, ...]] = []
         for left, right in zip(v.split(size), x.split(size), strict=True):
-            ys = fourier.analysis(left.transpose(1, 2))
+            ys = fourier.analysis(left.transpose(1, 2).contiguous())
             xs = fourier.analysis(_to_planes(right, table, order))
             part = [block.correlate(y, u) for block, y, u in zip(fourier.blocks, ys, xs, strict=True)]
             total = [tuple(map(torch.add, *pair)) for pair in zip(total, part, strict=True)] if total else part

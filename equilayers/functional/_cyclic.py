@@ -74,6 +74,9 @@ def _dft_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 _cached_dft = functools.lru_cache(maxsize=64)(_dft_matrix)
 
 
+_INTEGER_OF = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 class Start(NamedTuple):
     r"""Where each of R samples starts: `shift` (R,) is the canonical shift, `period` (R,) the sample's own period."""
 
@@ -88,7 +91,8 @@ def canonical_start(x: Tensor) -> Start:
     where every differing pair of planes does is the result right to rounding instead of bitwise.
     """
     n, channels = x.shape[1:]
-    bits = x.detach().contiguous().view(torch.int64 if x.element_size() == 8 else torch.int32)
+    bits = x.detach().contiguous().view(_INTEGER_OF[x.element_size()])
+    bits = bits.to(torch.int32) if x.element_size() == 2 else bits
     # Numbers such as 1.0 have empty low bits, which a product modulo 2^32 would keep empty: fill them first.
     mixed = (bits >> 15).bitwise_xor_(bits).mul_(_weights(channels, bits.dtype, x.device))
     keys = mixed.sum(-1, dtype=bits.dtype)  # (R, n): wraps around, hence exact in any order

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, refuse
+from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
 from equilayers.functional._correlation import Correlate, correlate_whole
 from equilayers.functional._cost import cheapest
 from equilayers.functional._fourier import fourier_of
@@ -94,9 +94,9 @@ def group_linear(f: Tensor, weight: Tensor, bias: Tensor | None, group: Group, *
     check_group(who, group)
     check_float(who, "f", f)
     group.check_fiber(f, who)
-    if f.shape[1:] != weight.shape[1:]:
-        channels, order = weight.shape[1:]
-        refuse(who, f"f of shape (B, {channels}, {order})", tuple(f.shape), "The trailing axes must be the weight's.")
+    if f.ndim != 3 or f.shape[1:] != weight.shape[1:]:
+        wanted = ", ".join(map(str, weight.shape[1:]))
+        refuse(who, f"f of shape (B, {wanted})", tuple(f.shape), "The trailing axes must be those of the weight.")
     return _correlate(who, f, weight, bias, group, algorithm, group.act_regular, None)
 
 
@@ -111,8 +111,8 @@ def _correlate(
     table: OrbitTable | None,
 ) -> Tensor:
     check_choice(who, "algorithm", algorithm, ALGORITHMS)
-    if not torch.is_autocast_enabled(x.device.type):
-        check_same_dtype(who, "x", x, weight)
+    if not in_autocast(x):
+        check_same_dtype(who, "f" if who == "group_linear" else "x", x, weight)
     fourier = fourier_of(group)
     if algorithm == "fourier" and fourier is None and group.order > 1:
         todo = 'Use algorithm="auto" or "orbit".'

@@ -3,6 +3,7 @@ r"""Any finite group of index permutations."""
 from __future__ import annotations
 
 import functools
+import operator
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,8 +75,8 @@ class PermutationGroup(Group):
 def _checked(generators: Sequence[Sequence[int]]) -> tuple[Permutation, ...]:
     who = "PermutationGroup"
     try:
-        checked = tuple(tuple(int(i) for i in p) for p in generators)
-    except (TypeError, ValueError):
+        checked = tuple(tuple(operator.index(i) for i in p) for p in generators)
+    except TypeError:
         todo = "Pass, for example, [[1, 2, 0]]."
         refuse(who, "generators to be sequences of ints", repr(generators), todo, TypeError)
     if not checked:

@@ -56,7 +56,7 @@ class LiftingLinear(nn.Module):
         super().__init__()
         who = "LiftingLinear"
         self.group = check_group(who, group)
-        shape = (in_shape,) if isinstance(in_shape, int) else tuple(in_shape)
+        shape = in_shape if isinstance(in_shape, Sequence) else (in_shape,)
         self.in_shape = tuple(check_int(who, "in_shape entries", n, 1) for n in shape)
         group.check_space(self.in_shape, who)
         self.out_features = check_int(who, "out_features", out_features, 1)

@@ -1,0 +1,164 @@
+"""One training run: the models of the study, determinism, the choice of the epoch, and the regulariser."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from baselines.data import Dataset, Split
+from baselines.models import group_of, mlp, weight_tied_mlp
+from baselines.training import Recipe, Trained, accuracy, orbit_accuracy, train
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.metrics import logit_invariance_error
+from strategies import name
+
+C4 = CyclicRotation(4)
+RECIPE = Recipe(epochs=3, batch_size=16, lr=3e-3)
+SHAPE = (1, 6, 6)
+State = Mapping[str, Tensor]
+
+
+def toy_data(noise: float = 1.0, symmetric_validation: bool = False) -> Dataset:
+    """Three classes, an image each, in noise."""
+    generator = torch.Generator().manual_seed(5)
+    centres = torch.randn(3, *SHAPE, generator=generator)
+
+    def split(n: int) -> Split:
+        y = torch.arange(n) % 3
+        return Split(centres[y] + noise * torch.randn(n, *SHAPE, generator=generator), y)
+
+    train_split, validation, test = split(50), split(30), split(40)
+    if symmetric_validation:
+        # A quarter in all four corners: whatever element moves the image, the model sees the same one.
+        corner = torch.zeros_like(validation.x)
+        corner[..., :3, :3] = validation.x[..., :3, :3]
+        validation = Split(C4.orbit(corner).sum(0), validation.y)
+    return Dataset("toy", train_split, validation, test, 0.0, 1.0, num_classes=3)
+
+
+def trained(recipe: Recipe = RECIPE, seed: int = 0, data: Dataset | None = None, group: Group = C4) -> Trained:
+    torch.manual_seed(1)
+    return train(mlp(SHAPE, 3, (16, 16)), data or toy_data(), group, recipe, seed)
+
+
+def equal(first: State, second: State) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("group", [C4, CyclicTranslation(3), Dihedral(4)], ids=name)
+def test_models_have_the_parameters_of_the_paper(group: Group) -> None:
+    for model in (mlp((1, 36, 36), 9), weight_tied_mlp(group, (1, 36, 36), 9)):
+        assert sum(p.numel() for p in model.parameters()) == 233_225
+        assert model(torch.randn(2, 1, 36, 36)).shape == (2, 9)
+        assert sum(isinstance(module, nn.ReLU) for module in model) == 5
+
+
+def test_names_of_groups() -> None:
+    names = {"R4": C4, "R2": CyclicRotation(2), "T3": CyclicTranslation(3), "T36": CyclicTranslation(36)}
+    assert {key: group_of(key) for key in names} == names
+    assert (group_of("D4"), group_of("D1")) == (Dihedral(4), Dihedral(1))
+    for wrong in ("R3", "X4", "4", "R", "r4", "R4 ", "T0", "R-4", ""):
+        with pytest.raises(ValueError, match=r"expected .+, got .+\. .+\.$"):
+            group_of(wrong)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, dataclasses.replace(RECIPE, nu=1.0, one_cycle=True)], ids=["DA", "IR"])
+def test_the_same_seed_gives_the_same_weights_to_the_last_bit(recipe: Recipe) -> None:
+    first, again, other = (trained(recipe, seed) for seed in (0, 0, 1))
+    assert equal(first.model.state_dict(), again.model.state_dict())
+    assert first.best_epoch == again.best_epoch
+    assert not equal(first.model.state_dict(), other.model.state_dict())
+
+
+def test_does_not_depend_on_nor_touch_the_global_generator() -> None:
+    torch.manual_seed(1)
+    model = mlp(SHAPE, 3, (16, 16))
+    twin = copy.deepcopy(model)
+    before = torch.get_rng_state()
+    train(model, toy_data(), C4, dataclasses.replace(RECIPE, nu=1.0), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    train(twin, toy_data(), C4, dataclasses.replace(RECIPE, nu=1.0), 0)
+    assert equal(model.state_dict(), twin.state_dict())
+
+
+def test_the_best_epoch_is_kept() -> None:
+    data = toy_data(noise=3.0, symmetric_validation=True)
+    for g in range(4):
+        assert torch.equal(C4.act(g, data.validation.x), data.validation.x)
+    places = [check_best_epoch(data, seed) for seed in range(6)]
+    assert any(0 < place < 7 for place in places), "nothing is shown by the first and the last epoch alone"
+
+
+def check_best_epoch(data: Dataset, seed: int) -> int:
+    """Compare one training with its epochs, noted as they end; where the best of them stands."""
+    model = mlp(SHAPE, 3, (16, 16))
+    reached: list[float] = []
+    weights: list[State] = []
+
+    def note(epoch: int) -> None:
+        assert epoch == len(reached) + 1
+        reached.append(accuracy(model, data.validation.x, data.validation.y))
+        weights.append(copy.deepcopy(model.state_dict()))
+
+    result = train(model, data, C4, Recipe(epochs=8, batch_size=16, lr=0.03), seed, note)
+    best = reached.index(max(reached))
+    assert len(reached) == 8
+    assert (result.best_epoch, result.validation_accuracy) == (best + 1, max(reached))
+    assert result.model is model
+    assert equal(model.state_dict(), weights[best])
+    assert best == 7 or not equal(model.state_dict(), weights[-1])
+    return best
+
+
+def test_learns() -> None:
+    data = toy_data(noise=0.5)
+    result = trained(Recipe(epochs=30, batch_size=16, lr=0.01), data=data)
+    assert result.validation_accuracy > 0.9
+    assert orbit_accuracy(result.model, data.test.x, data.test.y, C4) > 0.9
+
+
+@pytest.mark.parametrize("group", [C4, CyclicTranslation(3), Dihedral(4)], ids=name)
+def test_orbit_accuracy_is_the_mean_of_accuracies(group: Group) -> None:
+    model, data = mlp(SHAPE, 3, (16,)), toy_data()
+    right = [
+        int(model(group.act(g, sample[None]))[0].argmax()) == int(label)
+        for g in range(group.order)
+        for sample, label in zip(data.test.x, data.test.y, strict=True)
+    ]
+    expected = sum(right) / len(right)
+    assert orbit_accuracy(model, data.test.x, data.test.y, group) == pytest.approx(expected, rel=1e-12)
+    assert 0 < expected < 1
+
+
+def test_accuracy_by_hand_and_in_batches() -> None:
+    logits = torch.eye(4)[[0, 1, 2, 3, 0]]
+    model = nn.Sequential(nn.Identity(), nn.Dropout(0.9)).train()
+    y = torch.tensor([0, 1, 0, 3, 0])
+    assert accuracy(model, logits, y) == accuracy(model, logits, y, batch_size=2) == 0.8
+
+
+def test_training_does_not_change_the_data() -> None:
+    data, fresh = toy_data(), toy_data()
+    trained(data=data)
+    for key in ("train", "validation", "test"):
+        assert torch.equal(getattr(data, key).x, getattr(fresh, key).x)
+
+
+def test_the_regulariser_lowers_the_invariance_error() -> None:
+    data = toy_data()
+    recipes = [Recipe(epochs=15, batch_size=16, lr=0.01, nu=nu) for nu in (0.0, 1.0, 30.0)]
+    errors = [logit_invariance_error(trained(r, data=data).model, data.test.x, C4).item() for r in recipes]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+
+
+def test_a_weight_tied_model_stays_exact_through_training() -> None:
+    data = toy_data()
+    model = weight_tied_mlp(C4, SHAPE, 3, (16, 16))
+    before = copy.deepcopy(model.state_dict())
+    train(model, data, C4, RECIPE, 0)
+    assert not equal(model.state_dict(), before)
+    assert logit_invariance_error(model, data.test.x, C4).item() == 0.0

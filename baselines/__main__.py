@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,7 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; --resume goes on with the finished runs", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except BrokenProcessPool:
+        print(
+            "study: a worker was killed, perhaps for memory; --resume goes on, --workers 1 needs less", file=sys.stderr
+        )
+        return 1
+    except (ValueError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -25,6 +26,7 @@ from equilayers.metrics import (
 )
 
 FORMAT = 1  # of a run's result file; a change of what a run means or measures makes it another
+MEASURES = ("accuracy", "LI", "LI_normalized", "DI", "SI", "consistency", "validation_SI", "training_seconds")
 Result = dict[str, Any]
 
 
@@ -113,6 +115,8 @@ def finished(run: Run, out: Path) -> Result | None:
     if not path.exists():
         return None
     result: Result = read_json(path)
+    if not isinstance(result, dict) or not set(MEASURES) <= set(result):
+        raise ValueError(f"study: expected {path} to hold a run's measures, got another file. Delete it.")
     for key, value in run.settings().items():
         if result.get(key) != value:
             todo = "Name another --out, or leave --resume out to begin anew."
@@ -125,15 +129,16 @@ class Pool:
 
     def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._epochs = context.Array("i", 4096, lock=False)
-        self._executor = ProcessPoolExecutor(workers, context, _share, (self._epochs,))
+        self._epochs = context.Array("i", SLOTS + 1, lock=False)
+        self._executor = ProcessPoolExecutor(workers, context, _share, (self._epochs, os.getpid()))
 
     def results(
         self, runs: list[Run], out: Path, progress: Callable[[int, Run], object]
     ) -> Iterator[tuple[Run, Result]]:
         r"""The runs and their results in the order they finish; `progress(epoch, run)` is called meanwhile."""
         waiting: dict[Future[Result], tuple[int, Run]] = {}
-        for slot, run in enumerate(runs):
+        for number, run in enumerate(runs):
+            slot = number % SLOTS
             self._epochs[slot] = 0
             waiting[self._executor.submit(_work, run, out, slot)] = slot, run
         while waiting:
@@ -145,7 +150,8 @@ class Pool:
                 yield run, future.result()
 
     def close(self) -> None:
-        r"""Stop the processes; runs that have not begun are dropped."""
+        r"""Stop the processes: runs that have not begun are dropped, the others end with their epoch."""
+        self._epochs[SLOTS] = 1
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
@@ -159,13 +165,21 @@ def pool(workers: int) -> Iterator[Pool]:
         made.close()
 
 
-_epochs: Any = None
+SLOTS = 65536  # of shared memory, one for the progress of each run; one more says stop
+_shared: Any = None
 
 
-def _share(epochs: Any) -> None:
-    global _epochs  # noqa: PLW0603  the only way to hand shared memory to a spawned worker
-    _epochs = epochs
+def _share(epochs: Any, parent: int) -> None:
+    global _shared  # noqa: PLW0603  the only way to hand shared memory to a spawned worker
+    _shared = epochs, parent
 
 
 def _work(run: Run, out: Path, slot: int) -> Result:
-    return carry_out(run, out, lambda epoch: _epochs.__setitem__(slot, epoch))
+    epochs, parent = _shared
+
+    def advance(epoch: int) -> None:
+        epochs[slot] = epoch
+        if epochs[SLOTS] or os.getppid() != parent:  # nobody waits for this run any more
+            os._exit(1)
+
+    return carry_out(run, out, advance)

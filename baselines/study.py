@@ -3,6 +3,7 @@ r"""The main job: weight tying (WT) against data augmentation (DA) and invarianc
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import platform
 import time
 from dataclasses import dataclass, replace
@@ -65,10 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected an int >= 1, got {number}")
-    return number
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an int >= 1, got {text!r}")
+    return int(text)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -78,7 +78,12 @@ def main(args: argparse.Namespace) -> None:
     out = writable_folder(args.out)
     data_dir = str(download_files(args.data, args.data_dir)) if args.download else args.data_dir
     runs, tuned = _plan(args, data_dir)
-    load_dataset(args.data, data_dir=data_dir)  # a fault of the data shows here, not in a worker
+    if importlib.util.find_spec("captum") is None:
+        raise ImportError("study: expected captum to be installed, got none. Run pip install 'equilayers[study]'.")
+    # A fault of the data, or a group that does not act on it, shows here and not in a worker.
+    in_shape = tuple(load_dataset(args.data, data_dir=data_dir).train.x.shape[1:])
+    for name in args.groups:
+        group_of(name).check_space(in_shape, f"study --groups {name}")
     study = Study(console, out, args.resume)
     workers = args.workers or max(1, torch.get_num_threads())
     with pool(min(workers, 64)) as processes:

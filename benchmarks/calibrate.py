@@ -26,7 +26,8 @@ def constants(seconds: float) -> Iterator[str]:
     for name, (size, features, batch) in itertools.product(GROUPS, SHAPES):
         group = group_of(name)
         fourier = fourier_of(group)
-        assert fourier is not None
+        if fourier is None:
+            continue
         calls = competitors(Case(name, size, features, batch))
         timings = in_turn({key: calls[key] for key in ("orbit", "fourier")}, seconds=seconds)
         shape = batch, size * size, features, group.order

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, check_float
+from equilayers._checks import check_choice, check_float, refuse
 from equilayers.groups import Group
 from equilayers.metrics._forms import distribution_gap, logit_gap, normalized_logit_gap
 from equilayers.metrics._orbit import Model, compared_elements
@@ -47,6 +47,9 @@ class InvarianceLoss(nn.Module):
         r"""The penalty for inputs x (B, ...): a scalar tensor of the dtype of the logits, differentiable."""
         check_float("InvarianceLoss", "x", x)
         f = model(x)
+        if f.ndim != 2 or len(f) != len(x):
+            todo = "Return one row of logits per sample."
+            refuse("InvarianceLoss", f"model outputs of shape ({len(x)}, K)", tuple(f.shape), todo)
         if self.elements == "random":
             return self.between(f, model(self.moved(x)))
         gaps = [self.between(f, model(self.group.act(g, x))) for g in self._compared]

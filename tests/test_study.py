@@ -16,7 +16,7 @@ import pytest
 
 from baselines import files, study, tables
 from baselines.__main__ import main
-from baselines.runs import Result, Run, Source, carry_out
+from baselines.runs import MEASURES, Result, Run, Source, carry_out
 
 ROOT = Path(__file__).parent.parent
 TINY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--methods", "WT", "DA"]
@@ -177,7 +177,7 @@ def test_resume_refuses_other_files(
     source = Source("digits", None, 5)
     run = Run(source, "R4", "DA", 0, replace(study.PROTOCOLS["digits"].recipe, epochs=1))
     path = tmp_path / "runs" / f"{run.name}.json"
-    measures = dict.fromkeys(("accuracy", "LI", "DI", "SI", "consistency", "training_seconds"), 0.5)
+    measures = dict.fromkeys(MEASURES, 0.5)
     good = {**run.settings(), "parameters": 1, **measures}
     arguments = [*TINY, "--methods", "DA", "--out", str(tmp_path), "--resume"]
     files.write_json(path, good)

@@ -11,6 +11,7 @@ The batch is worked through in blocks that stay in the cache; nothing but the in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,10 +35,14 @@ def _to_planes(x: Tensor, table: OrbitTable | None, order: int) -> Tensor:
     return x.transpose(1, 2).contiguous() if table is None else table.planes(x, order)
 
 
-def _weight_rows(weight: Tensor, table: OrbitTable | None, fourier: Fourier, order: int) -> list[tuple[Tensor, ...]]:
+def operators_of(
+    weight: Tensor, table: OrbitTable | None, fourier: Fourier, order: int, *, adjoint: bool = False
+) -> list[Tensor]:
+    r"""The matrix of each block: the Fourier transform of the weight, scaled."""
     planes = weight.transpose(1, 2).contiguous() if table is None else table.weight_planes(weight, order)
-    rows = fourier.analysis(planes)
-    return [tuple(row * scale for row in block) for block, scale in zip(rows, fourier.scales, strict=True)]
+    scaled = (tuple(row * s for row in rows) for rows, s in zip(fourier.analysis(planes), fourier.scales, strict=True))
+    make = (block.adjoint if adjoint else block.operator for block in fourier.blocks)
+    return [matrix(rows) for matrix, rows in zip(make, scaled, strict=True)]
 
 
 def _transform(
@@ -65,28 +70,43 @@ def correlate_whole(
     x: Tensor, weight: Tensor, bias: Tensor | None, fourier: Fourier, table: OrbitTable | None, order: int
 ) -> Tensor:
     r"""`correlate` as one differentiable composition without blocks, for compilers."""
-    rows = _weight_rows(weight, table, fourier, order)
-    operators = [block.operator(row) for block, row in zip(fourier.blocks, rows, strict=True)]
+    operators = operators_of(weight, table, fourier, order)
     return _transform(_to_planes(x, table, order), operators, bias, fourier).transpose(1, 2)
 
 
+@dataclass(frozen=True, eq=False)
+class Operators:
+    r"""The matrices of a weight, in one piece that autograd and vmap do not look into."""
+
+    matrices: list[Tensor]
+
+
 class Correlate(Function):
-    r"""y (B, O, |G|) of x (B, N), or (B, C, |G|) without a table, and weight (O, N) or (O, C, |G|)."""
+    r"""y (B, O, |G|) of x (B, N), or (B, C, |G|) without a table, and weight (O, N) or (O, C, |G|).
+
+    The operators of the weight are made anew when they are None.
+    """
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor, bias: Tensor | None, fourier: Fourier, table: OrbitTable | None, order: int
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        fourier: Fourier,
+        table: OrbitTable | None,
+        order: int,
+        operators: Operators | None = None,
     ) -> Tensor:
-        rows = _weight_rows(weight, table, fourier, order)
-        operators = [block.operator(row) for block, row in zip(fourier.blocks, rows, strict=True)]
+        matrices = operators_of(weight, table, fourier, order) if operators is None else operators.matrices
         size = _block_rows(max(weight[0].numel(), order * weight.shape[0]), x.element_size())
         out = x.new_empty(x.shape[0], order, weight.shape[0])
-        run = lambda part, place: _transform(_to_planes(part, table, order), operators, bias, fourier, place)  # noqa: E731
+        run = lambda part, place: _transform(_to_planes(part, table, order), matrices, bias, fourier, place)  # noqa: E731
         return _in_blocks(run, x, out, size).transpose(1, 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        x, weight, _, *ctx.rest = inputs
+        x, weight, _, *rest = inputs
+        ctx.rest = rest[:3]
         ctx.save_for_backward(x, weight)
 
     @staticmethod
@@ -96,7 +116,7 @@ class Correlate(Function):
         gx = Spread.apply(v, weight, *ctx.rest) if needs_x else None
         gw = Compare.apply(v, x, *ctx.rest) if needs_weight else None
         gb = v.sum((0, 2)) if needs_bias else None
-        return gx, gw, gb, None, None, None
+        return gx, gw, gb, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
@@ -108,10 +128,9 @@ class Spread(Function):
 
     @staticmethod
     def forward(v: Tensor, weight: Tensor, fourier: Fourier, table: OrbitTable | None, order: int) -> Tensor:
-        rows = _weight_rows(weight, table, fourier, order)
-        operators = [block.adjoint(row) for block, row in zip(fourier.blocks, rows, strict=True)]
+        matrices = operators_of(weight, table, fourier, order, adjoint=True)
         size = _block_rows(max(weight[0].numel(), order * weight.shape[0]), v.element_size())
-        run = lambda part, place=None: _transform(part.transpose(1, 2).contiguous(), operators, None, fourier, place)  # noqa: E731
+        run = lambda part, place=None: _transform(part.transpose(1, 2).contiguous(), matrices, None, fourier, place)  # noqa: E731
         if table is None:
             out = v.new_empty(v.shape[0], order, weight.shape[1])
             return _in_blocks(run, v, out, size).transpose(1, 2)

@@ -5,10 +5,10 @@ r"""Which algorithm is the fastest for a shape: a small cost model, measured on 
 
 from __future__ import annotations
 
-# Nanoseconds for one unit of each quantity below. Only ratios matter.
-ORBIT = (0.0, 0.0, 0.0, 0.0)
-EXACT = (0.0, 0.0, 0.0, 0.0, 0.0)
-CYCLIC = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+# Nanoseconds for one unit of each quantity below, on an AMD EPYC (Zen 4), torch 2.13, float32. Only ratios matter.
+ORBIT = (2.24e4, 0.0638, 0.494, 0.0209)
+EXACT = (1.72e5, 0.251, 0.964, 1.16, 0.0198)
+CYCLIC = (4.17e5, 0.296, 2.23, 1.81, 0.0174, 0.116)
 
 
 def orbit_quantities(rows: int, entries: int, features: int, order: int) -> tuple[float, ...]:

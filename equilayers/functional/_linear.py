@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
-from equilayers.functional._correlation import Correlate, correlate_whole
+from equilayers.functional._correlation import Correlate, Operators, correlate_whole, operators_of
 from equilayers.functional._cost import cheapest
 from equilayers.functional._fourier import fourier_of
+from equilayers.functional._prepared import Prepared
 from equilayers.functional._tables import OrbitTable, orbit_table
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
@@ -29,6 +30,7 @@ def lift_linear(
     *,
     algorithm: str = "auto",
     table: OrbitTable | None = None,
+    prepared: Prepared | None = None,
 ) -> Tensor:
     r"""Lifting: the linear map applied to every element of the input's orbit.
 
@@ -43,6 +45,7 @@ def lift_linear(
             matrix), "fourier" (group Fourier transform; rotations, mirrors and translations), or "auto" (the fastest
             bitwise one for this shape by the measured cost model).
         table: the orbit table of in_shape, where a module keeps one; made when absent.
+        prepared: where a module keeps the transformed weight between calls that want no gradient.
 
     Returns:
         Regular feature (B, O, |G|) of the dtype and device of x.
@@ -63,10 +66,18 @@ def lift_linear(
         wanted = ", ".join(map(str, weight.shape[1:]))
         refuse(who, f"x of shape (B, {wanted})", tuple(x.shape), "The trailing axes must be those of the weight.")
     group.check_space(tuple(x.shape[1:]), who)
-    return _correlate(who, x, weight, bias, group, algorithm, group.act, table)
+    return _correlate(who, x, weight, bias, group, algorithm, group.act, table, prepared)
 
 
-def group_linear(f: Tensor, weight: Tensor, bias: Tensor | None, group: Group, *, algorithm: str = "auto") -> Tensor:
+def group_linear(
+    f: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: Group,
+    *,
+    algorithm: str = "auto",
+    prepared: Prepared | None = None,
+) -> Tensor:
     r"""The equivariant linear map between regular features: a correlation over the group.
 
     `y[b, o, h] = sum_{c,k} weight[o, c, h^-1 k] f[b, c, k] + bias_o`
@@ -77,6 +88,7 @@ def group_linear(f: Tensor, weight: Tensor, bias: Tensor | None, group: Group, *
         bias: (O,) or None.
         group: the symmetry.
         algorithm: "auto", "orbit", "dense" or "fourier", as in `lift_linear`.
+        prepared: where a module keeps the transformed weight between calls that want no gradient.
 
     Returns:
         Regular feature (B, O, |G|) of the dtype and device of f.
@@ -97,7 +109,7 @@ def group_linear(f: Tensor, weight: Tensor, bias: Tensor | None, group: Group, *
     if f.ndim != 3 or f.shape[1:] != weight.shape[1:]:
         wanted = ", ".join(map(str, weight.shape[1:]))
         refuse(who, f"f of shape (B, {wanted})", tuple(f.shape), "The trailing axes must be those of the weight.")
-    return _correlate(who, f, weight, bias, group, algorithm, group.act_regular, None)
+    return _correlate(who, f, weight, bias, group, algorithm, group.act_regular, None, prepared)
 
 
 def _correlate(
@@ -109,6 +121,7 @@ def _correlate(
     algorithm: str,
     act: Action,
     table: OrbitTable | None,
+    prepared: Prepared | None,
 ) -> Tensor:
     check_choice(who, "algorithm", algorithm, ALGORITHMS)
     if not in_autocast(x):
@@ -133,7 +146,10 @@ def _correlate(
         x, weight = x.flatten(1), weight.flatten(1)
     if torch.compiler.is_compiling():
         return correlate_whole(x, weight, bias, fourier, table, group.order)
-    out: Tensor = Correlate.apply(x, weight, bias, fourier, table, group.order)
+    order = group.order
+    make = lambda: Operators(operators_of(weight, table, fourier, order))  # noqa: E731
+    operators = None if prepared is None else prepared.get(weight, make)
+    out: Tensor = Correlate.apply(x, weight, bias, fourier, table, order, operators)
     return out
 
 

@@ -15,11 +15,13 @@ from equilayers.metrics._saliency import Saliency, integrated_gradients_saliency
 
 
 class _OrbitMean(Metric):
-    r"""A mean over samples and elements: a float64 sum and a count, added over batches and processes."""
+    r"""A mean over samples and elements: a float64 sum and a count, added over batches and processes.
+
+    The states are named after the measure: a MetricCollection takes metrics whose states agree, as the zeros of an
+    exact model do, for one and the same.
+    """
 
     full_state_update = False
-    total: Tensor
-    count: Tensor
 
     def __init__(
         self, group: Group, *, batch_size: int | None = None, include_identity: bool = False, **kwargs: Any
@@ -28,15 +30,23 @@ class _OrbitMean(Metric):
         self.group = group
         self.batch_size = batch_size
         self.include_identity = include_identity
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state(f"{self.stem}_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(f"{self.stem}_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def stem(self) -> str:
+        r"""The measure's own name."""
+        return type(self).__name__
 
     def add(self, total: Total) -> None:
-        self.total = self.total + total.sum
-        self.count = self.count + total.count
+        r"""Add a sum over pairs to what was seen so far."""
+        setattr(self, f"{self.stem}_sum", getattr(self, f"{self.stem}_sum") + total.sum)
+        setattr(self, f"{self.stem}_count", getattr(self, f"{self.stem}_count") + total.count)
 
     def compute(self) -> Tensor:
-        return (self.total / self.count).to(torch.get_default_dtype())
+        r"""The mean over all pairs seen, a scalar of the default dtype."""
+        mean = getattr(self, f"{self.stem}_sum") / getattr(self, f"{self.stem}_count")
+        return mean.to(torch.get_default_dtype())
 
 
 class _LogitMean(_OrbitMean):
@@ -65,11 +75,15 @@ class LogitInvarianceError(_LogitMean):
     higher_is_better = False
 
     def __init__(self, group: Group, *, normalized: bool = False, **kwargs: Any) -> None:
+        self._normalized = normalized  # torch.nn.Module allows a plain bool before its own __init__
         super().__init__(group, **kwargs)
-        self.normalized = normalized
+
+    @property
+    def stem(self) -> str:
+        return f"Normalized{type(self).__name__}" if self._normalized else type(self).__name__
 
     def compare(self) -> Compare:
-        return normalized_logit_gap if self.normalized else logit_gap
+        return normalized_logit_gap if self._normalized else logit_gap
 
 
 class DistributionInvarianceError(_LogitMean):

@@ -18,9 +18,19 @@ def normalized_logit_gap(f: Tensor, fg: Tensor) -> Tensor:
 
 
 def distribution_gap(f: Tensor, fg: Tensor) -> Tensor:
-    r"""`KL(softmax f || softmax fg)` in nats, (B,), from log-softmax. Moskalev et al. 2023, Eq. 1."""
+    r"""`KL(softmax f || softmax fg)` in nats, (B,), from log-softmax. Moskalev et al. 2023, Eq. 1.
+
+    Summed as `sum_k Q_k - P_k - P_k t_k` with t = log Q - log P: the first two terms add up to nothing, and with them
+    every summand is at least 0, so that rounding cannot make the sum negative.
+    """
     p, q = f.log_softmax(-1), fg.log_softmax(-1)
-    return (p.exp() * torch.where(p == q, torch.zeros_like(p), p - q)).sum(-1)
+    t, P, Q = q - p, p.exp(), q.exp()
+    impossible = p == -torch.inf  # P = 0: the class adds nothing but its Q
+    near = t.abs() < 1
+    # Each branch sees only the numbers it is meant for, or their gradients would meet as 0 · inf.
+    small, large = torch.where(near, t, 0), torch.where(near | impossible, 0, t)
+    terms = torch.where(near, P * (small.expm1() - small), Q - P - P * large)
+    return torch.where(impossible, Q, terms).sum(-1)
 
 
 def agreement(f: Tensor, fg: Tensor) -> Tensor:

@@ -79,9 +79,10 @@ def orbit_total(
     rounding error as a broken invariance.
     """
     elements = compared_elements(who, group, include_identity)
+    parts = chunks(who, x, batch_size)
     total, count, dtype = torch.zeros((), dtype=torch.float64, device=x.device), 0, x.dtype
     with evaluation(model), torch.no_grad():
-        for part in chunks(who, x, batch_size):
+        for part in parts:
             reference = _logits(who, model(part), part)
             for g in elements:
                 total = total + compare(reference, _logits(who, model(group.act(g, part)), part)).sum()

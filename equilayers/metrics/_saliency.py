@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import check_float, refuse
+from equilayers._checks import check_float, check_tensor, refuse
 from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
 from equilayers.groups._base import check_group
 from equilayers.metrics._forms import cosine
@@ -56,7 +56,7 @@ def integrated_gradients_saliency(
         raise ImportError(f"{who}: expected captum to be installed. Run pip install 'equilayers[saliency]'.") from error
     if len(x) == 0:
         return torch.zeros_like(x)
-    with evaluation(model):
+    with evaluation(model), torch.enable_grad():
         attribution = IntegratedGradients(model).attribute(x.detach(), target=target, n_steps=steps)
     map_ = attribution.detach().abs().to(x.dtype)
     top = map_.flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1))
@@ -65,17 +65,18 @@ def integrated_gradients_saliency(
 
 
 def smooth(x: Tensor, *, circular: bool) -> Tensor:
-    r"""Gaussian blur of 3 pixels (3x3 on images, flat vectors along their axis), sigma 1.
+    r"""Gaussian blur of sigma 1: 3x3 pixels on images (B, ..., H, W), 3 on flat vectors (B, n).
 
     Law: commutes bitwise with quarter turns and mirrors, and with shifts where `circular`: neighbours that a symmetry
         exchanges are added to each other first.
     """
     edge = math.exp(-0.5)
     mode = "circular" if circular else "constant"
-    if x.ndim < 4:  # (B, n): no second space axis
+    if x.ndim == 2:
         p = F.pad(x[:, None], (1, 1), mode=mode)[:, 0]
         return (x + edge * (p[..., :-2] + p[..., 2:])) / (1 + 2 * edge)
-    p = F.pad(x, (1, 1, 1, 1), mode=mode)
+    p = F.pad(x.reshape(-1, 1, *x.shape[-2:]), (1, 1, 1, 1), mode=mode)
+    p = p.reshape(*x.shape[:-2], *p.shape[-2:])
     up, down, left, right = p[..., :-2, 1:-1], p[..., 2:, 1:-1], p[..., 1:-1, :-2], p[..., 1:-1, 2:]
     corners = (p[..., :-2, :-2] + p[..., 2:, 2:]) + (p[..., :-2, 2:] + p[..., 2:, :-2])
     return (x + edge * ((up + down) + (left + right)) + edge**2 * corners) / (1 + 2 * edge) ** 2
@@ -131,11 +132,13 @@ def saliency_total(
     who = "saliency_invariance_similarity"
     elements = compared_elements(who, group, include_identity)
     parts = chunks(who, x, batch_size)
-    if target.shape != x.shape[:1]:
-        refuse(who, f"target of shape ({len(x)},)", tuple(target.shape), "Pass one class per sample.")
+    target = check_tensor(who, "target", target)
+    if target.shape != x.shape[:1] or target.is_floating_point():
+        got = f"{tuple(target.shape)}, {target.dtype}"
+        refuse(who, f"target of shape ({len(x)},) and an integer dtype", got, "Pass one class per sample.")
     explain = _with_group(saliency, group)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
-    with evaluation(model):
+    with evaluation(model), torch.enable_grad():
         for part, classes in zip(parts, target.split([len(p) for p in parts]), strict=True):
             reference = explain(model, part, classes).detach()
             for g in elements:
@@ -145,12 +148,17 @@ def saliency_total(
 
 
 def _with_group(saliency: Saliency, group: Group) -> Saliency:
-    r"""Call it with the group when it has a place for a fourth argument."""
+    r"""Call it with the group when it asks for one: by that name, or by a fourth argument without a default."""
     try:
-        inspect.signature(saliency).bind(None, None, None, None)
-    except TypeError:
+        parameters = list(inspect.signature(saliency).parameters.values())
+    except (TypeError, ValueError):  # a builtin without a signature
         return saliency
-    except ValueError:  # a builtin without a signature
+    named = [p for p in parameters if p.name == "group"]
+    if named and named[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        return lambda model, x, target: saliency(model, x, target, group=group)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    fourth = positional[3] if len(positional) > 3 else None
+    if fourth is None or not (fourth.name == "group" or fourth.default is inspect.Parameter.empty):
         return saliency
     return lambda model, x, target: saliency(model, x, target, group)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int
 from equilayers.functional._linear import ALGORITHMS, group_linear, lift_linear
+from equilayers.functional._prepared import Prepared
 from equilayers.functional._tables import OrbitTable, orbit_table
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
@@ -65,6 +66,7 @@ class LiftingLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
         for name in ("gather", "first", "count"):
             self.register_buffer(f"_{name}", None, persistent=False)
+        self._prepared = Prepared()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -80,7 +82,8 @@ class LiftingLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         table = OrbitTable(self._gather, self._first, self._count)
-        return lift_linear(x, self.weight, self.bias, self.group, algorithm=self.algorithm, table=table)
+        algorithm, prepared = self.algorithm, self._prepared
+        return lift_linear(x, self.weight, self.bias, self.group, algorithm=algorithm, table=table, prepared=prepared)
 
     def extra_repr(self) -> str:
         return (
@@ -137,6 +140,7 @@ class GroupLinear(nn.Module):
         size = (self.out_features, self.in_features, group.order)
         self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
+        self._prepared = Prepared()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -149,7 +153,8 @@ class GroupLinear(nn.Module):
         return "rounding" if self.algorithm == "dense" else "bitwise"
 
     def forward(self, f: Tensor) -> Tensor:
-        return group_linear(f, self.weight, self.bias, self.group, algorithm=self.algorithm)
+        algorithm, prepared = self.algorithm, self._prepared
+        return group_linear(f, self.weight, self.bias, self.group, algorithm=algorithm, prepared=prepared)
 
     def extra_repr(self) -> str:
         return (

@@ -1,0 +1,43 @@
+r"""What can be made of a weight once and used until the weight changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Prepared:
+    r"""Keeps what `make` returned for a weight while no gradient is wanted from it.
+
+    It is made anew when the weight was written to (by its version counter, and by a checksum for writes through
+    `.data`, which the counter does not see), was replaced, moved, or trains. It is in no state dict, copy or pickle.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[Any, ...] | None = None
+        self._value: Any = None
+
+    def get(self, weight: Tensor, make: Callable[[], Any]) -> Any:
+        r"""The kept value, or a new one from `make`."""
+        wanted = torch.is_grad_enabled() and weight.requires_grad
+        if wanted or torch.compiler.is_compiling() or type(weight) not in (Tensor, torch.nn.Parameter):
+            self._key = self._value = None
+            return make()
+        if weight.device.type != "cpu":  # the checksum would wait for the device at every call
+            return make()
+        try:
+            key = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, float(weight.detach().sum()))
+        except RuntimeError:  # a wrapper of torch.func, or a tensor of inference mode, which has no version
+            return make()
+        if key != self._key:
+            self._value, self._key = make(), key
+        return self._value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prepared:
+        return Prepared()
+
+    def __reduce__(self) -> tuple[type[Prepared], tuple[()]]:
+        return Prepared, ()

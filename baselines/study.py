@@ -41,7 +41,7 @@ PROTOCOLS = {
         Recipe(epochs=300, batch_size=32, lr=1.5e-3, one_cycle=True),
         saliency_samples=200,
         seeds=2,
-        nu={"R4": 30.0, "T3": 60.0},
+        nu={"R4": 30.0, "T3": 80.0},
     ),
     "mnist": MNIST,
     "fashion-mnist": MNIST,
@@ -74,6 +74,8 @@ def _positive(text: str) -> int:
 def main(args: argparse.Namespace) -> None:
     r"""Train what is asked for, print the table, and leave results.json and table.md in the folder."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120, soft_wrap=True)  # a file has no edge to wrap at
     started = time.perf_counter()
     out = writable_folder(args.out)
     data_dir = str(download_files(args.data, args.data_dir)) if args.download else args.data_dir

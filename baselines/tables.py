@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 Result = dict[str, Any]
@@ -36,19 +37,20 @@ def cells(runs: list[Result]) -> list[str]:
 
 def cell(key: str, values: list[float]) -> str:
     r"""The mean of the values and their deviation, in the digits of this column."""
-    percent = key in ("accuracy", "consistency")
-    values = [100 * value for value in values] if percent else values
-    mean = statistics.fmean(values)
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
     if key in ("LI", "DI") and all(value == 0 for value in values):
         return "0"  # exactly: no rounding
-    digits = 1 if percent else 3 if key == "SI" or mean >= 0.1 else 4
-    return f"{mean:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread else "")
+    factor, digits = (100, ".1f") if key in ("accuracy", "consistency") else (1, ".3f" if key == "SI" else ".3g")
+    mean = factor * statistics.fmean(values)
+    spread = factor * statistics.stdev(values) if len(values) > 1 else 0.0
+    spread_digits = ".1g" if digits == ".3g" else digits
+    return f"{mean:{digits}}" + (f" ± {spread:{spread_digits}}" if spread else "")
 
 
 def rich_table(results: list[Result]) -> Table:
     r"""The table for the terminal."""
-    table = Table("group", "method", "nu", *COLUMNS.values(), "training s")
+    table = Table("group", "method", "nu", *COLUMNS.values(), "training s", box=box.SIMPLE_HEAD)
+    for column in table.columns:
+        column.no_wrap = True
     previous = None
     for (group, method), runs in grouped(results).items():
         if previous not in (None, group):

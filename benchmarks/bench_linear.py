@@ -11,11 +11,12 @@ import torch
 from benchmarks.linear import ALGORITHMS, Case, competitors, training_step
 
 CASES = [
-    Case(g, batch=n, backward=b, threads=t)
-    for g in ("R4", "T3")
-    for n in (1, 512)
-    for b in (False, True)
-    for t in (1, 2)
+    Case(group, size=size, batch=batch, backward=backward, threads=threads)
+    for group in ("R4", "D4", "T3")
+    for size in (12, 36)
+    for batch in (1, 512)
+    for backward in (False, True)
+    for threads in (1, 2)
 ]
 
 

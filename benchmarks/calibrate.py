@@ -12,33 +12,27 @@ from scipy.optimize import nnls
 from baselines.models import group_of
 from benchmarks.linear import Case, competitors
 from benchmarks.timing import in_turn, machine
-from equilayers.functional._cost import fourier_quantities, orbit_quantities
-from equilayers.functional._fourier import fourier_of
+from equilayers.functional.cost import CONSTANTS, work
 
 GROUPS = ("R2", "R4", "D4", "T3", "T6", "T12")
 SHAPES = tuple(itertools.product((12, 36), (16, 128), (1, 16, 64, 512)))  # size, features, batch
 
 
 def constants(seconds: float) -> Iterator[str]:
-    r"""Lines to put into `equilayers/functional/_cost.py`, fitted to the least relative error."""
+    r"""Lines to put into `equilayers/functional/cost.py`, fitted to the least relative error."""
     torch.set_num_threads(1)
-    rows: dict[str, list[tuple[tuple[float, ...], float]]] = {"ORBIT": [], "EXACT": [], "CYCLIC": []}
+    measured: dict[str, list[tuple[tuple[float, ...], float]]] = {kind: [] for kind in CONSTANTS}
     for name, (size, features, batch) in itertools.product(GROUPS, SHAPES):
-        group = group_of(name)
-        fourier = fourier_of(group)
-        if fourier is None:
-            continue
+        choices = work(group_of(name), batch, size * size, features)
         calls = competitors(Case(name, size, features, batch))
-        timings = in_turn({key: calls[key] for key in ("orbit", "fourier")}, seconds=seconds)
-        shape = batch, size * size, features, group.order
-        rows["ORBIT"].append((orbit_quantities(*shape), timings["orbit"].median))
-        quantities = fourier_quantities(*shape, fourier.products, not fourier.exact)
-        rows["EXACT" if fourier.exact else "CYCLIC"].append((quantities, timings["fourier"].median))
+        timings = in_turn({algorithm: calls[algorithm] for algorithm in choices}, seconds=seconds)
+        for algorithm, (kind, quantities) in choices.items():
+            measured[kind].append((quantities, 1e6 * timings[algorithm].median))
     yield f"# {machine()}"
-    for key, measured in rows.items():
-        nanoseconds = 1e6 * np.array([median for _, median in measured])
-        design = np.array([quantities for quantities, _ in measured]) / nanoseconds[:, None]
+    for kind, samples in measured.items():
+        nanoseconds = np.array([taken for _, taken in samples])
+        design = np.array([quantities for quantities, _ in samples]) / nanoseconds[:, None]
         scale = design.max(0)
-        fitted = nnls(design / scale, np.ones(len(measured)))[0] / scale
+        fitted = nnls(design / scale, np.ones(len(samples)))[0] / scale
         worst = np.abs(design @ fitted - 1).max()
-        yield f"{key} = ({', '.join(f'{constant:.3g}' for constant in fitted)})  # within {100 * worst:.0f} %"
+        yield f'"{kind}": ({", ".join(f"{constant:.3g}" for constant in fitted)}),  # within {100 * worst:.0f} %'

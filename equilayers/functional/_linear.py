@@ -11,10 +11,10 @@ from torch import Tensor
 
 from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
 from equilayers.functional._correlation import Correlate, Operators, correlate_whole, operators_of
-from equilayers.functional._cost import cheapest
 from equilayers.functional._fourier import fourier_of
 from equilayers.functional._prepared import Prepared
 from equilayers.functional._tables import OrbitTable, orbit_table
+from equilayers.functional.cost import cheapest
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
 
@@ -135,8 +135,7 @@ def _correlate(
     x, weight = autocast(x), autocast(weight)
     bias = None if bias is None else autocast(bias)
     if algorithm == "auto":
-        shape = x.shape[0], math.prod(x.shape[1:]), weight.shape[0], group.order
-        algorithm = "orbit" if fourier is None else cheapest(*shape, fourier.products, not fourier.exact)
+        algorithm = cheapest(group, x.shape[0], math.prod(x.shape[1:]), weight.shape[0])
     if algorithm == "orbit":
         return _orbit(x, weight, bias, group, act)
     if algorithm == "dense" or fourier is None:

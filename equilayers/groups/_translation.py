@@ -33,7 +33,11 @@ class CyclicTranslation(Group):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", check_int("CyclicTranslation", "n", self.n, 1))
-        object.__setattr__(self, "dim", check_int("CyclicTranslation", "dim", self.dim, -2, -1))
+        dim = check_int("CyclicTranslation", "dim", self.dim, -(2**31))
+        if dim not in (-1, -2):
+            todo = "Count the axis from the end: any number of leading axes is allowed."
+            refuse("CyclicTranslation", "dim to be -1 or -2", dim, todo)
+        object.__setattr__(self, "dim", dim)
 
     def __repr__(self) -> str:
         return f"CyclicTranslation({self.n}, dim={self.dim})"

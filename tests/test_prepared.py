@@ -39,6 +39,7 @@ CHANGES: dict[str, Callable[[LiftingLinear], object]] = {
     "in place": lambda layer: layer.weight.mul_(2),
     "through .data": lambda layer: layer.weight.data.mul_(3),
     "one entry through .data": lambda layer: layer.weight.data[0, 0, 0, 0].add_(1),
+    "permuted through .data": lambda layer: layer.weight.data.copy_(layer.weight.data.flip(-1)),
     "reset": lambda layer: layer.reset_parameters(),
     "load_state_dict": lambda layer: layer.load_state_dict(LiftingLinear(GROUP, (2, 5, 5), 7).state_dict()),
     "another parameter": replace_parameter,

@@ -2,6 +2,7 @@ r"""What can be made of a weight once and used until the weight changes."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,10 +27,10 @@ class Prepared:
         if wanted or torch.compiler.is_compiling() or type(weight) not in (Tensor, torch.nn.Parameter):
             self._key = self._value = None
             return make()
-        if weight.device.type != "cpu":  # the checksum would wait for the device at every call
-            return make()
+        if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+            return make()  # the checksum would wait for the device at every call, or be too coarse
         try:
-            key = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, float(weight.detach().sum()))
+            key = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, _checksum(weight.detach()))
         except RuntimeError:  # a wrapper of torch.func, or a tensor of inference mode, which has no version
             return make()
         if key != self._key:
@@ -41,3 +42,13 @@ class Prepared:
 
     def __reduce__(self) -> tuple[type[Prepared], tuple[()]]:
         return Prepared, ()
+
+
+def _checksum(weight: Tensor) -> float:
+    r"""A random projection, which sees a permutation as well; a NaN equals nothing, not even itself."""
+    return float(weight.flatten().dot(_probe(weight.numel(), weight.dtype)))
+
+
+@functools.lru_cache(maxsize=256)
+def _probe(count: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count))

@@ -28,7 +28,7 @@ class OrbitTable:
     count: Tensor | None
 
     def planes(self, x: Tensor, order: int) -> Tensor:
-        r"""X (R, N) to planes (R, |G|, M): `planes[:, k, m] = x[:, k·p_m]`."""
+        r"""Planes (R, |G|, M) of x (R, N): `planes[:, k, m] = x[:, k·p_m]`."""
         return x.index_select(1, self.gather).view(x.shape[0], order, self.gather.shape[0] // order)
 
     def flat(self, planes: Tensor) -> Tensor:

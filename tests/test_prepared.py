@@ -78,8 +78,8 @@ def test_kept_without_gradients_and_made_anew_with_them() -> None:
 def test_a_stale_value_would_be_seen() -> None:
     class Stale(Prepared):
         def get(self, weight: Tensor, make: Callable[[], object]) -> object:
-            self._value = self._value or make()
-            return self._value
+            self._kept = self._kept or ((), make())
+            return self._kept[1]
 
     layer, x = layer_and_input()
     layer._prepared = Stale()
@@ -93,9 +93,9 @@ def test_a_stale_value_would_be_seen() -> None:
 def test_copies_and_pickles_begin_empty() -> None:
     layer, x = layer_and_input()
     y = layer(x)
-    assert layer._prepared._value is not None
+    assert layer._prepared._kept is not None
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert other._prepared._value is None
+        assert other._prepared._kept is None
         assert torch.equal(other(x), y)
     buffer = io.BytesIO()
     torch.save(layer.state_dict(), buffer)

@@ -18,14 +18,13 @@ class Prepared:
     """
 
     def __init__(self) -> None:
-        self._key: tuple[Any, ...] | None = None
-        self._value: Any = None
+        self._kept: tuple[tuple[Any, ...], Any] | None = None  # key and value in one piece: threads may share it
 
     def get(self, weight: Tensor, make: Callable[[], Any]) -> Any:
         r"""The kept value, or a new one from `make`."""
         wanted = torch.is_grad_enabled() and weight.requires_grad
         if wanted or torch.compiler.is_compiling() or type(weight) not in (Tensor, torch.nn.Parameter):
-            self._key = self._value = None
+            self._kept = None
             return make()
         if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
             return make()  # the checksum would wait for the device at every call, or be too coarse
@@ -33,9 +32,10 @@ class Prepared:
             key = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, _checksum(weight.detach()))
         except RuntimeError:  # a wrapper of torch.func, or a tensor of inference mode, which has no version
             return make()
-        if key != self._key:
-            self._value, self._key = make(), key
-        return self._value
+        kept = self._kept
+        if kept is None or kept[0] != key:
+            self._kept = kept = key, make()
+        return kept[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Prepared:
         return Prepared()

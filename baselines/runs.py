@@ -116,7 +116,7 @@ def finished(run: Run, out: Path) -> Result | None:
         return None
     result: Result = read_json(path)
     if not isinstance(result, dict) or not set(MEASURES) <= set(result):
-        raise ValueError(f"study: expected {path} to hold a run's measures, got another file. Delete it.")
+        raise ValueError(f"study: expected {path} to hold a run's measures, got another file. Delete the file.")
     for key, value in run.settings().items():
         if result.get(key) != value:
             todo = "Name another --out, or leave --resume out to begin anew."

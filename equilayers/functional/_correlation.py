@@ -1,17 +1,17 @@
 r"""The group correlation `y(h) = sum_k W(h^-1 k) x(k)` by the group Fourier transform, and its two adjoints.
 
-The three maps are the partial derivatives of one trilinear form <v, W * x>, so that each one's backward is made of the
-other two and gradients of any order come for free:
+All functions on the group are planes: x (B, |G|, M), W (O, |G|, M), y (B, |G|, O). The three maps are the partial
+derivatives of one trilinear form <v, W * x>, so that each one's backward is made of the other two and gradients of any
+order come for free:
 
-    correlate(x, W) -> y        spread(v, W) -> x        compare(v, x) -> W
+    Correlate(x, W) -> y        Spread(v, W) -> x        Compare(v, x) -> W
 
 The batch is worked through in blocks that stay in the cache; nothing but the inputs is kept for the backward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,38 +20,25 @@ from torch.autograd import Function
 
 from equilayers.functional._cyclic import canonical_start, turn_back, turn_to
 from equilayers.functional._fourier import Fourier
-from equilayers.functional._tables import OrbitTable
 
 BLOCK_BYTES = 1_500_000  # of planes per block: what comes in and goes out should stay in a core's second-level cache
 
 
-def _block_rows(entries: int, itemsize: int) -> int:
-    fitting = BLOCK_BYTES // max(1, entries * itemsize)
-    return max(32, 1 << max(0, fitting.bit_length() - 1))
-
-
-def _to_planes(x: Tensor, table: OrbitTable | None, order: int) -> Tensor:
-    # One memory order for all: a product of operands in another order may end in other bits.
-    return x.transpose(1, 2).contiguous() if table is None else table.planes(x, order)
-
-
-def operators_of(
-    weight: Tensor, table: OrbitTable | None, fourier: Fourier, order: int, *, adjoint: bool = False
-) -> list[Tensor]:
-    r"""The matrix of each block: the Fourier transform of the weight, scaled."""
-    planes = weight.transpose(1, 2).contiguous() if table is None else table.weight_planes(weight, order)
-    scaled = (tuple(row * s for row in rows) for rows, s in zip(fourier.analysis(planes), fourier.scales, strict=True))
-    make = (block.adjoint if adjoint else block.operator for block in fourier.blocks)
+def operators_of(weight: Tensor, fourier: Fourier, *, adjoint: bool = False) -> list[Tensor]:
+    r"""The matrix of each block: the Fourier transform of the weight (O, |G|, M), scaled."""
+    coefficients = zip(fourier.analysis(weight), fourier.scales, strict=True)
+    scaled = [tuple(row * scale for row in rows) for rows, scale in coefficients]
+    make = [block.adjoint if adjoint else block.operator for block in fourier.blocks]
     return [matrix(rows) for matrix, rows in zip(make, scaled, strict=True)]
 
 
-def _transform(
-    planes: Tensor, operators: Sequence[Tensor], bias: Tensor | None, fourier: Fourier, out: Tensor | None = None
+def transform(
+    x: Tensor, operators: Sequence[Tensor], bias: Tensor | None, fourier: Fourier, out: Tensor | None = None
 ) -> Tensor:
     r"""Planes (R, |G|, M) to planes (R, |G|, O): analysis, one product per block, synthesis."""
     # A compiler reorders sums as it likes: there is nothing bitwise left that a canonical start could save.
-    start = None if fourier.exact or torch.compiler.is_compiling() else canonical_start(planes)
-    rows = fourier.analysis(planes if start is None else turn_to(planes, start))
+    start = None if fourier.exact or torch.compiler.is_compiling() else canonical_start(x)
+    rows = fourier.analysis(x if start is None else turn_to(x, start))
     results = [block.product(row, op) for block, row, op in zip(fourier.blocks, rows, operators, strict=True)]
     if bias is not None:
         results[0] = (results[0][0] + bias,)  # the trivial irrep reaches every plane alike
@@ -60,63 +47,41 @@ def _transform(
     return turn_back(torch.stack(fourier.synthesis(results), 1), start, out)
 
 
-def _in_blocks(run: Callable[[Tensor, Tensor], Tensor], x: Tensor, out: Tensor, rows: int) -> Tensor:
+def transform_blocks(
+    x: Tensor, operators: Sequence[Tensor], bias: Tensor | None, fourier: Fourier, features: int
+) -> Tensor:
+    r"""`transform` in blocks of samples; not differentiable."""
+    out = x.new_empty(*x.shape[:2], features)
+    rows = _block_rows(x, out)
     for block, place in zip(x.split(rows), out.split(rows), strict=True):
-        run(block, place)
+        transform(block, operators, bias, fourier, place)
     return out
 
 
-def correlate_whole(
-    x: Tensor, weight: Tensor, bias: Tensor | None, fourier: Fourier, table: OrbitTable | None, order: int
-) -> Tensor:
-    r"""`correlate` as one differentiable composition without blocks, for compilers."""
-    operators = operators_of(weight, table, fourier, order)
-    return _transform(_to_planes(x, table, order), operators, bias, fourier).transpose(1, 2)
-
-
-@dataclass(frozen=True, eq=False)
-class Operators:
-    r"""The matrices of a weight, in one piece that autograd and vmap do not look into."""
-
-    matrices: list[Tensor]
+def _block_rows(x: Tensor, y: Tensor) -> int:
+    per_sample = x.element_size() * max(x[:1].numel(), y[:1].numel(), 1)
+    return max(32, 1 << max(0, (BLOCK_BYTES // per_sample).bit_length() - 1))
 
 
 class Correlate(Function):
-    r"""y (B, O, |G|) of x (B, N), or (B, C, |G|) without a table, and weight (O, N) or (O, C, |G|).
-
-    The operators of the weight are made anew when they are None.
-    """
+    r"""Planes y (B, |G|, O) of x (B, |G|, M), weight (O, |G|, M) and bias (O,) or None."""
 
     @staticmethod
-    def forward(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        fourier: Fourier,
-        table: OrbitTable | None,
-        order: int,
-        operators: Operators | None = None,
-    ) -> Tensor:
-        matrices = operators_of(weight, table, fourier, order) if operators is None else operators.matrices
-        size = _block_rows(max(weight[0].numel(), order * weight.shape[0]), x.element_size())
-        out = x.new_empty(x.shape[0], order, weight.shape[0])
-        run = lambda part, place: _transform(_to_planes(part, table, order), matrices, bias, fourier, place)  # noqa: E731
-        return _in_blocks(run, x, out, size).transpose(1, 2)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, fourier: Fourier) -> Tensor:
+        return transform_blocks(x, operators_of(weight, fourier), bias, fourier, weight.shape[0])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        x, weight, _, *rest = inputs
-        ctx.rest = rest[:3]
+        x, weight, _, ctx.fourier = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        gx = Spread.apply(v, weight, *ctx.rest) if needs_x else None
-        gw = Compare.apply(v, x, *ctx.rest) if needs_weight else None
-        gb = v.sum((0, 2)) if needs_bias else None
-        return gx, gw, gb, None, None, None, None
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        gx = Spread.apply(v, weight, ctx.fourier) if needs_x else None
+        gw = Compare.apply(v, x, ctx.fourier) if needs_weight else None
+        return gx, gw, v.sum((0, 1)) if needs_bias else None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
@@ -124,32 +89,25 @@ class Correlate(Function):
 
 
 class Spread(Function):
-    r"""The x-gradient of <v, correlate(x, W)>: v (B, O, |G|) and weight to the shape of x."""
+    r"""The x-gradient of <v, Correlate(x, W)>: v (B, |G|, O) and weight (O, |G|, M) to (B, |G|, M)."""
 
     @staticmethod
-    def forward(v: Tensor, weight: Tensor, fourier: Fourier, table: OrbitTable | None, order: int) -> Tensor:
-        matrices = operators_of(weight, table, fourier, order, adjoint=True)
-        size = _block_rows(max(weight[0].numel(), order * weight.shape[0]), v.element_size())
-        run = lambda part, place=None: _transform(part.transpose(1, 2).contiguous(), matrices, None, fourier, place)  # noqa: E731
-        if table is None:
-            out = v.new_empty(v.shape[0], order, weight.shape[1])
-            return _in_blocks(run, v, out, size).transpose(1, 2)
-        # Entries that stand in an orbit more than once got their share of the weight at each place, hence `flat`'s sum.
-        out = v.new_empty(v.shape[0], weight.shape[1])
-        return _in_blocks(lambda part, place: place.copy_(table.flat(run(part))), v, out, size)
+    def forward(v: Tensor, weight: Tensor, fourier: Fourier) -> Tensor:
+        operators = operators_of(weight, fourier, adjoint=True)
+        return transform_blocks(v.contiguous(), operators, None, fourier, weight.shape[2])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        v, weight, *ctx.rest = inputs
+        v, weight, ctx.fourier = inputs
         ctx.save_for_backward(v, weight)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         v, weight = ctx.saved_tensors
-        needs_v, needs_weight, *_ = ctx.needs_input_grad
-        gv = Correlate.apply(u, weight, None, *ctx.rest) if needs_v else None
-        gw = Compare.apply(v, u, *ctx.rest) if needs_weight else None
-        return gv, gw, None, None, None
+        needs_v, needs_weight, _ = ctx.needs_input_grad
+        gv = Correlate.apply(u.contiguous(), weight, None, ctx.fourier) if needs_v else None
+        gw = Compare.apply(v, u, ctx.fourier) if needs_weight else None
+        return gv, gw, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
@@ -157,35 +115,31 @@ class Spread(Function):
 
 
 class Compare(Function):
-    r"""The W-gradient of <v, correlate(x, W)>: v (B, O, |G|) and x to the shape of the weight."""
+    r"""The W-gradient of <v, Correlate(x, W)>: v (B, |G|, O) and x (B, |G|, M) to (O, |G|, M)."""
 
     @staticmethod
-    def forward(v: Tensor, x: Tensor, fourier: Fourier, table: OrbitTable | None, order: int) -> Tensor:
-        size = _block_rows(max(x[:1].numel(), v[:1].numel()), x.element_size())
+    def forward(v: Tensor, x: Tensor, fourier: Fourier) -> Tensor:
+        rows = _block_rows(x, v)
         total: list[tuple[Tensor, ...]] = []
-        for left, right in zip(v.split(size), x.split(size), strict=True):
-            ys = fourier.analysis(left.transpose(1, 2).contiguous())
-            xs = fourier.analysis(_to_planes(right, table, order))
-            part = [block.correlate(y, u) for block, y, u in zip(fourier.blocks, ys, xs, strict=True)]
-            total = [tuple(map(torch.add, *pair)) for pair in zip(total, part, strict=True)] if total else part
+        for left, right in zip(v.split(rows), x.split(rows), strict=True):
+            pairs = zip(fourier.blocks, fourier.analysis(left), fourier.analysis(right), strict=True)
+            part = [block.correlate(y, u) for block, y, u in pairs]
+            total = [tuple(map(torch.add, *both)) for both in zip(total, part, strict=True)] if total else part
         scaled = [tuple(row * s for row in rows) for rows, s in zip(total, fourier.scales, strict=True)]
-        planes = torch.stack(fourier.synthesis(scaled), 1)
-        if table is None:
-            return planes.transpose(1, 2)
-        return planes.flatten(1).index_select(1, table.first)  # each place got an equal share of an equal gradient
+        return torch.stack(fourier.synthesis(scaled), 1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        v, x, *ctx.rest = inputs
+        v, x, ctx.fourier = inputs
         ctx.save_for_backward(v, x)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         v, x = ctx.saved_tensors
-        needs_v, needs_x, *_ = ctx.needs_input_grad
-        gv = Correlate.apply(x, u, None, *ctx.rest) if needs_v else None
-        gx = Spread.apply(v, u, *ctx.rest) if needs_x else None
-        return gv, gx, None, None, None
+        needs_v, needs_x, _ = ctx.needs_input_grad
+        gv = Correlate.apply(x, u, None, ctx.fourier) if needs_v else None
+        gx = Spread.apply(v, u, ctx.fourier) if needs_x else None
+        return gv, gx, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:

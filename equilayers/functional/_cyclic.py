@@ -37,10 +37,32 @@ class CyclicFourier:
 
     def analysis(self, x: Tensor) -> list[Rows]:
         n, rows, channels = self.n, x.shape[0], x.shape[2]
+        if n <= SMALL:
+            return self._small_analysis(x.unbind(1))
         planes = x.transpose(0, 1).reshape(n, -1)
         matrix = _dft(n, x.dtype, x.device)
         singles, c, d = (matrix @ planes).view(n, rows, channels).split((self.singles, self.pairs, self.pairs))
         return [*((row,) for row in singles), (torch.cat((c, d), -1),)]
+
+    def _small_analysis(self, x: Sequence[Tensor]) -> list[Rows]:
+        r"""The same plane by plane, with the even and odd parts of x: a product with a matrix this small is slow."""
+        n, inner = self.n, range(1, self.pairs + 1)
+        even, odd = [x[j] + x[n - j] for j in inner], [x[j] - x[n - j] for j in inner]
+        ends = x[:1] if n % 2 else (x[0], x[n // 2])  # what is its own mirror image
+
+        def cosines(f: int) -> Tensor:
+            # 2 pi f j / n is reduced mod n before it is rounded; at n/2 its cosine is (-1)^f.
+            weights = [math.cos(2 * math.pi * (f * j % n) / n) for j in inner]
+            start = ends[0] if n % 2 else torch.add(ends[0], ends[1], alpha=(-1) ** f)
+            return _weighted(start, even, weights)
+
+        def sines(f: int) -> Tensor:
+            first, *rest = [math.sin(2 * math.pi * (f * j % n) / n) for j in inner]
+            return _weighted(first * odd[0], odd[1:], rest)
+
+        singles = [cosines(0)] if n % 2 else [cosines(0), cosines(n // 2)]
+        pairs = torch.stack([torch.cat((cosines(f), sines(f)), -1) for f in inner])
+        return [*((row,) for row in singles), (pairs,)]
 
     def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
         # Cosines are even in h and sines odd: y(h) = E(h) + S(h), y(n - h) = E(h) - S(h), half the products.
@@ -54,6 +76,15 @@ class CyclicFourier:
         inner = e[1 : self.pairs + 1]
         plus, minus = (inner + s).unbind(0), (inner - s).unbind(0)
         return [e[0], *plus, *e[self.pairs + 1 :].unbind(0), *reversed(minus)]
+
+
+SMALL = 6  # orders up to which planes are added one by one
+
+
+def _weighted(start: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    for term, weight in zip(terms, weights, strict=True):
+        start = torch.add(start, term, alpha=weight)
+    return start
 
 
 def _dft(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
-from equilayers.functional._correlation import Correlate, Operators, correlate_whole, operators_of
-from equilayers.functional._fourier import fourier_of
-from equilayers.functional._prepared import Prepared
+from equilayers.functional._correlation import Correlate, operators_of, transform, transform_blocks
+from equilayers.functional._fourier import Fourier, fourier_of
+from equilayers.functional._prepared import Prepared, is_plain
 from equilayers.functional._tables import OrbitTable, orbit_table
 from equilayers.functional.cost import cheapest
 from equilayers.groups import Group
@@ -140,16 +140,33 @@ def _correlate(
         return _orbit(x, weight, bias, group, act)
     if algorithm == "dense" or fourier is None:
         return _dense(x, weight, bias, group, act)
-    if act == group.act:
-        table = table or orbit_table(group, tuple(x.shape[1:]), x.device)
-        x, weight = x.flatten(1), weight.flatten(1)
+    if act == group.act_regular:
+        return _fourier(x, weight, bias, fourier, None, prepared)
+    table = table or orbit_table(group, tuple(x.shape[1:]), x.device)
+    return _fourier(x.flatten(1), weight.flatten(1), bias, fourier, table, prepared)
+
+
+def _fourier(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    fourier: Fourier,
+    table: OrbitTable | None,
+    prepared: Prepared | None,
+) -> Tensor:
+    r"""Flat x (B, N) and weight (O, N) with a table of orbits, or features (B, C, |G|) and (O, C, |G|) without one."""
+    # Planes in one memory order: a product of operands in another order may end in other bits.
+    planes = x.transpose(1, 2).contiguous() if table is None else table.planes(x)
+
+    def weight_planes() -> Tensor:
+        return weight.transpose(1, 2).contiguous() if table is None else table.weight_planes(weight)
+
     if torch.compiler.is_compiling():
-        return correlate_whole(x, weight, bias, fourier, table, group.order)
-    order = group.order
-    make = lambda: Operators(operators_of(weight, table, fourier, order))  # noqa: E731
-    operators = None if prepared is None else prepared.get(weight, make)
-    out: Tensor = Correlate.apply(x, weight, bias, fourier, table, order, operators)
-    return out
+        return transform(planes, operators_of(weight_planes(), fourier), bias, fourier).transpose(1, 2)
+    if prepared is None or torch.is_grad_enabled() or not is_plain(x, weight):
+        return Correlate.apply(planes, weight_planes(), bias, fourier).transpose(1, 2)
+    operators = prepared.get(weight, lambda: operators_of(weight_planes(), fourier))
+    return transform_blocks(planes, operators, bias, fourier, weight.shape[0]).transpose(1, 2)
 
 
 def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, act: Action) -> Tensor:

@@ -41,7 +41,7 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
         todo = "Lift first: LiftingLinear and LiftingConv2d make regular features."
         refuse("orbit_pool", "f of shape (B, C, |G|) or (B, C, |G|, H, W)", tuple(f.shape), todo)
     if reduction == "max":
-        return f.amax(2)
+        return largest(f)
     if reduction == "mean":
         return sorted_sum(f) / f.shape[2]
     if reduction == "logsumexp":
@@ -50,6 +50,34 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
     # At zero the norm has no derivative; zero is the choice that keeps training alive.
     positive = squares > 0
     return torch.where(positive, torch.where(positive, squares, 1).sqrt(), squares)
+
+
+def largest(f: Tensor) -> Tensor:
+    r"""The maximum over axis 2, whose gradient equal maxima share: torch's amax with a backward of whole planes."""
+    if torch.compiler.is_compiling():
+        return f.amax(2)
+    out: Tensor = _Largest.apply(f)
+    return out
+
+
+class _Largest(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(f: Tensor) -> Tensor:
+        first, *others = f.unbind(2)
+        return functools.reduce(torch.maximum, others, first) if others else first.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> Tensor:
+        f, top = ctx.saved_tensors
+        hits = [(plane == top).to(v.dtype) for plane in f.unbind(2)]
+        share = v / functools.reduce(torch.add, hits)
+        return torch.stack([hit * share for hit in hits], 1).movedim(1, 2)  # planes lie as the layers want them
 
 
 def sorted_sum(f: Tensor) -> Tensor:

@@ -21,17 +21,13 @@ class Prepared:
         self._kept: tuple[tuple[Any, ...], Any] | None = None  # key and value in one piece: threads may share it
 
     def get(self, weight: Tensor, make: Callable[[], Any]) -> Any:
-        r"""The kept value, or a new one from `make`."""
-        wanted = torch.is_grad_enabled() and weight.requires_grad
-        if wanted or torch.compiler.is_compiling() or type(weight) not in (Tensor, torch.nn.Parameter):
+        r"""The kept value, or a new one from `make`, for a weight that `is_plain`."""
+        if torch.is_grad_enabled() and weight.requires_grad:
             self._kept = None
             return make()
-        if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
-            return make()  # the checksum would wait for the device at every call, or be too coarse
-        try:
-            key = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, _checksum(weight.detach()))
-        except RuntimeError:  # a wrapper of torch.func, or a tensor of inference mode, which has no version
-            return make()
+        if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or weight.is_inference():
+            return make()  # the checksum would wait for the device at every call or be coarse; no version to compare
+        key = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, _checksum(weight.detach()))
         kept = self._kept
         if kept is None or kept[0] != key:
             self._kept = kept = key, make()
@@ -42,6 +38,14 @@ class Prepared:
 
     def __reduce__(self) -> tuple[type[Prepared], tuple[()]]:
         return Prepared, ()
+
+
+def is_plain(*tensors: Tensor) -> bool:
+    r"""Whether these are tensors with memory of their own, not the wrappers of a torch.func transform or a compiler."""
+    try:
+        return all(type(t) in (Tensor, torch.nn.Parameter) and t.data_ptr() is not None for t in tensors)
+    except RuntimeError:
+        return False
 
 
 def _checksum(weight: Tensor) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from equilayers.groups import Group
 from equilayers.groups._base import inverses, permutations
@@ -23,22 +25,58 @@ class OrbitTable:
     count: (N,), how often it stands there, the order of its stabiliser; None when every orbit is free.
     """
 
+    order: int
     gather: Tensor
     first: Tensor
     count: Tensor | None
 
-    def planes(self, x: Tensor, order: int) -> Tensor:
-        r"""Planes (R, |G|, M) of x (R, N): `planes[:, k, m] = x[:, k·p_m]`."""
-        return x.index_select(1, self.gather).view(x.shape[0], order, self.gather.shape[0] // order)
+    def planes(self, x: Tensor) -> Tensor:
+        r"""Planes (R, |G|, M) of x (R, N): `planes[:, k, m] = x[:, k·p_m]`. Differentiable."""
+        out: Tensor = _Planes.apply(x, self)
+        return out
 
-    def flat(self, planes: Tensor) -> Tensor:
-        r"""The transpose of `planes`, for planes that agree where an entry stands more than once."""
-        flat = planes.flatten(1).index_select(1, self.first)
-        return flat if self.count is None else flat * self.count.to(flat.dtype)
+    def weight_planes(self, weight: Tensor) -> Tensor:
+        r"""Planes of a weight (O, N), each entry divided among the places where it stands. Differentiable."""
+        return self.planes(weight if self.count is None else weight / self.count.to(weight.dtype))
 
-    def weight_planes(self, weight: Tensor, order: int) -> Tensor:
-        r"""Planes of a weight (O, N), each entry divided among the places where it stands."""
-        return self.planes(weight if self.count is None else weight / self.count.to(weight.dtype), order)
+
+class _Planes(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, table: OrbitTable) -> Tensor:
+        # By index_select, whose own backward would add number by number.
+        return x.index_select(1, table.gather).unflatten(1, (table.order, -1))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.table = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
+        return _Flat.apply(v, ctx.table), None
+
+
+class _Flat(Function):
+    r"""The transpose of `_Planes` for planes that agree where an entry stands more than once.
+
+    Gradients of a correlation do, because x and W do: one place times the number of places is their sum.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, table: OrbitTable) -> Tensor:
+        flat = v.flatten(1).index_select(1, table.first)
+        return flat if table.count is None else flat * table.count.to(flat.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.table = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:
+        return _Planes.apply(u, ctx.table), None
 
 
 @functools.lru_cache(maxsize=256)
@@ -54,4 +92,4 @@ def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device | Non
     r"""The orbit table of arrays of this shape under the group."""
     gather, first, count = _orbit_table(group, shape)
     to_tensor = functools.partial(torch.tensor, device=device)
-    return OrbitTable(to_tensor(gather), to_tensor(first), None if count is None else to_tensor(count))
+    return OrbitTable(group.order, to_tensor(gather), to_tensor(first), None if count is None else to_tensor(count))

@@ -81,7 +81,7 @@ class LiftingLinear(nn.Module):
         return "rounding" if self.algorithm == "dense" else "bitwise"
 
     def forward(self, x: Tensor) -> Tensor:
-        table = OrbitTable(self._gather, self._first, self._count)
+        table = OrbitTable(self.group.order, self._gather, self._first, self._count)
         algorithm, prepared = self.algorithm, self._prepared
         return lift_linear(x, self.weight, self.bias, self.group, algorithm=algorithm, table=table, prepared=prepared)
 

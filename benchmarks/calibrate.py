@@ -26,7 +26,7 @@ def constants(seconds: float) -> Iterator[str]:
         choices = work(group_of(name), batch, size * size, features)
         calls = competitors(Case(name, size, features, batch))
         timings = in_turn({algorithm: calls[algorithm] for algorithm in choices}, seconds=seconds)
-        for algorithm, (kind, quantities) in choices.items():
+        for algorithm, (kind, quantities, _) in choices.items():
             measured[kind].append((quantities, 1e6 * timings[algorithm].median))
     yield f"# {machine()}"
     for kind, samples in measured.items():

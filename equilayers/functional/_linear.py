@@ -135,7 +135,7 @@ def _correlate(
     x, weight = autocast(x), autocast(weight)
     bias = None if bias is None else autocast(bias)
     if algorithm == "auto":
-        algorithm = cheapest(group, x.shape[0], math.prod(x.shape[1:]), weight.shape[0])
+        algorithm = _fastest(group, x, weight)
     if algorithm == "orbit":
         return _orbit(x, weight, bias, group, act)
     if algorithm == "dense" or fourier is None:
@@ -144,6 +144,13 @@ def _correlate(
         return _fourier(x, weight, bias, fourier, None, prepared)
     table = table or orbit_table(group, tuple(x.shape[1:]), x.device)
     return _fourier(x.flatten(1), weight.flatten(1), bias, fourier, table, prepared)
+
+
+def _fastest(group: Group, x: Tensor, weight: Tensor) -> str:
+    shape = x.shape[0], math.prod(x.shape[1:]), weight.shape[0]
+    if torch.compiler.is_compiling():  # which traces neither the cache nor the number of threads
+        return cheapest.__wrapped__(group, *shape, 1)
+    return cheapest(group, *shape, torch.get_num_threads())
 
 
 def _fourier(

@@ -5,6 +5,7 @@ r"""Which algorithm is the fastest for a shape: a small cost model, measured on 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from equilayers.functional._fourier import fourier_of
@@ -19,17 +20,19 @@ CONSTANTS = {
 
 
 class Work(NamedTuple):
-    r"""What an algorithm has to do: the row of `CONSTANTS` that prices it, and how much of each item there is."""
+    r"""What an algorithm has to do: the row of `CONSTANTS` that prices it, and how much of each item there is.
+
+    serial: how many of the items, the first ones, do not gain from threads.
+    """
 
     kind: str
     quantities: tuple[float, ...]
+    serial: int
 
-    @property
-    def cost(self) -> float:
+    def cost(self, threads: int) -> float:
         r"""Nanoseconds by the model."""
-        return sum(
-            constant * quantity for constant, quantity in zip(CONSTANTS[self.kind], self.quantities, strict=True)
-        )
+        items = [constant * quantity for constant, quantity in zip(CONSTANTS[self.kind], self.quantities, strict=True)]
+        return sum(items[: self.serial]) + sum(items[self.serial :]) / threads
 
 
 def work(group: Group, rows: int, entries: int, features: int) -> dict[str, Work]:
@@ -40,18 +43,19 @@ def work(group: Group, rows: int, entries: int, features: int) -> dict[str, Work
     """
     n = group.order
     orbit = n, n * entries * features, n * rows * entries, n * rows * entries * features
-    choices = {"orbit": Work("orbit", orbit)}
+    choices = {"orbit": Work("orbit", orbit, serial=1)}
     fourier = fourier_of(group)
     if fourier is not None:
         products = rows * entries * features * fourier.products / n
         shared = 1.0, entries * features, rows * entries, rows * features * n, products
         transform = n * rows * (entries + n * features / 2)
-        exact = Work("fourier", shared)
-        choices["fourier"] = exact if fourier.exact else Work("fourier cyclic", (*shared, transform))
+        exact = Work("fourier", shared, serial=4)
+        choices["fourier"] = exact if fourier.exact else Work("fourier cyclic", (*shared, transform), serial=4)
     return choices
 
 
-def cheapest(group: Group, rows: int, entries: int, features: int) -> str:
+@functools.lru_cache(maxsize=4096)
+def cheapest(group: Group, rows: int, entries: int, features: int, threads: int) -> str:
     r"""The fastest of them by the model."""
     choices = work(group, rows, entries, features)
-    return min(choices, key=lambda algorithm: choices[algorithm].cost)
+    return min(choices, key=lambda algorithm: choices[algorithm].cost(threads))

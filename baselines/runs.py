@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -171,15 +172,21 @@ _shared: Any = None
 
 def _share(epochs: Any, parent: int) -> None:
     global _shared  # noqa: PLW0603  the only way to hand shared memory to a spawned worker
-    _shared = epochs, parent
+    _shared = epochs
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    r"""End this process when the study that began it is gone: killed, it could not say so."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _work(run: Run, out: Path, slot: int) -> Result:
-    epochs, parent = _shared
-
     def advance(epoch: int) -> None:
-        epochs[slot] = epoch
-        if epochs[SLOTS] or os.getppid() != parent:  # nobody waits for this run any more
+        _shared[slot] = epoch
+        if _shared[SLOTS]:  # nobody waits for this run any more
             os._exit(1)
 
     return carry_out(run, out, advance)

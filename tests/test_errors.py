@@ -15,7 +15,7 @@ FORM = re.compile(r"(?P<who>[^ ].*?): expected (?P<wanted>.+), got (?P<got>.+?)\
 C4, D4, T3 = CyclicRotation(4), Dihedral(4), CyclicTranslation(3)
 
 
-def refused(call: Callable[[], object], error: type[Exception], who: str, *words: str) -> None:
+def assert_refused(call: Callable[[], object], error: type[Exception], who: str, *words: str) -> None:
     """The call raises exactly this error, in the form of the house, in the name of `who`, with these words."""
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
@@ -36,34 +36,38 @@ def test_the_form_is_checked() -> None:
         return call
 
     good = "f: expected x to be 1, got 2. Pass 1."
-    refused(fail(good), ValueError, "f", "got 2")
+    assert_refused(fail(good), ValueError, "f", "got 2")
     for bad in ("x must be 1", "f: expected x to be 1, got 2", "f: expected x to be 1. Pass 1.", "f: got 2. Pass 1."):
         with pytest.raises(AssertionError, match="not of the form"):
-            refused(fail(bad), ValueError, "f")
+            assert_refused(fail(bad), ValueError, "f")
     for arguments in ((TypeError, "f"), (ValueError, "g"), (ValueError, "f", "got 3")):
         with pytest.raises(AssertionError):
-            refused(fail(good), *arguments)  # type: ignore[arg-type]
+            assert_refused(fail(good), *arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [CyclicRotation, Dihedral])
 @pytest.mark.parametrize("n", [3, 5, 6, 8, 360])
 def test_inexact_rotations(kind: Callable[[int], object], n: int) -> None:
-    refused(lambda: kind(n), ValueError, kind.__name__, "1, 2 or 4", f"got {n}.", "exact for 1, 2, 4")
+    assert_refused(lambda: kind(n), ValueError, kind.__name__, "1, 2 or 4", f"got {n}.", "exact for 1, 2, 4")
 
 
 @pytest.mark.parametrize("kind", [CyclicRotation, Dihedral, CyclicTranslation])
 def test_bad_orders(kind: Callable[[object], object]) -> None:
     for n in (0, -1):
-        refused(lambda n=n: kind(n), ValueError, kind.__name__, "n >= 1", f"got {n}.")
+        assert_refused(lambda n=n: kind(n), ValueError, kind.__name__, "n >= 1", f"got {n}.")
     for n in (2.0, "4", None, True, [4]):
-        refused(lambda n=n: kind(n), TypeError, kind.__name__, "n to be an int")
+        assert_refused(lambda n=n: kind(n), TypeError, kind.__name__, "n to be an int")
 
 
 def test_bad_translation_axes() -> None:
     for dim in (0, 1, -3):
-        refused(lambda dim=dim: CyclicTranslation(3, dim), ValueError, "CyclicTranslation", "-1 or -2", f"got {dim}.")
+        assert_refused(
+            lambda dim=dim: CyclicTranslation(3, dim), ValueError, "CyclicTranslation", "-1 or -2", f"got {dim}."
+        )
     for dim in (-1.0, "x", None, True):
-        refused(lambda dim=dim: CyclicTranslation(3, dim), TypeError, "CyclicTranslation", "dim to be", repr(dim))
+        assert_refused(
+            lambda dim=dim: CyclicTranslation(3, dim), TypeError, "CyclicTranslation", "dim to be", repr(dim)
+        )
 
 
 GENERATORS = [
@@ -84,7 +88,7 @@ GENERATORS = [
 
 @pytest.mark.parametrize(("generators", "error", "words"), GENERATORS, ids=str)
 def test_bad_generators(generators: object, error: type[Exception], words: str) -> None:
-    refused(lambda: PermutationGroup(generators), error, "PermutationGroup", words)  # type: ignore[arg-type]
+    assert_refused(lambda: PermutationGroup(generators), error, "PermutationGroup", words)  # type: ignore[arg-type]
 
 
 NOT_COMMUTING = [(C4, T3), (D4, C4), (CyclicRotation(2), T3), (S3, S3), (T3, S3), (Dihedral(1), CyclicTranslation(4))]
@@ -92,16 +96,18 @@ NOT_COMMUTING = [(C4, T3), (D4, C4), (CyclicRotation(2), T3), (S3, S3), (T3, S3)
 
 @pytest.mark.parametrize(("first", "second"), NOT_COMMUTING, ids=str)
 def test_actions_that_do_not_commute(first: CyclicRotation, second: CyclicRotation) -> None:
-    refused(lambda: DirectProduct(first, second), ValueError, "DirectProduct", "commute", "only commuting actions")
+    assert_refused(
+        lambda: DirectProduct(first, second), ValueError, "DirectProduct", "commute", "only commuting actions"
+    )
 
 
 def test_products_of_arrays_that_cannot_be_the_same() -> None:
     fifths = PermutationGroup([[1, 2, 3, 4, 0]])
-    refused(lambda: DirectProduct(S3, fifths), ValueError, "DirectProduct", "last axis")
-    refused(lambda: DirectProduct(T3, fifths), ValueError, "DirectProduct", "multiple of 3", "got 5")
+    assert_refused(lambda: DirectProduct(S3, fifths), ValueError, "DirectProduct", "last axis")
+    assert_refused(lambda: DirectProduct(T3, fifths), ValueError, "DirectProduct", "multiple of 3", "got 5")
     for pair in ((C4, 3), ("C4", C4), (None, None)):
         make = lambda pair=pair: DirectProduct(*pair)  # noqa: E731
-        refused(make, TypeError, "DirectProduct", "group of equilayers.groups")
+        assert_refused(make, TypeError, "DirectProduct", "group of equilayers.groups")
 
 
 @pytest.mark.parametrize("group", [C4, D4, T3, S3, DirectProduct(CyclicRotation(2), CyclicTranslation(2))], ids=repr)
@@ -112,33 +118,41 @@ def test_bad_elements(group: CyclicRotation) -> None:
     for method, call in calls.items():
         who = f"{group!r}.{method}"
         for g in (-1, group.order):
-            refused(lambda g=g, c=call: c(g), ValueError, who, f"g in 0..{group.order - 1}", f"got {g}.")
+            assert_refused(lambda g=g, c=call: c(g), ValueError, who, f"g in 0..{group.order - 1}", f"got {g}.")
         for g in (1.0, "1", None, True):
-            refused(lambda g=g, c=call: c(g), TypeError, who, "g to be an int")
+            assert_refused(lambda g=g, c=call: c(g), TypeError, who, "g to be an int")
     for method in (group.act, group.act_regular):
-        refused(lambda m=method: m(1, [1.0]), TypeError, f"{group!r}.{method.__name__}", "torch.Tensor", "got list")
+        assert_refused(
+            lambda m=method: m(1, [1.0]), TypeError, f"{group!r}.{method.__name__}", "torch.Tensor", "got list"
+        )
 
 
 def test_bad_spaces() -> None:
     for group in (C4, D4):
         who = f"{group!r}."
-        refused(lambda g=group: g.act(1, torch.zeros(4, 5)), ValueError, f"{who}act", "H == W", "H=4, W=5")
-        refused(lambda g=group: g.act(0, torch.zeros(4, 5)), ValueError, f"{who}act", "H == W")
-        refused(lambda g=group: g.act(1, torch.zeros(4)), ValueError, f"{who}act", "(..., H, W)")
+        assert_refused(lambda g=group: g.act(1, torch.zeros(4, 5)), ValueError, f"{who}act", "H == W", "H=4, W=5")
+        assert_refused(lambda g=group: g.act(0, torch.zeros(4, 5)), ValueError, f"{who}act", "H == W")
+        assert_refused(lambda g=group: g.act(1, torch.zeros(4)), ValueError, f"{who}act", "(..., H, W)")
         feature = torch.zeros(1, 2, group.order, 4, 5)
-        refused(lambda g=group, f=feature: g.act_regular(1, f), ValueError, f"{who}act_regular", "H == W")
-        refused(lambda g=group: LiftingLinear(g, (4, 5), 3), ValueError, "LiftingLinear", "H == W")
+        assert_refused(lambda g=group, f=feature: g.act_regular(1, f), ValueError, f"{who}act_regular", "H == W")
+        assert_refused(lambda g=group: LiftingLinear(g, (4, 5), 3), ValueError, "LiftingLinear", "H == W")
     x = torch.zeros(2, 10, 10)
     for dim in (-1, -2):
         group = CyclicTranslation(3, dim)
-        refused(lambda g=group: g.act(1, x), ValueError, f"{group!r}.act", f"axis {dim}", "multiple of 3", "got 10.")
-        refused(lambda g=group: LiftingLinear(g, (10, 10), 3), ValueError, "LiftingLinear", "multiple of 3", "got 10.")
+        assert_refused(
+            lambda g=group: g.act(1, x), ValueError, f"{group!r}.act", f"axis {dim}", "multiple of 3", "got 10."
+        )
+        assert_refused(
+            lambda g=group: LiftingLinear(g, (10, 10), 3), ValueError, "LiftingLinear", "multiple of 3", "got 10."
+        )
     low = CyclicTranslation(3, dim=-2)
-    refused(lambda: low.act(1, torch.zeros(6)), ValueError, f"{low!r}.act", "at least 2 axes")
-    refused(lambda: S3.act(1, torch.zeros(4)), ValueError, f"{S3!r}.act", "last axis 3")
-    refused(lambda: S3.act(1, torch.tensor(1.0)), ValueError, f"{S3!r}.act", "last axis 3")
+    assert_refused(lambda: low.act(1, torch.zeros(6)), ValueError, f"{low!r}.act", "at least 2 axes")
+    assert_refused(lambda: S3.act(1, torch.zeros(4)), ValueError, f"{S3!r}.act", "last axis 3")
+    assert_refused(lambda: S3.act(1, torch.tensor(1.0)), ValueError, f"{S3!r}.act", "last axis 3")
     for shape in ((2, 3, 5), (2, 4), (4,)):
-        refused(lambda s=shape: C4.act_regular(1, torch.zeros(s)), ValueError, f"{C4!r}.act_regular", "axis 2", "4")
+        assert_refused(
+            lambda s=shape: C4.act_regular(1, torch.zeros(s)), ValueError, f"{C4!r}.act_regular", "axis 2", "4"
+        )
 
 
 def test_bad_layer_arguments() -> None:
@@ -148,19 +162,23 @@ def test_bad_layer_arguments() -> None:
     }
     for who, make in makers.items():
         for group in (4, "C4", None, CyclicRotation):
-            refused(lambda g=group, m=make: m(g), TypeError, who, "group of equilayers.groups")
-        refused(lambda m=make: m(out=0), ValueError, who, "out_features >= 1", "got 0.")
+            assert_refused(lambda g=group, m=make: m(g), TypeError, who, "group of equilayers.groups")
+        assert_refused(lambda m=make: m(out=0), ValueError, who, "out_features >= 1", "got 0.")
         for out in (2.5, "3", None, True):
-            refused(lambda o=out, m=make: m(out=o), TypeError, who, "out_features to be an int")
+            assert_refused(lambda o=out, m=make: m(out=o), TypeError, who, "out_features to be an int")
         for algorithm in ("fft", "", None):
-            refused(lambda a=algorithm, m=make: m(algorithm=a), ValueError, who, "'auto', 'orbit'", repr(algorithm))
-    refused(lambda: GroupLinear(C4, 0, 3), ValueError, "GroupLinear", "in_features >= 1", "got 0.")
-    refused(lambda: LiftingLinear(C4, (0, 4, 4), 3), ValueError, "LiftingLinear", "in_shape", "got 0.")
+            assert_refused(
+                lambda a=algorithm, m=make: m(algorithm=a), ValueError, who, "'auto', 'orbit'", repr(algorithm)
+            )
+    assert_refused(lambda: GroupLinear(C4, 0, 3), ValueError, "GroupLinear", "in_features >= 1", "got 0.")
+    assert_refused(lambda: LiftingLinear(C4, (0, 4, 4), 3), ValueError, "LiftingLinear", "in_shape", "got 0.")
     for shape in ([2.5], 2.5, None, True):
-        refused(lambda s=shape: LiftingLinear(T3, s, 3), TypeError, "LiftingLinear", "in_shape")
+        assert_refused(lambda s=shape: LiftingLinear(T3, s, 3), TypeError, "LiftingLinear", "in_shape")
     for reduction in ("sum", "", None):
-        refused(lambda r=reduction: OrbitPool(r), ValueError, "OrbitPool", "'max', 'mean'", repr(reduction))
-        refused(lambda r=reduction: orbit_pool(torch.zeros(1, 2, 4), r), ValueError, "orbit_pool", repr(reduction))
+        assert_refused(lambda r=reduction: OrbitPool(r), ValueError, "OrbitPool", "'max', 'mean'", repr(reduction))
+        assert_refused(
+            lambda r=reduction: orbit_pool(torch.zeros(1, 2, 4), r), ValueError, "orbit_pool", repr(reduction)
+        )
 
 
 def test_bad_inputs() -> None:
@@ -168,27 +186,37 @@ def test_bad_inputs() -> None:
     x, f = torch.zeros(1, 2, 4, 4), torch.zeros(1, 5, 4)
     for model, who, good in ((lifting, "lift_linear", x), (tied, "group_linear", f), (pool, "orbit_pool", f)):
         for dtype in (torch.int64, torch.uint8, torch.bool, torch.complex64):
-            refused(lambda m=model, t=good, d=dtype: m(t.to(d)), TypeError, who, "floating-point", f"got {dtype}")
-        refused(lambda m=model: m([1.0]), TypeError, who, "torch.Tensor", "got list")
+            assert_refused(
+                lambda m=model, t=good, d=dtype: m(t.to(d)), TypeError, who, "floating-point", f"got {dtype}"
+            )
+        assert_refused(lambda m=model: m([1.0]), TypeError, who, "torch.Tensor", "got list")
     for model, who, good in ((lifting, "lift_linear", x), (tied, "group_linear", f)):
-        refused(lambda m=model, t=good: m(t.double()), TypeError, who, "torch.float32", "got torch.float64")
+        assert_refused(lambda m=model, t=good: m(t.double()), TypeError, who, "torch.float32", "got torch.float64")
     for shape in ((1, 3, 4, 4), (1, 2, 5, 5), (2, 4, 4), (1, 1, 2, 4, 4), ()):
-        refused(lambda s=shape: lifting(torch.zeros(s)), ValueError, "lift_linear", "(B, 2, 4, 4)", f"got {shape}.")
-    refused(lambda: tied(torch.zeros(1, 6, 4)), ValueError, "group_linear", "(B, 5, 4)", "got (1, 6, 4)")
+        assert_refused(
+            lambda s=shape: lifting(torch.zeros(s)), ValueError, "lift_linear", "(B, 2, 4, 4)", f"got {shape}."
+        )
+    assert_refused(lambda: tied(torch.zeros(1, 6, 4)), ValueError, "group_linear", "(B, 5, 4)", "got (1, 6, 4)")
     for shape in ((1, 5, 3), (5, 4), (1, 5, 8)):
-        refused(lambda s=shape: tied(torch.zeros(s)), ValueError, "group_linear", "axis 2 of length 4", f"got {shape}.")
-    refused(lambda: tied(torch.zeros(1, 5, 4, 2, 2)), ValueError, "group_linear", "(B, 5, 4)")
+        assert_refused(
+            lambda s=shape: tied(torch.zeros(s)), ValueError, "group_linear", "axis 2 of length 4", f"got {shape}."
+        )
+    assert_refused(lambda: tied(torch.zeros(1, 5, 4, 2, 2)), ValueError, "group_linear", "(B, 5, 4)")
     for shape in ((2, 3), (2, 3, 0), ()):
-        refused(lambda s=shape: pool(torch.zeros(s)), ValueError, "orbit_pool", "(B, C, |G|)", f"got {shape}.")
+        assert_refused(lambda s=shape: pool(torch.zeros(s)), ValueError, "orbit_pool", "(B, C, |G|)", f"got {shape}.")
 
 
 @pytest.mark.parametrize("group", [S3, DirectProduct(T3, CyclicTranslation(2, dim=-2))], ids=repr)
 def test_groups_without_a_fourier_transform(group: PermutationGroup) -> None:
     words = ('algorithm="fourier"', repr(group), 'Use algorithm="auto" or "orbit".')
     f, weight = torch.zeros(1, 2, group.order), torch.zeros(3, 2, group.order)
-    refused(lambda: group_linear(f, weight, None, group, algorithm="fourier"), ValueError, "group_linear", *words)
+    assert_refused(
+        lambda: group_linear(f, weight, None, group, algorithm="fourier"), ValueError, "group_linear", *words
+    )
     x = torch.zeros(1, 4, 3)
     lift = lambda: lift_linear(x, x, None, group, algorithm="fourier")  # noqa: E731
-    refused(lift, ValueError, "lift_linear", *words)
+    assert_refused(lift, ValueError, "lift_linear", *words)
     for function in (lift_linear, group_linear):
-        refused(lambda g=function: g(f, weight, None, 4), TypeError, function.__name__, "group of equilayers.groups")
+        assert_refused(
+            lambda g=function: g(f, weight, None, 4), TypeError, function.__name__, "group of equilayers.groups"
+        )

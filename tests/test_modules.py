@@ -148,7 +148,7 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-def compiled_agrees(model: nn.Module, compiled: Callable[[Tensor], Tensor], x: Tensor) -> None:
+def assert_compiled_agrees(model: nn.Module, compiled: Callable[[Tensor], Tensor], x: Tensor) -> None:
     """Outputs and all gradients of the compiled model are the eager ones to rounding."""
     parameters = list(model.parameters())
     x = x.requires_grad_()
@@ -172,7 +172,7 @@ COMPILED = [
 @pytest.mark.parametrize(("group", "algorithm"), COMPILED, ids=lambda v: v if isinstance(v, str) else name(v))
 def test_compiled_lifting_linear(group: Group, algorithm: str, fresh_compiler: None) -> None:
     model, x = layers(group, algorithm)[0]
-    compiled_agrees(model, torch.compile(model, fullgraph=True, backend="aot_eager"), x)
+    assert_compiled_agrees(model, torch.compile(model, fullgraph=True, backend="aot_eager"), x)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -180,7 +180,7 @@ def test_compiled_lifting_linear(group: Group, algorithm: str, fresh_compiler: N
 def test_compiled_stack(group: Group, reduction: str, fresh_compiler: None) -> None:
     tied, x = layers(group, "fourier")[1]
     model = nn.Sequential(tied, OrbitPool(reduction))
-    compiled_agrees(model, torch.compile(model, fullgraph=True, backend="aot_eager"), x)
+    assert_compiled_agrees(model, torch.compile(model, fullgraph=True, backend="aot_eager"), x)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -188,13 +188,13 @@ def test_compiled_stack(group: Group, reduction: str, fresh_compiler: None) -> N
 def test_compiled_by_inductor(fresh_compiler: None) -> None:
     lifting, x = layers(C4, "fourier")[0]
     model = nn.Sequential(lifting, GroupLinear(C4, 7, 4), OrbitPool("mean"))
-    compiled_agrees(model, torch.compile(model, fullgraph=True), x)
+    assert_compiled_agrees(model, torch.compile(model, fullgraph=True), x)
 
 
 def test_the_comparison_of_compiled_models_can_fail() -> None:
     model, x = layers(C4)[0]
     stretched = lambda x: functional_call(model, {"weight": 1.01 * model.weight}, (x,))  # noqa: E731
     with pytest.raises(AssertionError):
-        compiled_agrees(model, stretched, x)
+        assert_compiled_agrees(model, stretched, x)
     with pytest.raises(AssertionError):
-        compiled_agrees(model, lambda x: model(x.detach()) + 0 * x.sum(), x)
+        assert_compiled_agrees(model, lambda x: model(x.detach()) + 0 * x.sum(), x)

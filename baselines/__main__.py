@@ -12,8 +12,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     r"""Run one command; a fault of the user's is one line on standard error and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    from baselines import study
-
+    try:
+        from baselines import study
+    except ImportError as error:
+        print(
+            f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", file=sys.stderr
+        )
+        return 2
     study.add_arguments(commands.add_parser("study", help=study.__doc__, description=study.__doc__))
     args = parser.parse_args(arguments)
     try:

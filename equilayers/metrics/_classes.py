@@ -55,18 +55,9 @@ class _LogitMean(_OrbitMean):
 
     def update(self, model: Model, x: Tensor) -> None:
         r"""Add the samples x (B, ...) as seen by the model."""
-        compare = self.compare()
-        self.add(
-            orbit_total(
-                type(self).__name__,
-                model,
-                x,
-                self.group,
-                lambda f, fg: compare(f.double(), fg.double()),
-                batch_size=self.batch_size,
-                include_identity=self.include_identity,
-            )
-        )
+        who, compare = type(self).__name__, self.compare()
+        size, identity = self.batch_size, self.include_identity
+        self.add(orbit_total(who, model, x, self.group, compare, batch_size=size, include_identity=identity))
 
 
 class LogitInvarianceError(_LogitMean):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from equilayers.groups import Group
 from equilayers.metrics._forms import agreement, distribution_gap, logit_gap, normalized_logit_gap
-from equilayers.metrics._orbit import Model, orbit_total
+from equilayers.metrics._orbit import Compare, Model, orbit_total
 
 
 def logit_invariance_error(
@@ -94,7 +94,14 @@ def prediction_consistency(
     return _mean("prediction_consistency", model, x, group, agreement, batch_size, include_identity)
 
 
-def _mean(who, model, x, group, compare, batch_size, include_identity):  # type: ignore[no-untyped-def]
-    double = lambda f, fg: compare(f.double(), fg.double())  # noqa: E731
-    total = orbit_total(who, model, x, group, double, batch_size=batch_size, include_identity=include_identity)
+def _mean(
+    who: str,
+    model: Model,
+    x: Tensor,
+    group: Group,
+    compare: Compare,
+    batch_size: int | None,
+    include_identity: bool,
+) -> Tensor:
+    total = orbit_total(who, model, x, group, compare, batch_size=batch_size, include_identity=include_identity)
     return total.mean()

@@ -72,7 +72,7 @@ def orbit_total(
     batch_size: int | None,
     include_identity: bool,
 ) -> Total:
-    r"""The sum of `compare(f(x), f(g x))` over samples and elements.
+    r"""The sum of `compare(f(x), f(g x))` over samples and elements, in float64.
 
     Every element of the orbit is one call of its own, on a batch of the same shape. One call on all of them together
     would put equal samples into different rows of a matrix product, whose last bits depend on the row, and so report a
@@ -83,10 +83,11 @@ def orbit_total(
     total, count, dtype = torch.zeros((), dtype=torch.float64, device=x.device), 0, x.dtype
     with evaluation(model), torch.no_grad():
         for part in parts:
-            reference = _logits(who, model(part), part)
+            logits = _logits(who, model(part), part)
             for g in elements:
-                total = total + compare(reference, _logits(who, model(group.act(g, part)), part)).sum()
-            count, dtype = count + len(part) * len(elements), reference.dtype
+                moved = _logits(who, model(group.act(g, part)), part)
+                total = total + compare(logits.double(), moved.double()).sum()
+            count, dtype = count + len(part) * len(elements), logits.dtype
     return Total(total, count, dtype)
 
 

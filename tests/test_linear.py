@@ -201,3 +201,15 @@ def test_a_bad_sample_spoils_itself_alone(group: Group, kernel: Kernel, bad: flo
         assert not torch.isfinite(y[2]).any()
         others = [0, 1, 3, 4]
         assert torch.equal(y[others], clean[others])
+
+
+@pytest.mark.parametrize("n", [3, 6, 7, 12])
+def test_colliding_hashes_cost_rounding_and_never_values(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every hash equal, each sample looks periodic; only the periods it has indeed may be used."""
+    group = CyclicTranslation(n)
+    x, weight = torch.randn(5, 2, 2 * n), torch.randn(4, 2, 2 * n)
+    x[0] = 1.0
+    expected = lift_linear(x, weight, None, group, algorithm="orbit")
+    zeros = lambda count, dtype, device: torch.zeros(count, dtype=dtype, device=device)  # noqa: E731
+    monkeypatch.setattr("equilayers.functional._cyclic._weights", zeros)
+    torch.testing.assert_close(lift_linear(x, weight, None, group, algorithm="fourier"), expected)

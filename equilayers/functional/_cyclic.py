@@ -132,7 +132,19 @@ def canonical_start(x: Tensor) -> Start:
     around = weights[(steps[:, None] - steps) % n]  # [j, s]: hash of shift s is sum_k weights[k] keys[(k + s) mod n]
     hashes = (keys.to(torch.int64)[:, :, None] * around).sum(1)  # (R, s)
     least = hashes.amin(1, keepdim=True)
-    return Start(hashes.argmin(1), n // (hashes == least).sum(1))
+    return Start(hashes.argmin(1), _verified(bits, n // (hashes == least).sum(1)))
+
+
+def _verified(bits: Tensor, period: Tensor) -> Tensor:
+    r"""The periods (R,) that the bits (R, n, M) have indeed, n in place of those that only a collision suggests."""
+    n = bits.shape[1]
+    rows = torch.empty(0) if period.is_meta else (period < n).nonzero().squeeze(1)
+    if rows.numel() == 0:  # as for nearly every batch
+        return period
+    steps = torch.arange(n, device=bits.device)
+    later = (steps + period[rows, None]) % n
+    same = (bits[rows] == _read(bits[rows], later)).flatten(1).all(1) & (n % period[rows] == 0)
+    return period.index_copy(0, rows, torch.where(same, period[rows], n))
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from equilayers.groups import Group
 from equilayers.metrics._forms import agreement, distribution_gap, logit_gap, normalized_logit_gap
-from equilayers.metrics._orbit import Compare, Model, orbit_total
+from equilayers.metrics._orbit import Model, orbit_total
 
 
 def logit_invariance_error(
@@ -42,7 +42,9 @@ def logit_invariance_error(
     Source: Moskalev et al. 2023, Eq. 2 (arXiv:2308.03904).
     """
     compare = normalized_logit_gap if normalized else logit_gap
-    return _mean("logit_invariance_error", model, x, group, compare, batch_size, include_identity)
+    return orbit_total(
+        "logit_invariance_error", model, x, group, compare, batch_size=batch_size, include_identity=include_identity
+    ).mean()
 
 
 def distribution_invariance_error(
@@ -69,7 +71,9 @@ def distribution_invariance_error(
     Source: Moskalev et al. 2023, Eq. 1 (arXiv:2308.03904).
     """
     who = "distribution_invariance_error"
-    return _mean(who, model, x, group, distribution_gap, batch_size, include_identity)
+    return orbit_total(
+        who, model, x, group, distribution_gap, batch_size=batch_size, include_identity=include_identity
+    ).mean()
 
 
 def prediction_consistency(
@@ -91,17 +95,6 @@ def prediction_consistency(
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group does not act on x, is trivial, or the model does not return (B, K).
     """
-    return _mean("prediction_consistency", model, x, group, agreement, batch_size, include_identity)
-
-
-def _mean(
-    who: str,
-    model: Model,
-    x: Tensor,
-    group: Group,
-    compare: Compare,
-    batch_size: int | None,
-    include_identity: bool,
-) -> Tensor:
-    total = orbit_total(who, model, x, group, compare, batch_size=batch_size, include_identity=include_identity)
-    return total.mean()
+    return orbit_total(
+        "prediction_consistency", model, x, group, agreement, batch_size=batch_size, include_identity=include_identity
+    ).mean()

@@ -1,6 +1,7 @@
 r"""All the mathematics, as functions of plain tensors."""
 
+from equilayers.functional._conv import group_conv2d, lift_conv2d
 from equilayers.functional._linear import group_linear, lift_linear
-from equilayers.functional._pool import orbit_pool
+from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
 
-__all__ = ["group_linear", "lift_linear", "orbit_pool"]
+__all__ = ["group_conv2d", "group_linear", "invariant_avg_pool2d", "lift_conv2d", "lift_linear", "orbit_pool"]

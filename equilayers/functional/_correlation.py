@@ -1,22 +1,16 @@
 r"""The group correlation `y(h) = sum_k W(h^-1 k) x(k)` by the group Fourier transform, and its two adjoints.
 
-All functions on the group are planes: x (B, |G|, M), W (O, |G|, M), y (B, |G|, O). The three maps are the partial
-derivatives of one trilinear form <v, W * x>, so that each one's backward is made of the other two and gradients of any
-order come for free:
-
-    Correlate(x, W) -> y        Spread(v, W) -> x        Compare(v, x) -> W
-
-The batch is worked through in blocks that stay in the cache; nothing but the inputs is kept for the backward pass.
+All functions on the group are planes: x (B, |G|, M), W (O, |G|, M), y (B, |G|, O). The batch is worked through in
+blocks that stay in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from equilayers.functional._cyclic import canonical_start, turn_back, turn_to
 from equilayers.functional._fourier import Fourier
@@ -58,105 +52,37 @@ def transform_blocks(
     return out
 
 
+def weight_planes_of(pairs: Iterable[tuple[Tensor, Tensor]], fourier: Fourier) -> Tensor:
+    r"""The W-gradient (O, |G|, M) of <v, W * x>, summed over pairs of planes v (R, |G|, O) and x (R, |G|, M)."""
+    total: list[tuple[Tensor, ...]] = []
+    for v, x in pairs:
+        both = zip(fourier.blocks, fourier.analysis(v), fourier.analysis(x), strict=True)
+        part = [block.correlate(y, u) for block, y, u in both]
+        total = [tuple(map(torch.add, *rows)) for rows in zip(total, part, strict=True)] if total else part
+    scaled = [tuple(row * s for row in rows) for rows, s in zip(total, fourier.scales, strict=True)]
+    return torch.stack(fourier.synthesis(scaled), 1)
+
+
 def _block_rows(x: Tensor, y: Tensor) -> int:
     per_sample = x.element_size() * max(x[:1].numel(), y[:1].numel(), 1)
     return max(32, 1 << max(0, (BLOCK_BYTES // per_sample).bit_length() - 1))
 
 
-class Correlate(Function):
-    r"""Planes y (B, |G|, O) of x (B, |G|, M), weight (O, |G|, M) and bias (O,) or None."""
+@dataclass(frozen=True)
+class PlaneKernel:
+    r"""The `Kernel` of planes: x (B, |G|, M), weight (O, |G|, M), y (B, |G|, O)."""
 
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, fourier: Fourier) -> Tensor:
-        return transform_blocks(x, operators_of(weight, fourier), bias, fourier, weight.shape[0])
+    fourier: Fourier
+    features_axis: int = 2
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        x, weight, _, ctx.fourier = inputs
-        ctx.save_for_backward(x, weight)
+    def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        operators = operators_of(weight, self.fourier)
+        return transform_blocks(x.contiguous(), operators, bias, self.fourier, weight.shape[0])
 
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        gx = Spread.apply(v, weight, ctx.fourier) if needs_x else None
-        gw = Compare.apply(v, x, ctx.fourier) if needs_weight else None
-        return gx, gw, v.sum((0, 1)) if needs_bias else None, None
+    def spread(self, v: Tensor, weight: Tensor) -> Tensor:
+        operators = operators_of(weight, self.fourier, adjoint=True)
+        return transform_blocks(v.contiguous(), operators, None, self.fourier, weight.shape[2])
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _fold_or_loop(Correlate, info.batch_size, in_dims, args)
-
-
-class Spread(Function):
-    r"""The x-gradient of <v, Correlate(x, W)>: v (B, |G|, O) and weight (O, |G|, M) to (B, |G|, M)."""
-
-    @staticmethod
-    def forward(v: Tensor, weight: Tensor, fourier: Fourier) -> Tensor:
-        operators = operators_of(weight, fourier, adjoint=True)
-        return transform_blocks(v.contiguous(), operators, None, fourier, weight.shape[2])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        v, weight, ctx.fourier = inputs
-        ctx.save_for_backward(v, weight)
-
-    @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        v, weight = ctx.saved_tensors
-        needs_v, needs_weight, _ = ctx.needs_input_grad
-        gv = Correlate.apply(u.contiguous(), weight, None, ctx.fourier) if needs_v else None
-        gw = Compare.apply(v, u, ctx.fourier) if needs_weight else None
-        return gv, gw, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _fold_or_loop(Spread, info.batch_size, in_dims, args)
-
-
-class Compare(Function):
-    r"""The W-gradient of <v, Correlate(x, W)>: v (B, |G|, O) and x (B, |G|, M) to (O, |G|, M)."""
-
-    @staticmethod
-    def forward(v: Tensor, x: Tensor, fourier: Fourier) -> Tensor:
+    def compare(self, v: Tensor, x: Tensor) -> Tensor:
         rows = _block_rows(x, v)
-        total: list[tuple[Tensor, ...]] = []
-        for left, right in zip(v.split(rows), x.split(rows), strict=True):
-            pairs = zip(fourier.blocks, fourier.analysis(left), fourier.analysis(right), strict=True)
-            part = [block.correlate(y, u) for block, y, u in pairs]
-            total = [tuple(map(torch.add, *both)) for both in zip(total, part, strict=True)] if total else part
-        scaled = [tuple(row * s for row in rows) for rows, s in zip(total, fourier.scales, strict=True)]
-        return torch.stack(fourier.synthesis(scaled), 1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        v, x, ctx.fourier = inputs
-        ctx.save_for_backward(v, x)
-
-    @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        v, x = ctx.saved_tensors
-        needs_v, needs_x, _ = ctx.needs_input_grad
-        gv = Correlate.apply(x, u, None, ctx.fourier) if needs_v else None
-        gx = Spread.apply(v, u, ctx.fourier) if needs_x else None
-        return gv, gx, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _loop(Compare, info.batch_size, in_dims, args), 0
-
-
-def _fold_or_loop(
-    function: type[Function], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
-) -> tuple[Tensor, int]:
-    r"""A vmap over the rows alone becomes a longer batch; over weights as well it becomes a loop."""
-    if in_dims[0] is None or any(d is not None for d in in_dims[1:]):
-        return _loop(function, size, in_dims, args), 0
-    rows = args[0].movedim(in_dims[0], 0)
-    out = function.apply(rows.flatten(0, 1), *args[1:])
-    return out.unflatten(0, rows.shape[:2]), 0
-
-
-def _loop(function: type[Function], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Tensor:
-    pick = lambda a, d, i: a if d is None else a.select(d, i)  # noqa: E731
-    return torch.stack([function.apply(*map(pick, args, in_dims, [i] * len(args))) for i in range(size)])
+        return weight_planes_of(zip(v.split(rows), x.split(rows), strict=True), self.fourier)

@@ -30,7 +30,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from equilayers.functional._blocks import COMPLEX, REAL, Block, Rows
+from equilayers.functional._blocks import COMPLEX, GAUSS, REAL, Block, Rows
 from equilayers.functional._cyclic import CyclicFourier
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 
@@ -38,7 +38,8 @@ from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 class Fourier(Protocol):
     r"""The real Fourier transform of one group; the first block is the trivial irrep, the sum over the group.
 
-    `exact` tells whether the group moves the coefficients bitwise; `products` counts the multiplications per block.
+    `exact` tells whether the group moves the coefficients bitwise, not whether the products keep that;
+    `products` is the number of multiplications per block.
     """
 
     exact: bool
@@ -90,12 +91,14 @@ class KleinFourier:
 
 
 class QuarterFourier:
-    r"""C4, T4: frequencies 0 and 2, and the complex pair of frequency 1."""
+    r"""C4, T4: frequencies 0 and 2, and the complex pair of frequency 1, by `pair` of blocks."""
 
     exact = True
-    products = 6
-    blocks: tuple[Block, ...] = (REAL, REAL, COMPLEX)
     scales: tuple[float, ...] = (1 / 4, 1 / 4, 1 / 2)
+
+    def __init__(self, pair: Block = COMPLEX) -> None:
+        self.blocks: tuple[Block, ...] = (REAL, REAL, pair)
+        self.products = 5 if pair is GAUSS else 6
 
     def analysis(self, x: Tensor) -> list[Rows]:
         a, b, c, d = x.unbind(1)
@@ -106,6 +109,9 @@ class QuarterFourier:
         (p,), (q,), (c, d) = rows
         even, odd = p + q, p - q
         return [even + c, odd + d, even - c, odd - d]
+
+
+_QUARTER = QuarterFourier()
 
 
 class OctetFourier:
@@ -121,26 +127,24 @@ class OctetFourier:
     scales: tuple[float, ...] = (1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4)
 
     def analysis(self, x: Tensor) -> list[Rows]:
-        quarter = QuarterFourier()
-        (p0,), (q0,), (c0, d0) = quarter.analysis(x[:, :4])
-        (p1,), (q1,), (c1, d1) = quarter.analysis(x[:, 4:])
+        (p0,), (q0,), (c0, d0) = _QUARTER.analysis(x[:, :4])
+        (p1,), (q1,), (c1, d1) = _QUARTER.analysis(x[:, 4:])
         plane = torch.cat((c0 + c1, d1 - d0), -1), torch.cat((d0 + d1, c0 - c1), -1)
         return [(p0 + p1,), (p0 - p1,), (q0 + q1,), (q0 - q1,), plane]
 
     def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
         (p,), (q,), (r,), (s,), (top, bottom) = rows
         (a, b), (c, d) = top.chunk(2, -1), bottom.chunk(2, -1)
-        quarter = QuarterFourier()
-        plain = quarter.synthesis([(p + q,), (r + s,), (a + d, c - b)])
-        mirrored = quarter.synthesis([(p - q,), (r - s,), (a - d, b + c)])
+        plain = _QUARTER.synthesis([(p + q,), (r + s,), (a + d, c - b)])
+        mirrored = _QUARTER.synthesis([(p - q,), (r - s,), (a - d, b + c)])
         return [*plain, *mirrored]
 
 
 _TRANSFORMS: dict[tuple[type[Group], int], Fourier] = {
     (CyclicRotation, 2): PairFourier(),
-    (CyclicRotation, 4): QuarterFourier(),
+    (CyclicRotation, 4): _QUARTER,
     (CyclicTranslation, 2): PairFourier(),
-    (CyclicTranslation, 4): QuarterFourier(),
+    (CyclicTranslation, 4): _QUARTER,
     (Dihedral, 1): PairFourier(),
     (Dihedral, 2): KleinFourier(),
     (Dihedral, 4): OctetFourier(),
@@ -155,3 +159,8 @@ def fourier_of(group: Group) -> Fourier | None:
     if known is None and isinstance(group, CyclicTranslation) and group.n > 2:
         return CyclicFourier(group.n)
     return known
+
+
+def fast_fourier_of(group: Group) -> Fourier | None:
+    r"""The transform with the fewest products, which need not be exact; the coefficients are those of `fourier_of`."""
+    return QuarterFourier(GAUSS) if group == CyclicRotation(4) else fourier_of(group)

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
-from equilayers.functional._correlation import Correlate, operators_of, transform, transform_blocks
+from equilayers.functional._correlation import PlaneKernel, operators_of, transform, transform_blocks
 from equilayers.functional._fourier import Fourier, fourier_of
 from equilayers.functional._prepared import Prepared, is_plain
 from equilayers.functional._tables import OrbitTable, orbit_table
+from equilayers.functional._trilinear import Correlate
 from equilayers.functional.cost import cheapest
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
@@ -171,7 +172,7 @@ def _fourier(
     if torch.compiler.is_compiling():
         return transform(planes, operators_of(weight_planes(), fourier), bias, fourier).transpose(1, 2)
     if prepared is None or torch.is_grad_enabled() or not is_plain(x, weight):
-        return Correlate.apply(planes, weight_planes(), bias, fourier).transpose(1, 2)
+        return Correlate.apply(planes, weight_planes(), bias, PlaneKernel(fourier)).transpose(1, 2)
     operators = prepared.get(weight, lambda: operators_of(weight_planes(), fourier))
     return transform_blocks(planes, operators, bias, fourier, weight.shape[0]).transpose(1, 2)
 

@@ -52,6 +52,65 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
     return torch.where(positive, torch.where(positive, squares, 1).sqrt(), squares)
 
 
+def invariant_avg_pool2d(x: Tensor) -> Tensor:
+    r"""The mean over the map, summed along a tree that turns and mirrors leave alone.
+
+    Args:
+        x: (..., H, W), floating-point: images (B, C, H, W) or regular features (B, C, |G|, H, W).
+
+    Returns:
+        (...), of the dtype and device of x: (B, C) or (B, C, |G|).
+
+    Raises:
+        TypeError: x is not floating-point.
+        ValueError: x has no map, or an empty one.
+
+    Law: `pool(act(g, x)) == pool(x)`, bitwise, for every rotation and mirror of the map; of a regular feature the fiber
+        alone is permuted. A plain mean adds in another order when the map is turned.
+    """
+    check_float("invariant_avg_pool2d", "x", x)
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        todo = "Pool images (B, C, H, W) or features (B, C, |G|, H, W)."
+        refuse("invariant_avg_pool2d", "x of shape (..., H, W), H and W positive", tuple(x.shape), todo)
+    if torch.compiler.is_compiling():  # a compiler reorders sums as it likes
+        return x.mean((-2, -1))
+    mean: Tensor = _MapMean.apply(x)
+    return mean
+
+
+class _MapMean(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        # Each line adds the cosets of a subgroup to those of the one before: half turn, quarter turn, mirror. Two terms
+        # commute, and the subgroups are normal, so every sum is the same for all images of the map.
+        total = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        total = total + torch.rot90(total, 2, (-2, -1))
+        total = total + torch.rot90(total, 1, (-2, -1)) if height == width else total
+        total = total + total.flip(-1)
+        copies = 8 if height == width else 4
+        return (_tree_sum(total.flatten(-2)) / (copies * height * width)).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> Tensor:
+        return (v / (ctx.shape[-2] * ctx.shape[-1]))[..., None, None].expand(ctx.shape)
+
+
+def _tree_sum(x: Tensor) -> Tensor:
+    r"""The sum over the last axis by halves: elementwise additions, which do not depend on where a row stands."""
+    while (length := x.shape[-1]) > 1:
+        half = length // 2
+        folded = x[..., :half] + x[..., half : 2 * half]
+        x = torch.cat((folded, x[..., 2 * half :]), -1) if length % 2 else folded
+    return x.squeeze(-1)
+
+
 def largest(f: Tensor) -> Tensor:
     r"""The maximum over axis 2, whose gradient equal maxima share: torch's amax with a backward of whole planes."""
     if torch.compiler.is_compiling():

@@ -20,14 +20,14 @@ class Prepared:
     def __init__(self) -> None:
         self._kept: tuple[tuple[Any, ...], Any] | None = None  # key and value in one piece: threads may share it
 
-    def get(self, weight: Tensor, make: Callable[[], Any]) -> Any:
-        r"""The kept value, or a new one from `make`, for a weight that `is_plain`."""
+    def get(self, weight: Tensor, make: Callable[[], Any], kind: str = "") -> Any:
+        r"""The kept value of this kind, or a new one from `make`, for a weight that `is_plain`."""
         if torch.is_grad_enabled() and weight.requires_grad:
             self._kept = None
             return make()
         if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or weight.is_inference():
             return make()  # the checksum would wait for the device at every call or be coarse; no version to compare
-        key = (weight.data_ptr(), weight._version, weight.dtype, weight.shape, _checksum(weight.detach()))
+        key = (kind, weight.data_ptr(), weight._version, weight.dtype, weight.shape, _checksum(weight.detach()))
         kept = self._kept
         if kept is None or kept[0] != key:
             self._kept = kept = key, make()

@@ -16,7 +16,28 @@ CONSTANTS = {
     "orbit": (2.24e4, 0.0638, 0.494, 0.0209),
     "fourier": (1.72e5, 0.251, 0.964, 1.16, 0.0198),
     "fourier cyclic": (4.17e5, 0.296, 2.23, 1.81, 0.0174, 0.116),
+    "dense convolution": (5e4, 1.5, 0.6, 0.0267),
+    "orbit convolution": (5e4, 1.5, 0.0267),
+    "fourier convolution": (1e5, 5.0, 0.9, 2.0, 0.0267),
 }
+
+
+class Sizes(NamedTuple):
+    r"""What a convolution works on.
+
+    pixels_in, pixels_out: of all samples. channels: of the input, in one channel group. features: of the output, in
+    all. taps: of the filter. lifting: whether images come in, without a fiber. kept: whether what is made of the weight
+    is kept between calls.
+    """
+
+    pixels_in: int
+    pixels_out: int
+    channels: int
+    features: int
+    taps: int
+    groups: int
+    lifting: bool
+    kept: bool
 
 
 class Work(NamedTuple):
@@ -59,3 +80,40 @@ def cheapest(group: Group, rows: int, entries: int, features: int, threads: int)
     r"""The fastest of them by the model."""
     choices = work(group, rows, entries, features)
     return min(choices, key=lambda algorithm: choices[algorithm].cost(threads))
+
+
+def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
+    r"""The work of each algorithm of a convolution.
+
+    "dense": calls, entries of the expanded filter, numbers in and out, multiplications. "orbit": calls, numbers turned
+    in and out, multiplications. "fourier": calls, weights transformed, numbers of the patches, numbers out,
+    multiplications.
+    """
+    n = group.order
+    fiber = 1 if s.lifting else n
+    numbers_in, numbers_out = s.pixels_in * s.channels * s.groups * fiber, s.pixels_out * s.features * n
+    products = numbers_out * s.channels * fiber * s.taps
+    expanded = 0 if s.kept else s.features * n * s.channels * fiber * s.taps
+    dense = 1.0, expanded, numbers_in + numbers_out, products
+    choices = {
+        "dense": Work("dense convolution", dense, serial=1),
+        "orbit": Work("orbit convolution", (n, n * numbers_in + numbers_out, products), serial=1),
+    }
+    fourier = fourier_of(group)
+    if fourier is not None:
+        orbits = -(-s.taps // n) + (s.taps > 1) if s.lifting else s.taps
+        patches = s.pixels_out * n * orbits * s.channels * s.groups
+        weights = 0 if s.kept else s.features * s.channels * orbits * n
+        blocks = patches * s.features / s.groups * fourier.products / n
+        choices["fourier"] = Work(
+            "fourier convolution", (n * s.groups, weights, patches, numbers_out, blocks), serial=1
+        )
+    return choices
+
+
+@functools.lru_cache(maxsize=4096)
+def cheapest_convolution(group: Group, sizes: Sizes, exact: bool, threads: int) -> str:
+    r"""The fastest algorithm of a convolution by the model; where `exact`, of those that keep the bitwise contract."""
+    choices = convolution_work(group, sizes)
+    allowed = [algorithm for algorithm in choices if algorithm != "dense" or not exact]
+    return min(allowed, key=lambda algorithm: choices[algorithm].cost(threads))

@@ -73,7 +73,7 @@ class LiftingLinear(nn.Module):
         r"""Draw the parameters as torch.nn.Linear does, and make the index tables anew on the weight's device."""
         table = orbit_table(self.group, self.in_shape, self.weight.device)
         self._gather, self._first, self._count = table.gather, table.first, table.count
-        _reset(self.weight, self.bias)
+        reset(self.weight, self.bias)
 
     @property
     def exactness(self) -> str:
@@ -145,7 +145,7 @@ class GroupLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         r"""Draw the parameters as torch.nn.Linear does."""
-        _reset(self.weight, self.bias)
+        reset(self.weight, self.bias)
 
     @property
     def exactness(self) -> str:
@@ -163,7 +163,7 @@ class GroupLinear(nn.Module):
         )
 
 
-def _reset(weight: Tensor, bias: Tensor | None) -> None:
+def reset(weight: Tensor, bias: Tensor | None) -> None:
     r"""torch.nn.Linear's distribution: every plane of the output is one ordinary linear map of the whole input."""
     bound = 1 / math.sqrt(weight[0].numel())
     nn.init.uniform_(weight, -bound, bound)

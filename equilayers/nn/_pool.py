@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice
-from equilayers.functional._pool import REDUCTIONS, orbit_pool
+from equilayers.functional._pool import REDUCTIONS, invariant_avg_pool2d, orbit_pool
 
 
 class OrbitPool(nn.Module):
@@ -40,3 +40,23 @@ class OrbitPool(nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self.reduction)
+
+
+class InvariantAvgPool2d(nn.Module):
+    r"""The mean over the map, (B, C, H, W) to (B, C) or (B, C, |G|, H, W) to (B, C, |G|).
+
+    Attributes:
+        exactness: "bitwise".
+
+    Raises:
+        TypeError: in forward, an input that is not floating-point.
+        ValueError: in forward, an input without a map.
+
+    Law: `pool(act(g, x)) == pool(x)` for every rotation and mirror of the map; of a regular feature the fiber alone is
+        permuted. See `equilayers.functional.invariant_avg_pool2d`.
+    """
+
+    exactness = "bitwise"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return invariant_avg_pool2d(x)

@@ -1,0 +1,238 @@
+r"""Weight-tied convolutions: lifting from images to regular features, and between regular features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
+from equilayers.functional._filters import expand
+from equilayers.functional._fourier import fast_fourier_of, fourier_of
+from equilayers.functional._geometry import Geometry, check_plane_group, check_size, geometry
+from equilayers.functional._patches import PatchKernel
+from equilayers.functional._prepared import Prepared, is_plain
+from equilayers.functional._trilinear import Correlate
+from equilayers.functional.cost import Sizes, cheapest_convolution
+from equilayers.groups import Group
+from equilayers.groups._base import check_group
+
+ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
+Ints = int | Sequence[int]
+
+
+def lift_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: Group,
+    *,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    algorithm: str = "auto",
+) -> Tensor:
+    r"""Lifting convolution: the image correlated with every turn of the filter.
+
+    `y[b, o, h] = corr(h · weight_o, x_b) + bias_o`
+
+    Args:
+        x: images (B, C, H, W), floating-point.
+        weight: (O, C / groups, kh, kw), of the dtype of x.
+        bias: (O,) or None.
+        group: CyclicRotation or Dihedral.
+        stride: pixels between samples, an int or a pair (height, width).
+        padding: pixels on every side, an int, a pair, "same" where that is symmetric, or "valid".
+        dilation: pixels between taps, an int or a pair.
+        groups: channel groups, as in torch.
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+        algorithm: "dense" (one convolution with the expanded filter), "orbit" (one convolution of every turn of the
+            input), "fourier" (patches and the group Fourier transform), "auto" (the fastest by the measured cost
+            model), or "bitwise" (the fastest of "orbit" and "fourier").
+
+    Returns:
+        Regular feature (B, O, |G|, H', W') of the dtype and device of x.
+
+    Raises:
+        TypeError: x is not floating-point or its dtype is not the weight's.
+        ValueError: shapes that do not fit, a group without turns, or a stride that samples this size lopsidedly; the
+            message names two settings that work.
+
+    Law: `lift_conv2d(act(g, x)) == act_regular(g, lift_conv2d(x))` for all g, at every size that is accepted: bitwise
+        with "orbit", "fourier" and "bitwise" (CPU, float32 and float64), rounding with "dense" and "auto".
+
+    Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576).
+    """
+    who = "lift_conv2d"
+    made = geometry(who, check_group(who, group), weight.shape[-2:], stride, padding, dilation, groups, padding_mode)
+    return convolve(who, x, weight, bias, group, made, algorithm, None)
+
+
+def group_conv2d(
+    f: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: Group,
+    *,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    algorithm: str = "auto",
+) -> Tensor:
+    r"""Group convolution: the equivariant convolution between regular features.
+
+    `y[b, o, h] = sum_{c,k} corr(h · weight[o, c, h^-1 k], f[b, c, k]) + bias_o`
+
+    Args:
+        f: regular feature (B, C, |G|, H, W), floating-point.
+        weight: (O, C / groups, |G|, kh, kw), of the dtype of f.
+        bias: (O,) or None.
+        group: CyclicRotation or Dihedral.
+        stride: pixels between samples, as in `lift_conv2d`.
+        padding: pixels on every side.
+        dilation: pixels between taps.
+        groups: channel groups.
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+        algorithm: "auto", "bitwise", "orbit", "dense" or "fourier".
+
+    Returns:
+        Regular feature (B, O, |G|, H', W') of the dtype and device of f.
+
+    Raises:
+        TypeError: f is not floating-point or its dtype is not the weight's.
+        ValueError: as in `lift_conv2d`, or axis 2 of f is not the fiber.
+
+    Law: `group_conv2d(act_regular(g, f)) == act_regular(g, group_conv2d(f))` for all g, at the levels of `lift_conv2d`.
+
+    Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
+    """
+    who = "group_conv2d"
+    made = geometry(who, check_group(who, group), weight.shape[-2:], stride, padding, dilation, groups, padding_mode)
+    return convolve(who, f, weight, bias, group, made, algorithm, None)
+
+
+def convolve(
+    who: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    group: Group,
+    shape: Geometry,
+    algorithm: str,
+    prepared: Prepared | None,
+) -> Tensor:
+    r"""Either convolution, by the number of axes of the weight, with a checked geometry.
+
+    prepared: where a module keeps what was made of the weight between calls that want no gradient.
+    """
+    _check(who, x, weight, group, shape, algorithm)
+    x, weight = autocast(x), autocast(weight)
+    bias = None if bias is None else autocast(bias)
+    x, shape = shape.padded(x)
+    if group.order == 1:  # nothing is tied: torch's own layer
+        return _dense(x, weight, bias, group, shape, None)
+    if torch.compiler.is_compiling():  # an ordinary convolution is what compilers do best
+        return _dense(x, weight, bias, group, shape, None)
+    if algorithm in ("auto", "bitwise"):
+        algorithm = _fastest(x, weight, group, shape, exact=algorithm == "bitwise")
+    fast, exact = fast_fourier_of(group), fourier_of(group)
+    if algorithm == "dense" or fast is None or exact is None:
+        return _dense(x, weight, bias, group, shape, prepared)
+    if algorithm == "orbit":
+        return _orbit(x, weight, bias, group, shape)
+    whole, size = replace(shape, groups=1), (x.shape[-2], x.shape[-1])
+    kernel = PatchKernel(group, fast, exact, whole, size, lifting=weight.ndim == 4)
+    return _fourier(x, weight, bias, kernel, shape.groups, prepared)
+
+
+def _check(who: str, x: Tensor, weight: Tensor, group: Group, shape: Geometry, algorithm: str) -> None:
+    check_plane_group(who, group)
+    check_choice(who, "algorithm", algorithm, ALGORITHMS)
+    lifting = who in ("lift_conv2d", "LiftingConv2d")
+    name, axes = ("x", 4) if lifting else ("f", 5)
+    check_float(who, name, x)
+    layout = f"{name} of shape (B, {shape.groups * weight.shape[1]}, {'' if lifting else f'{group.order}, '}H, W)"
+    if weight.ndim != axes:
+        wanted = "(O, C, kh, kw)" if lifting else "(O, C, |G|, kh, kw)"
+        refuse(who, f"weight of shape {wanted}", tuple(weight.shape), "Give it one filter for each pair of channels.")
+    if weight.shape[0] % shape.groups:
+        refuse(who, f"output channels divisible by groups={shape.groups}", weight.shape[0], "Change one of them.")
+    if not lifting and weight.shape[2] != group.order:
+        refuse(who, f"weight with axis 2 of length {group.order}", tuple(weight.shape), "It is the fiber of the group.")
+    if x.ndim != axes or x.shape[1] != shape.groups * weight.shape[1] or (not lifting and x.shape[2] != group.order):
+        todo = "Add a batch axis to a single image." if lifting else "Lift images with LiftingConv2d first."
+        refuse(who, layout, tuple(x.shape), todo)
+    group.check_space(tuple(x.shape[-2:]), who)
+    check_size(who, group, shape, (x.shape[-2], x.shape[-1]))
+    if not in_autocast(x):
+        check_same_dtype(who, name, x, weight)
+
+
+def _fastest(x: Tensor, weight: Tensor, group: Group, shape: Geometry, *, exact: bool) -> str:
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return "orbit" if exact else "dense"  # nothing was measured there
+    batch, size = x.shape[0], (x.shape[-2], x.shape[-1])
+    sizes = Sizes(
+        pixels_in=batch * math.prod(size),
+        pixels_out=batch * math.prod(shape.out_size(size)),
+        channels=weight.shape[1],
+        features=weight.shape[0],
+        taps=math.prod(shape.kernel_size),
+        groups=shape.groups,
+        lifting=weight.ndim == 4,
+        kept=not (torch.is_grad_enabled() and weight.requires_grad),
+    )
+    return cheapest_convolution(group, sizes, exact, torch.get_num_threads())
+
+
+def _dense(
+    x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, shape: Geometry, prepared: Prepared | None
+) -> Tensor:
+    r"""One ordinary convolution with the expanded filter."""
+    n = group.order
+    if prepared is None or not is_plain(weight):
+        filters = expand(weight, group)
+    else:
+        filters = prepared.get(weight, lambda: expand(weight, group), "dense")
+    spread = None if bias is None else bias.repeat_interleave(n)
+    image = x if weight.ndim == 4 else x.flatten(1, 2)
+    y = F.conv2d(image, filters, spread, shape.stride, shape.padding, shape.dilation, shape.groups)
+    return y.unflatten(1, (-1, n))
+
+
+def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, shape: Geometry) -> Tensor:
+    r"""`y[h] = h · corr(weight, h^-1 · x)`: an ordinary convolution per turn of the input, on memory of its own."""
+    lifting = weight.ndim == 4
+    act = group.act if lifting else group.act_regular
+    filters = weight if lifting else weight.flatten(1, 2)
+    planes = []
+    for h in range(group.order):
+        turned = act(group.inverse(h), x) if h else x.clone()
+        image = (turned if lifting else turned.flatten(1, 2)).contiguous()
+        y = F.conv2d(image, filters, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
+        planes.append(group.act(h, y))
+    return torch.stack(planes, 2)
+
+
+def _fourier(
+    x: Tensor, weight: Tensor, bias: Tensor | None, kernel: PatchKernel, groups: int, prepared: Prepared | None
+) -> Tensor:
+    r"""Patches and the group Fourier transform, channel group by channel group."""
+    biases = [None] * groups if bias is None else bias.chunk(groups)
+    if prepared is None or torch.is_grad_enabled() or not is_plain(x, weight):
+        given = zip(x.chunk(groups, 1), weight.chunk(groups), biases, strict=True)
+        made = [Correlate.apply(*inputs, kernel) for inputs in given]
+    else:
+        operators = prepared.get(weight, lambda: [kernel.operators(w) for w in weight.chunk(groups)], "fourier")
+        features = weight.shape[0] // groups
+        kept = zip(x.chunk(groups, 1), operators, biases, strict=True)
+        made = [kernel.apply(*inputs, features) for inputs in kept]
+    return made[0] if groups == 1 else torch.cat(made, 1)

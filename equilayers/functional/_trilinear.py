@@ -1,0 +1,127 @@
+r"""Three maps that are each other's derivatives.
+
+A weight-tied layer is bilinear, y = W * x. Its map and the two adjoints are the partial derivatives of one trilinear
+form <v, W * x>, so that each one's backward is made of the other two and gradients of any order come for free:
+
+    Correlate(x, W) -> y        Spread(v, W) -> x        Compare(v, x) -> W
+
+What the three compute is the business of a `Kernel`; here they are only tied together. Nothing but the inputs is kept
+for the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+class Kernel(Protocol):
+    r"""A bilinear map and its adjoints on plain tensors, none of them differentiable by itself."""
+
+    @property
+    def features_axis(self) -> int:
+        r"""The axis of y that the bias stands on."""
+
+    def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        r"""The output, y = W * x + bias."""
+
+    def spread(self, v: Tensor, weight: Tensor) -> Tensor:
+        r"""The x-gradient of <v, W * x>."""
+
+    def compare(self, v: Tensor, x: Tensor) -> Tensor:
+        r"""The W-gradient of <v, W * x>."""
+
+
+class Correlate(Function):
+    r"""The output y of x, weight and bias or None."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Tensor:
+        return kernel.correlate(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        x, weight, _, ctx.kernel = inputs
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        gx = Spread.apply(v, weight, ctx.kernel) if needs_x else None
+        gw = Compare.apply(v, x, ctx.kernel) if needs_weight else None
+        others = [axis for axis in range(v.ndim) if axis != ctx.kernel.features_axis]
+        return gx, gw, v.sum(others) if needs_bias else None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        return _fold_or_loop(Correlate, info.batch_size, in_dims, args)
+
+
+class Spread(Function):
+    r"""The x-gradient of <v, Correlate(x, W)>."""
+
+    @staticmethod
+    def forward(v: Tensor, weight: Tensor, kernel: Kernel) -> Tensor:
+        return kernel.spread(v, weight)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        v, weight, ctx.kernel = inputs
+        ctx.save_for_backward(v, weight)
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        v, weight = ctx.saved_tensors
+        needs_v, needs_weight, _ = ctx.needs_input_grad
+        gv = Correlate.apply(u, weight, None, ctx.kernel) if needs_v else None
+        gw = Compare.apply(v, u, ctx.kernel) if needs_weight else None
+        return gv, gw, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        return _fold_or_loop(Spread, info.batch_size, in_dims, args)
+
+
+class Compare(Function):
+    r"""The W-gradient of <v, Correlate(x, W)>."""
+
+    @staticmethod
+    def forward(v: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
+        return kernel.compare(v, x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        v, x, ctx.kernel = inputs
+        ctx.save_for_backward(v, x)
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+        v, x = ctx.saved_tensors
+        needs_v, needs_x, _ = ctx.needs_input_grad
+        gv = Correlate.apply(x, u, None, ctx.kernel) if needs_v else None
+        gx = Spread.apply(v, u, ctx.kernel) if needs_x else None
+        return gv, gx, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        return _loop(Compare, info.batch_size, in_dims, args), 0
+
+
+def _fold_or_loop(
+    function: type[Function], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
+) -> tuple[Tensor, int]:
+    r"""A vmap over the rows alone becomes a longer batch; over weights as well it becomes a loop."""
+    if in_dims[0] is None or any(d is not None for d in in_dims[1:]):
+        return _loop(function, size, in_dims, args), 0
+    rows = args[0].movedim(in_dims[0], 0)
+    out = function.apply(rows.flatten(0, 1), *args[1:])
+    return out.unflatten(0, rows.shape[:2]), 0
+
+
+def _loop(function: type[Function], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Tensor:
+    pick = lambda a, d, i: a if d is None else a.select(d, i)  # noqa: E731
+    return torch.stack([function.apply(*map(pick, args, in_dims, [i] * len(args))) for i in range(size)])

@@ -25,7 +25,7 @@ bench: env
 	$(PY) -m pytest benchmarks $(PYTEST_ARGS)
 
 # --no-deps, because two of escnn's needs do not install beside ours: py3nj builds with Fortran, and the lie_learn wheel
-# is compiled against numpy 1. Both serve SO(3) only; tests/conftest.py imports escnn without them.
+# is compiled against numpy 1. Both serve SO(3) only; benchmarks/peers.py imports escnn without them.
 escnn: env
 	$(PIP_INSTALL) numpy scipy joblib
 	$(PIP_INSTALL) --no-deps escnn

@@ -1,13 +1,8 @@
 """What every test stands on: reproducible settings, the `escnn` peer and the `threads` fixture."""
 
-import importlib
-import importlib.util
 import os
-import sys
 import types
-import warnings
 from collections.abc import Iterator
-from itertools import accumulate
 
 # Before torch is imported: threads that wait by spinning slow a busy machine down eighty times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -15,6 +10,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from benchmarks.peers import import_escnn
 
 # `threads` is function-scoped and constant over the examples of one test, so it is safe under @given.
 settings.register_profile(
@@ -45,24 +42,6 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
-
-
-def import_escnn() -> types.ModuleType:
-    """Import escnn 1.0.11 beside today's numpy and scikit-learn, for groups of the plane.
-
-    It asks lie_learn, whose wheel is compiled against numpy 1, for one function that only SO(3) uses: an empty module
-    stands in. It prefers scikit-learn's `randomized_svd`, which no longer takes its `np.matrix`, over scipy's `svd`.
-    """
-    wigner = "lie_learn.representations.SO3.wigner_d"
-    if wigner not in sys.modules and importlib.util.find_spec("lie_learn") is None:
-        names = wigner.split(".")
-        sys.modules |= {name: types.ModuleType(name) for name in accumulate(names, "{}.{}".format)}
-        vars(sys.modules[wigner])["wigner_D_matrix"] = None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        escnn = importlib.import_module("escnn")
-    vars(escnn.group._numerical)["randomized_svd"] = None
-    return escnn
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,31 @@
+r"""The peer libraries, importable beside today's numpy."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+import warnings
+from itertools import accumulate
+
+
+def import_escnn() -> types.ModuleType:
+    r"""Import escnn 1.0.11 beside today's numpy and scikit-learn, for groups of the plane.
+
+    It asks lie_learn, whose wheel is compiled against numpy 1, for one function that only SO(3) uses: an empty module
+    stands in. It prefers scikit-learn's `randomized_svd`, which no longer takes its `np.matrix`, over scipy's `svd`.
+
+    Raises:
+        ImportError: escnn or something else that it needs is not installed.
+    """
+    wigner = "lie_learn.representations.SO3.wigner_d"
+    if wigner not in sys.modules and importlib.util.find_spec("lie_learn") is None:
+        names = wigner.split(".")
+        sys.modules |= {name: types.ModuleType(name) for name in accumulate(names, "{}.{}".format)}
+        vars(sys.modules[wigner])["wigner_D_matrix"] = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        escnn = importlib.import_module("escnn")
+    vars(escnn.group._numerical)["randomized_svd"] = None
+    return escnn

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilayers.functional._blocks import Rows
 from equilayers.functional._cyclic import canonical_start, turn_back, turn_to
 from equilayers.functional._fourier import Fourier
 
@@ -54,7 +55,7 @@ def transform_blocks(
 
 def weight_planes_of(pairs: Iterable[tuple[Tensor, Tensor]], fourier: Fourier) -> Tensor:
     r"""The W-gradient (O, |G|, M) of <v, W * x>, summed over pairs of planes v (R, |G|, O) and x (R, |G|, M)."""
-    total: list[tuple[Tensor, ...]] = []
+    total: list[Rows] = []
     for v, x in pairs:
         both = zip(fourier.blocks, fourier.analysis(v), fourier.analysis(x), strict=True)
         part = [block.correlate(y, u) for block, y, u in both]

@@ -17,94 +17,35 @@ may use the transform with the fewest products.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers.functional._correlation import operators_of, transform, weight_planes_of
-from equilayers.functional._filters import expand, from_planes, moved_places, reversed_weight, to_planes
+from equilayers.functional._filters import expand, from_planes, reversed_weight, to_planes
 from equilayers.functional._fourier import Fourier
+from equilayers.functional._frames import Part, parts
 from equilayers.functional._geometry import Geometry, Pair
 from equilayers.functional._tables import orbit_table
-from equilayers.groups import Dihedral, Group
-
-Table = NDArray[np.int64]
+from equilayers.groups import Group
 
 BLOCK_BYTES = 3_000_000  # of patches per block
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    r"""Some orbits of output positions, represented by Q of them, and the frames k they are computed in.
+class Frame(NamedTuple):
+    r"""One frame of a part, for as many samples as make a block.
 
-    start: (frames, Q), places of k·q in the padded input.
-    taps: (frames, |G|·M), how far from there the tap of (u, m) lies, fiber and all.
-    target: (frames, Q·|G|), places of (k·u, k·q) in the output.
-    free: whether no element fixes any of the positions.
-    share: (Q, 1, 1), one over the number of frames that a position of the orbit is computed in; None where it is one.
+    places: (samples, Q, |G|·M), what the patches read of the padded input. target: (samples, Q·|G|), places of outputs.
     """
 
-    start: Tensor
-    taps: Tensor
+    places: Tensor
     target: Tensor
-    free: bool
-    share: Tensor | None
-
-    def split(self, orbits: int) -> list[Part]:
-        r"""The same in pieces of at most so many orbits."""
-        q = self.start.shape[1]
-        if q <= orbits:
-            return [self]
-        n = self.target.shape[1] // q
-        cuts = [slice(first, min(first + orbits, q)) for first in range(0, q, orbits)]
-        share = lambda cut: None if self.share is None else self.share[cut]  # noqa: E731
-        target = self.target.unflatten(1, (q, n))
-        tables = ((self.start[:, cut], self.taps, target[:, cut].flatten(1)) for cut in cuts)
-        return [Part(*three, self.free, share(cut)) for three, cut in zip(tables, cuts, strict=True)]
-
-
-@functools.lru_cache(maxsize=128)
-def parts(group: Group, geometry: Geometry, size: Pair, lifting: bool, device: torch.device) -> tuple[Part, ...]:
-    r"""How the outputs for an input of this size are computed.
-
-    Free orbits take every frame. Under a dihedral group any other position is fixed by a mirror, so that turns alone
-    reach its whole orbit; under turns the one other position is the centre, which one frame reaches.
-    """
-    n, out = group.order, geometry.out_size(size)
-    (ph, pw), (sh, sw) = geometry.padding, geometry.stride
-    padded = size[0] + 2 * ph, size[1] + 2 * pw
-    inside, outside = moved_places(group, padded), moved_places(group, out)
-    taps = _taps(group, geometry, inside, padded, lifting)
-    representatives = np.flatnonzero(outside.min(0) == np.arange(out[0] * out[1]))
-    fixers = (outside[:, representatives] == representatives).sum(0)
-    made = []
-    for free, frames in (True, n), (False, group.n if isinstance(group, Dihedral) else 1):
-        chosen = (fixers == 1) == free
-        q = representatives[chosen]
-        start = inside[:frames, sh * (q // out[1]) * padded[1] + sw * (q % out[1])]
-        target = group.cayley_table[:frames, None, :] * (out[0] * out[1]) + outside[:frames, q, None]
-        share = n / (fixers[chosen] * frames)
-        tensor = functools.partial(torch.tensor, device=device)
-        weights = None if (share == 1).all() else tensor(share).view(-1, 1, 1)
-        part = Part(tensor(start), tensor(taps[:frames]), tensor(target.reshape(frames, -1)), free, weights)
-        made += [part] if len(q) else []
-    return tuple(made)
-
-
-def _taps(group: Group, geometry: Geometry, inside: Table, padded: Pair, lifting: bool) -> Table:
-    r"""Table (|G|, |G|·M): how far the tap (k·u, k·u·t) lies from k·p, for all t or, lifting, one of each orbit."""
-    n, (kh, kw), (dh, dw) = group.order, geometry.kernel_size, geometry.dilation
-    taps = orbit_table(group, (kh, kw)).gather.view(n, -1).numpy() if lifting else moved_places(group, (kh, kw))
-    reach = inside[:, dh * (taps // kw) * padded[1] + dw * (taps % kw)] - inside[:, :1, None]  # (k, u, m)
-    fiber = group.cayley_table * (0 if lifting else padded[0] * padded[1])
-    return (reach + fiber[:, :, None]).reshape(n, -1)
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -153,8 +94,8 @@ class PatchKernel:
                 targets.append(target)
             if len(block) not in orders:
                 places = torch.cat(targets)
-                steps_of = torch.arange(len(places), device=x.device)
-                orders[len(block)] = places.new_empty(len(block)).index_copy_(0, places, steps_of)
+                count = torch.arange(len(places), device=x.device)
+                orders[len(block)] = places.new_empty(len(block)).index_copy_(0, places, count)
             torch.index_select(torch.cat(results), 0, orders[len(block)], out=block)
         return out.permute(0, 4, 1, 2, 3)
 
@@ -196,21 +137,21 @@ class PatchKernel:
         """
         batch, channels = x.shape[:2]
         rows, pieces = self._pieces(batch, channels * x.element_size(), x.device)
-        step = torch.arange(rows, device=x.device)[:, None]
-        inputs, outputs = step * self._inputs, step * self._outputs
+        step = torch.arange(rows, device=x.device, dtype=torch.int32)[:, None]
+        inputs, outputs = step * self._inputs, step.long() * self._outputs
         frames = [
-            ((inputs + start)[:, :, None] + taps, outputs + target, piece)
+            Frame((inputs + start)[:, :, None] + taps, outputs + target, piece)
             for piece in pieces
             for start, taps, target in zip(piece.start, piece.taps, piece.target, strict=True)
         ]
-        buffer = x.new_empty(max(places.numel() for places, _, _ in frames), channels)
+        buffer = x.new_empty(max(frame.places.numel() for frame in frames), channels)
 
         def steps(block: Tensor) -> Iterator[tuple[Tensor, Tensor, Part]]:
             source, count = self._padded(block), len(block)
-            for places, target, piece in frames:
+            for places, target, part in frames:
                 chosen = places[:count].flatten()
                 patches = torch.index_select(source, 0, chosen, out=buffer[: len(chosen)])
-                yield patches.view(count * places.shape[1], self.group.order, -1), target[:count].flatten(), piece
+                yield patches.view(count * places.shape[1], self.group.order, -1), target[:count].flatten(), part
 
         for first in range(0, batch, rows):
             samples = slice(first, min(first + rows, batch))

@@ -134,23 +134,22 @@ def convolve(
     prepared: where a module keeps what was made of the weight between calls that want no gradient.
     """
     _check(who, x, weight, group, shape, algorithm)
-    x, weight = autocast(x), autocast(weight)
-    bias = None if bias is None else autocast(bias)
+    if in_autocast(x):
+        x, weight = autocast(x), autocast(weight)
+        bias = None if bias is None else autocast(bias)
+    else:
+        check_same_dtype(who, "x" if weight.ndim == 4 else "f", x, weight)
     x, shape = shape.padded(x)
-    if group.order == 1:  # nothing is tied: torch's own layer
-        return _dense(x, weight, bias, group, shape, None)
-    if torch.compiler.is_compiling():  # an ordinary convolution is what compilers do best
+    # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
+    if torch.compiler.is_compiling() or group.order == 1:
         return _dense(x, weight, bias, group, shape, None)
     if algorithm in ("auto", "bitwise"):
         algorithm = _fastest(x, weight, group, shape, exact=algorithm == "bitwise")
-    fast, exact = fast_fourier_of(group), fourier_of(group)
-    if algorithm == "dense" or fast is None or exact is None:
+    if algorithm == "dense":
         return _dense(x, weight, bias, group, shape, prepared)
     if algorithm == "orbit":
         return _orbit(x, weight, bias, group, shape)
-    whole, size = replace(shape, groups=1), (x.shape[-2], x.shape[-1])
-    kernel = PatchKernel(group, fast, exact, whole, size, lifting=weight.ndim == 4)
-    return _fourier(x, weight, bias, kernel, shape.groups, prepared)
+    return _fourier(x, weight, bias, group, shape, prepared)
 
 
 def _check(who: str, x: Tensor, weight: Tensor, group: Group, shape: Geometry, algorithm: str) -> None:
@@ -171,9 +170,11 @@ def _check(who: str, x: Tensor, weight: Tensor, group: Group, shape: Geometry, a
         todo = "Add a batch axis to a single image." if lifting else "Lift images with LiftingConv2d first."
         refuse(who, layout, tuple(x.shape), todo)
     group.check_space(tuple(x.shape[-2:]), who)
-    check_size(who, group, shape, (x.shape[-2], x.shape[-1]))
-    if not in_autocast(x):
-        check_same_dtype(who, name, x, weight)
+    size = x.shape[-2], x.shape[-1]
+    if torch.compiler.is_compiling():
+        check_size.__wrapped__(who, group, shape, size)  # a compiler traces no cache
+    else:
+        check_size(who, group, shape, size)
 
 
 def _fastest(x: Tensor, weight: Tensor, group: Group, shape: Geometry, *, exact: bool) -> str:
@@ -202,7 +203,7 @@ def _dense(
         filters = expand(weight, group)
     else:
         filters = prepared.get(weight, lambda: expand(weight, group), "dense")
-    spread = None if bias is None else bias.repeat_interleave(n)
+    spread = None if bias is None else bias.unsqueeze(1).expand(-1, n).reshape(-1)
     image = x if weight.ndim == 4 else x.flatten(1, 2)
     y = F.conv2d(image, filters, spread, shape.stride, shape.padding, shape.dilation, shape.groups)
     return y.unflatten(1, (-1, n))
@@ -223,9 +224,14 @@ def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, shape: 
 
 
 def _fourier(
-    x: Tensor, weight: Tensor, bias: Tensor | None, kernel: PatchKernel, groups: int, prepared: Prepared | None
+    x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, shape: Geometry, prepared: Prepared | None
 ) -> Tensor:
     r"""Patches and the group Fourier transform, channel group by channel group."""
+    fast, exact, groups = fast_fourier_of(group), fourier_of(group), shape.groups
+    if fast is None or exact is None:  # no group of the plane
+        return _dense(x, weight, bias, group, shape, prepared)
+    whole, size = replace(shape, groups=1), (x.shape[-2], x.shape[-1])
+    kernel = PatchKernel(group, fast, exact, whole, size, lifting=weight.ndim == 4)
     biases = [None] * groups if bias is None else bias.chunk(groups)
     if prepared is None or torch.is_grad_enabled() or not is_plain(x, weight):
         given = zip(x.chunk(groups, 1), weight.chunk(groups), biases, strict=True)

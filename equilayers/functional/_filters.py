@@ -1,19 +1,17 @@
 r"""Weight-tied filters: expanded to an ordinary convolution's, laid out as planes over the group, and turned around.
 
-A filter is flat here: (O, C, N) with N = kh·kw taps t for a lifting convolution and N = |G|·kh·kw pairs (u, t) for a
-group convolution. Every function is an index table, made once per group and kernel.
+A filter has N = kh·kw taps t for each pair of channels in a lifting convolution, and N = |G|·kh·kw pairs (u, t) in a
+group convolution. Every function is an index table, made once per group and shape.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd import Function
 
 from equilayers.functional._geometry import Pair
 from equilayers.groups import Group
@@ -26,20 +24,23 @@ def moved_places(group: Group, size: Pair) -> NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=256)
-def expansion(group: Group, kernel: Pair, lifting: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    r"""Tables (|G|, N): entry [h, (k, s)] of the first is the place of `h^-1 · (k, s)`; the second undoes each row."""
-    taps = permutations(group, kernel)  # [h, s] is the place of h^-1 s
-    if lifting:
-        table = taps
-    else:
+def expansion(group: Group, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    r"""Table (|G|·C·N,) for weights (O, *shape), shape being C and the axes of N.
+
+    Entry (h, c, j) is the place of (c, h^-1 · j) in a weight.
+    """
+    n, channels = group.order, shape[0]
+    table = permutations(group, (shape[-2], shape[-1]))  # [h, s] is the place of h^-1 s
+    if len(shape) == 4:
         back = group.cayley_table[inverses(group)]  # [h, k] is h^-1 k
-        table = (back[:, :, None] * taps.shape[1] + taps[:, None, :]).reshape(group.order, -1)
-    return torch.tensor(table, device=device), torch.tensor(np.argsort(table, axis=1), device=device)
+        table = (back[:, :, None] * table.shape[1] + table[:, None, :]).reshape(n, -1)
+    filters = np.arange(channels)[:, None] * table.shape[1]
+    return torch.tensor((filters + table[:, None, :]).reshape(-1), device=device)
 
 
 @torch.compiler.assume_constant_result
-def _expansion_table(group: Group, kernel: Pair, lifting: bool, device: torch.device) -> Tensor:
-    return expansion(group, kernel, lifting, device)[0]
+def _constant_expansion(group: Group, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return expansion(group, shape, device)
 
 
 def expand(weight: Tensor, group: Group) -> Tensor:
@@ -47,53 +48,9 @@ def expand(weight: Tensor, group: Group) -> Tensor:
 
     Row (o, h), column (c, k): `h · weight[o, c, h^-1 k]`. Differentiable.
     """
-    lifting, n, (kh, kw) = weight.ndim == 4, group.order, weight.shape[-2:]
-    out, channels = weight.shape[:2]
-    flat = weight.reshape(out, channels, -1)
-    if torch.compiler.is_compiling():
-        table = _expansion_table(group, (kh, kw), lifting, weight.device)
-        rows = flat.index_select(2, table.flatten()).unflatten(2, table.shape)
-    else:
-        rows = _Expand.apply(flat, *expansion(group, (kh, kw), lifting, weight.device))
-    return rows.transpose(1, 2).reshape(out * n, -1, kh, kw)
-
-
-class _Expand(Function):
-    r"""(O, C, N) to (O, C, |G|, N): `y[..., h, j] = x[..., table[h, j]]`."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, table: Tensor, inverse: Tensor) -> Tensor:  # noqa: ARG004
-        return x.index_select(2, table.flatten()).unflatten(2, table.shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        ctx.tables = inputs[1:]
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
-        return _Contract.apply(v, *ctx.tables), None, None
-
-
-class _Contract(Function):
-    r"""The transpose of `_Expand`: `x[..., j] = sum_h y[..., h, inverse[h, j]]`."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(v: Tensor, table: Tensor, inverse: Tensor) -> Tensor:
-        n, entries = table.shape
-        rows = inverse + entries * torch.arange(n, device=v.device)[:, None]
-        return v.flatten(2).index_select(2, rows.flatten()).unflatten(2, table.shape).sum(2)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        ctx.tables = inputs[1:]
-
-    @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None, None]:
-        return _Expand.apply(u, *ctx.tables), None, None
+    tabulate = _constant_expansion if torch.compiler.is_compiling() else expansion
+    filters = weight.flatten(1).index_select(1, tabulate(group, tuple(weight.shape[1:]), weight.device))
+    return filters.view(weight.shape[0] * group.order, -1, *weight.shape[-2:])
 
 
 @functools.lru_cache(maxsize=256)

@@ -6,6 +6,7 @@ the stride s. Only then does the layer commute with mirrors and turns; any other
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Sequence
@@ -50,8 +51,8 @@ class Geometry:
 
     def padded(self, x: Tensor) -> tuple[Tensor, Geometry]:
         r"""The input (..., C, H, W) with any padding but zeros around it, and the geometry left to apply."""
-        if self.padding_mode == "zeros" or not any(self.padding):
-            return x, replace(self, padding_mode="zeros")
+        if self.padding_mode == "zeros" or self.padding == (0, 0):
+            return x, self
         ph, pw = self.padding
         image = x.flatten(1, -3) if x.ndim > 4 else x
         image = F.pad(image, (pw, pw, ph, ph), mode=self.padding_mode)
@@ -115,6 +116,7 @@ def geometry(
     return made
 
 
+@functools.lru_cache(maxsize=1024)
 def check_size(who: str, group: Group, geometry: Geometry, size: Pair) -> None:
     r"""ValueError unless the layer is defined and exactly equivariant on inputs of this size."""
     rooms = geometry.rooms(size)

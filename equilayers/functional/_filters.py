@@ -38,18 +38,16 @@ def expansion(group: Group, shape: tuple[int, ...], device: torch.device) -> Ten
     return torch.tensor((filters + table[:, None, :]).reshape(-1), device=device)
 
 
-@torch.compiler.assume_constant_result
-def _constant_expansion(group: Group, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    return expansion(group, shape, device)
-
-
 def expand(weight: Tensor, group: Group) -> Tensor:
     r"""The filter of the ordinary convolution: (O·|G|, C·|G|, kh, kw), or (O·|G|, C, kh, kw) of a lifting one.
 
     Row (o, h), column (c, k): `h · weight[o, c, h^-1 k]`. Differentiable.
     """
-    tabulate = _constant_expansion if torch.compiler.is_compiling() else expansion
-    filters = weight.flatten(1).index_select(1, tabulate(group, tuple(weight.shape[1:]), weight.device))
+    if torch.compiler.is_compiling():  # which takes no table from a cache
+        act = group.act if weight.ndim == 4 else group.act_regular
+        filters = torch.stack([act(h, weight) for h in range(group.order)], 1)
+    else:
+        filters = weight.flatten(1).index_select(1, expansion(group, tuple(weight.shape[1:]), weight.device))
     return filters.view(weight.shape[0] * group.order, -1, *weight.shape[-2:])
 
 

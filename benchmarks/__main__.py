@@ -1,19 +1,34 @@
-r"""`python -m benchmarks linear`: ratios of medians in Markdown; `calibrate`: the constants of the cost model."""
+r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line as they are measured.
+
+linear, conv: the layers in all their algorithms. construction, memory: of convolutions. report: cost against width and
+against the order of the group, with a drawing. calibrate: the constants of the cost model.
+"""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from benchmarks import calibrate, linear
+from benchmarks import calibrate, construction, conv, linear, memory, report
+
+SUBJECTS = {
+    "linear": linear.report,
+    "conv": conv.report,
+    "construction": construction.report,
+    "memory": memory.report,
+    "calibrate": calibrate.constants,
+}
 
 
 def main() -> None:
-    r"""Print the report of one subject, line by line as it is measured."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("subject", choices=["linear", "calibrate"])
+    r"""Print the report of one subject."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=form)
+    parser.add_argument("subject", choices=[*SUBJECTS, "report"])
     parser.add_argument("--seconds", type=float, default=2.0, help="per case (default: 2)")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the drawing of `report`")
     args = parser.parse_args()
-    lines = linear.report(args.seconds) if args.subject == "linear" else calibrate.constants(args.seconds)
+    lines = SUBJECTS[args.subject](args.seconds) if args.subject in SUBJECTS else report.lines(args.seconds, args.out)
     for line in lines:
         print(line, flush=True)
 

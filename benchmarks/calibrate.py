@@ -10,29 +10,50 @@ import torch
 from scipy.optimize import nnls
 
 from baselines.models import group_of
-from benchmarks.linear import Case, competitors
-from benchmarks.timing import in_turn, machine
-from equilayers.functional.cost import CONSTANTS, work
+from benchmarks import conv, linear
+from benchmarks.timing import Call, in_turn, machine
+from equilayers.functional.cost import CONSTANTS, Sizes, Work, convolution_work, work
 
 GROUPS = ("R2", "R4", "D4", "T3", "T6", "T12")
 SHAPES = tuple(itertools.product((12, 36), (16, 128), (1, 16, 64, 512)))  # size, features, batch
+CONVOLUTIONS = [
+    conv.Case(group, max(1, width // group_of(group).order), size, batch, kernel)
+    for group in ("R2", "R4", "D2", "D4")
+    for width, size, batch, kernel in (
+        *itertools.product((16, 64, 256), (9, 18, 36), (8,), (1, 3)),
+        *itertools.product((64, 256, 512), (5, 9), (1, 16), (3, 5)),
+    )
+]
+Samples = dict[str, list[tuple[tuple[float, ...], float]]]
 
 
 def constants(seconds: float) -> Iterator[str]:
     r"""Lines to put into `equilayers/functional/cost.py`, fitted to the least relative error."""
     torch.set_num_threads(1)
-    measured: dict[str, list[tuple[tuple[float, ...], float]]] = {kind: [] for kind in CONSTANTS}
+    yield f"# {machine()}"
+    measured: Samples = {kind: [] for kind in CONSTANTS}
     for name, (size, features, batch) in itertools.product(GROUPS, SHAPES):
         choices = work(group_of(name), batch, size * size, features)
-        calls = competitors(Case(name, size, features, batch))
-        timings = in_turn({algorithm: calls[algorithm] for algorithm in choices}, seconds=seconds)
-        for algorithm, (kind, quantities, _) in choices.items():
-            measured[kind].append((quantities, 1e6 * timings[algorithm].median))
-    yield f"# {machine()}"
+        calls = linear.competitors(linear.Case(name, size, features, batch))
+        _record(measured, choices, {algorithm: calls[algorithm] for algorithm in choices}, seconds)
+    for case in CONVOLUTIONS:
+        pixels = case.batch * case.size**2
+        sizes = Sizes(pixels, pixels, case.fields, case.fields, case.kernel**2, groups=1, lifting=False, kept=True)
+        choices = convolution_work(group_of(case.group), sizes)
+        _record(measured, choices, conv.competitors(case, choices), seconds)
     for kind, samples in measured.items():
         nanoseconds = np.array([taken for _, taken in samples])
         design = np.array([quantities for quantities, _ in samples]) / nanoseconds[:, None]
-        scale = design.max(0)
+        scale = np.maximum(design.max(0), 1e-300)
         fitted = nnls(design / scale, np.ones(len(samples)))[0] / scale
-        worst = np.abs(design @ fitted - 1).max()
-        yield f'"{kind}": ({", ".join(f"{constant:.3g}" for constant in fitted)}),  # within {100 * worst:.0f} %'
+        errors = np.abs(design @ fitted - 1)
+        yield (
+            f'"{kind}": ({", ".join(f"{constant:.3g}" for constant in fitted)}),  '
+            f"# within {100 * np.median(errors):.0f} %, at worst {100 * errors.max():.0f} %"
+        )
+
+
+def _record(measured: Samples, choices: dict[str, Work], calls: dict[str, Call], seconds: float) -> None:
+    timings = in_turn(calls, seconds=seconds)
+    for algorithm, (kind, quantities, _) in choices.items():
+        measured[kind].append((quantities, 1e6 * timings[algorithm].median))

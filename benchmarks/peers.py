@@ -8,6 +8,7 @@ import sys
 import types
 import warnings
 from itertools import accumulate
+from typing import Any
 
 
 def import_escnn() -> types.ModuleType:
@@ -29,3 +30,11 @@ def import_escnn() -> types.ModuleType:
         escnn = importlib.import_module("escnn")
     vars(escnn.group._numerical)["randomized_svd"] = None
     return escnn
+
+
+def escnn_convolution(group: str, fields_in: int, fields_out: int, kernel: int) -> Any:
+    r"""escnn's R2Conv between regular fields of R2, R4, D2 or D4."""
+    library = import_escnn()
+    space = {"R": library.gspaces.rot2dOnR2, "D": library.gspaces.flipRot2dOnR2}[group[0]](int(group[1:]))
+    there, back = (library.nn.FieldType(space, count * [space.regular_repr]) for count in (fields_in, fields_out))
+    return library.nn.R2Conv(there, back, kernel, padding=kernel // 2)

@@ -23,8 +23,8 @@ class Timing:
     high: float
 
 
-def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3) -> dict[str, Timing]:
-    r"""Time the calls A B C A B C ..., at least nine rounds and about `seconds` in all, garbage collection off.
+def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3, rounds: int = 9) -> dict[str, Timing]:
+    r"""Time the calls A B C A B C ..., at least `rounds` and about `seconds` in all, garbage collection off.
 
     Each is called once uncounted right before its counted call: what its predecessor left in the caches and in the
     allocator is not its own.
@@ -33,6 +33,7 @@ def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3)
         calls: the competitors, by name.
         seconds: how long to go on.
         warmup: rounds that are not counted.
+        rounds: how many are counted at least, two or more.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(warmup):
@@ -42,7 +43,7 @@ def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3)
     gc.disable()
     try:
         end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(next(iter(taken.values()))) < 9:
+        while time.perf_counter() < end or len(next(iter(taken.values()))) < rounds:
             for name, call in calls.items():
                 call()
                 start = time.perf_counter()

@@ -1,0 +1,137 @@
+r"""GroupConv2d in its algorithms against torch's Conv2d of the same width and escnn's R2Conv of the same fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines.models import group_of
+from benchmarks.peers import escnn_convolution, import_escnn
+from benchmarks.timing import Call, Timing, in_turn, machine
+from equilayers.nn import GroupConv2d
+
+ALGORITHMS = ("dense", "orbit", "fourier", "auto")
+PLAIN, ESCNN, ESCNN_EVAL = "torch Conv2d", "escnn, train", "escnn, eval"
+
+
+@dataclass(frozen=True)
+class Case:
+    r"""One comparison: `fields` regular features in and out, so fields · |G| channels, on maps of size x size."""
+
+    group: str
+    fields: int
+    size: int
+    batch: int = 8
+    kernel: int = 3
+    training: bool = False
+    threads: int = 1
+
+    def __str__(self) -> str:
+        what = "training step" if self.training else "forward"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        maps = f"{self.size}x{self.size}, batch {self.batch}"
+        return f"{self.group} {self.fields} fields {maps}, {self.kernel}x{self.kernel}, {what}, {threads}"
+
+
+def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Call]:
+    r"""What is timed, by name; escnn only where it is installed."""
+    torch.manual_seed(0)
+    group, k = group_of(case.group), case.kernel
+    x = torch.randn(case.batch, case.fields, group.order, case.size, case.size)
+    width = case.fields * group.order
+    made: dict[str, tuple[nn.Module, Tensor]] = {PLAIN: (nn.Conv2d(width, width, k, padding=k // 2), x.flatten(1, 2))}
+    for name in ALGORITHMS:
+        made[name] = GroupConv2d(group, case.fields, case.fields, k, padding=k // 2, algorithm=name), x
+    wanted = [*made, ESCNN, ESCNN_EVAL] if names is None else list(names)
+    if {ESCNN, ESCNN_EVAL} & set(wanted):
+        made |= _escnn(case, x.flatten(1, 2))
+    return {name: call(*made[name], training=case.training) for name in wanted if name in made}
+
+
+def _escnn(case: Case, x: Tensor) -> dict[str, tuple[nn.Module, Any]]:
+    try:
+        library = import_escnn()
+    except ImportError:
+        return {}
+    layer = escnn_convolution(case.group, case.fields, case.fields, case.kernel)
+    made: dict[str, tuple[nn.Module, Any]] = {ESCNN: (layer, library.nn.GeometricTensor(x, layer.in_type))}
+    if not case.training:
+        layer = escnn_convolution(case.group, case.fields, case.fields, case.kernel).eval()
+        made[ESCNN_EVAL] = layer, library.nn.GeometricTensor(x, layer.in_type)
+    return made
+
+
+def call(model: nn.Module, x: Any, *, training: bool) -> Call:
+    r"""A forward pass without gradients, or a forward and a backward pass down to the input."""
+    if not training:
+
+        def forward() -> object:
+            with torch.no_grad():
+                return model(x)
+
+        return forward
+    leaf = (x if isinstance(x, Tensor) else x.tensor).clone().requires_grad_()
+    given = leaf if isinstance(x, Tensor) else type(x)(leaf, x.type)
+    read = (lambda y: y) if isinstance(x, Tensor) else (lambda y: y.tensor)
+    upstream = torch.randn_like(read(model(given)))
+
+    def step() -> object:
+        model.zero_grad()
+        leaf.grad = None
+        return read(model(given)).backward(upstream)
+
+    return step
+
+
+CASES = [
+    *(Case("R4", fields, 36) for fields in (4, 8, 16)),
+    *(Case("R4", fields, 18) for fields in (16, 32, 64, 128)),
+    *(Case("R4", fields, 9) for fields in (64, 128, 256)),
+    *(Case("D4", fields, size) for fields, size in ((2, 36), (8, 36), (16, 18), (32, 18), (32, 9), (64, 9), (128, 9))),
+    *(Case("R4", 64, 18, kernel=k) for k in (1, 5, 7)),
+    *(Case("D4", 32, 18, kernel=k) for k in (1, 5)),
+    Case("R2", 64, 18),
+    Case("D1", 64, 18),
+    Case("D2", 64, 18),
+    *(Case("R4", 64, 18, batch=b) for b in (1, 32)),
+    *(Case(group, 64, size, threads=2) for group, size in (("R4", 18), ("D4", 9))),
+    Case("R4", 8, 36, threads=2),
+]
+
+
+def both_passes(cases: Iterable[Case]) -> list[Case]:
+    r"""Each case forward, then as a training step."""
+    return [replace(case, training=training) for case in cases for training in (False, True)]
+
+
+def measure(case: Case, seconds: float, names: Iterable[str] | None = None) -> dict[str, Timing]:
+    r"""The timings of one case, under its number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(case.threads)
+    try:
+        return in_turn(competitors(case, names), seconds=seconds)
+    finally:
+        torch.set_num_threads(before)
+
+
+def ratio(timings: Mapping[str, Timing], slow: str, fast: str) -> str:
+    r"""How many times faster the second is than the first, or a dash where one of them is missing."""
+    return f"{timings[slow].median / timings[fast].median:.2f}" if {slow, fast} <= set(timings) else "–"
+
+
+def report(seconds: float) -> Iterator[str]:
+    r"""The lines of a Markdown report, as they are measured."""
+    yield f"Machine: {machine()}. Medians in ms, competitors timed in turn. The last columns say how many times faster "
+    yield "`auto` is than torch's Conv2d of the same width, and than escnn: below 1 it is slower.\n"
+    columns = PLAIN, *ALGORITHMS, ESCNN, ESCNN_EVAL
+    yield f"| case | {' | '.join(columns)} | Conv2d / auto | escnn train / auto | escnn eval / auto |"
+    yield f"|{'---|' * (len(columns) + 4)}"
+    for case in both_passes(CASES):
+        timings = measure(case, seconds)
+        cells = [f"{timings[name].median:.2f}" if name in timings else "–" for name in columns]
+        cells += [ratio(timings, peer, "auto") for peer in (PLAIN, ESCNN, ESCNN_EVAL)]
+        yield f"| {case} | {' | '.join(cells)} |"

@@ -1,0 +1,49 @@
+r"""Peak memory of a training step, each competitor in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.conv import ALGORITHMS, PLAIN, Case, competitors
+from benchmarks.timing import machine
+
+CASES = (Case("R4", 64, 18, batch=64, training=True), Case("D4", 32, 18, batch=64, training=True))
+
+
+def peak(case: Case, name: str) -> float:
+    r"""Megabytes that a few training steps add to the process at their height."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (case, name))
+
+
+def _peak(case: Case, name: str) -> float:
+    torch.set_num_threads(1)
+    competitors(Case("R2", 2, 4, batch=1, training=True), [name])[name]()  # libraries load what they load at first
+    before = _resident("VmRSS")
+    step = competitors(case, [name])[name]
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the height is measured from here
+    for _ in range(5):
+        step()
+    return (_resident("VmHWM") - before) / 1e3
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def report(seconds: float) -> Iterator[str]:  # noqa: ARG001  every report takes it
+    r"""The lines of a Markdown report, as they are measured."""
+    yield f"Machine: {machine()}. Megabytes at the height of a training step, inputs and gradients included.\n"
+    names = PLAIN, *ALGORITHMS
+    yield f"| case | {' | '.join(names)} | auto / Conv2d |"
+    yield f"|{'---|' * (len(names) + 2)}"
+    for case in CASES:
+        megabytes = {name: peak(case, name) for name in names}
+        cells = [f"{megabytes[name]:.0f}" for name in names]
+        yield f"| {case} | {' | '.join(cells)} | {megabytes['auto'] / megabytes[PLAIN]:.2f} |"

@@ -1,0 +1,79 @@
+r"""What invariance costs: ratios of medians against torch's Conv2d of the same width, as tables and as a drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from baselines.files import writable_folder
+from baselines.models import group_of
+from benchmarks.conv import ESCNN, PLAIN, Case, measure, ratio
+from benchmarks.timing import Timing, machine
+
+WIDTHS = (16, 32, 64, 128, 256, 512, 1024)  # channels
+GROUPS = ("R2", "D1", "R4", "D2", "D4")
+NAMES = (PLAIN, "dense", "fourier", "auto", ESCNN)
+Point = tuple[int, dict[str, Timing]]
+
+
+def lines(seconds: float, out: Path) -> Iterator[str]:
+    r"""The lines of a Markdown report, as they are measured; `cost.png` is drawn into the folder `out` at the end."""
+    folder = writable_folder(out)
+    yield f"Machine: {machine()}, 1 thread, 3x3, batch 8. Times as fast as torch's Conv2d of the same width.\n"
+    curves: dict[str, list[Point]] = {}
+    for training in (False, True):
+        what = "training step" if training else "forward"
+        for group in ("R4", "D4"):
+            yield from _head(f"{group}, 9x9 maps, {what}: channels")
+            curve = curves.setdefault(f"{group}, {what}", [])
+            for width in WIDTHS:
+                case = Case(group, width // group_of(group).order, 9, training=training)
+                curve.append((width, measure(case, seconds, NAMES)))
+                yield _row(*curve[-1])
+        yield from _head(f"256 channels, 18x18 maps, {what}: |G|")
+        curve = curves.setdefault(f"|G|, {what}", [])
+        for group in GROUPS:
+            order = group_of(group).order
+            case = Case(group, 256 // order, 18, training=training)
+            curve.append((order, measure(case, seconds, NAMES)))
+            yield _row(*curve[-1], note=f" ({group})")
+    path = folder / "cost.png"
+    _draw(curves, path)
+    yield f"\nThe same as a drawing: {path}"
+
+
+def _head(title: str) -> Iterator[str]:
+    yield f"\n| {title} | Conv2d, ms | {' | '.join(NAMES[1:])} |"
+    yield f"|{'---|' * (len(NAMES) + 1)}"
+
+
+def _row(x: int, timings: dict[str, Timing], note: str = "") -> str:
+    cells = [ratio(timings, PLAIN, name) for name in NAMES[1:]]
+    return f"| {x}{note} | {timings[PLAIN].median:.2f} | {' | '.join(cells)} |"
+
+
+def _draw(curves: dict[str, list[Point]], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 3, sharey=True)
+    for place, (title, curve) in zip(axes.flat, curves.items(), strict=True):
+        for name in NAMES[1:]:
+            points = [(x, timings[PLAIN].median / timings[name].median) for x, timings in curve if name in timings]
+            place.plot(*zip(*points, strict=True), "o-" if name == "auto" else ".--", label=name)
+        place.axhline(1, color="black", linewidth=1)
+        place.set_xscale("log", base=2)
+        place.set_title(title)
+        place.set_xlabel("order of the group" if title.startswith("|G|") else "channels")
+        place.grid(alpha=0.3)
+    for row in axes:
+        row[0].set_ylabel("times as fast as torch's Conv2d")
+    axes[0, 0].legend()
+    figure.suptitle(
+        "A weight-tied 3x3 convolution against torch's Conv2d of the same width: above the line it costs less"
+    )
+    unfinished = path.with_suffix(".part.png")
+    figure.savefig(unfinished, dpi=120)
+    unfinished.replace(path)

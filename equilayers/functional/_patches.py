@@ -133,7 +133,8 @@ class PatchKernel:
     def _blocks(self, x: Tensor) -> Iterator[tuple[slice, Iterator[tuple[Tensor, Tensor, Part]]]]:
         r"""Samples, and for each frame their patches (rows, |G|, M·C), the places of the outputs, and the part.
 
-        The patches of all frames share one buffer: memory that is new each time costs more than what is done in it.
+        All blocks share the padded input and all frames the patches: memory that is new each time costs more than what
+        is done in it.
         """
         batch, channels = x.shape[:2]
         rows, pieces = self._pieces(batch, channels * x.element_size(), x.device)
@@ -145,17 +146,31 @@ class PatchKernel:
             for start, taps, target in zip(piece.start, piece.taps, piece.target, strict=True)
         ]
         buffer = x.new_empty(max(frame.places.numel() for frame in frames), channels)
+        source = x.new_zeros(rows * self._inputs, channels)
 
         def steps(block: Tensor) -> Iterator[tuple[Tensor, Tensor, Part]]:
-            source, count = self._padded(block), len(block)
+            self._pad(block, source)
             for places, target, part in frames:
-                chosen = places[:count].flatten()
+                chosen = places[: len(block)].flatten()
                 patches = torch.index_select(source, 0, chosen, out=buffer[: len(chosen)])
-                yield patches.view(count * places.shape[1], self.group.order, -1), target[:count].flatten(), part
+                planes = patches.view(len(block) * places.shape[1], self.group.order, -1)
+                yield planes, target[: len(block)].flatten(), part
 
         for first in range(0, batch, rows):
             samples = slice(first, min(first + rows, batch))
             yield samples, steps(x[samples])
+
+    def _pad(self, x: Tensor, rows: Tensor) -> None:
+        r"""Write the maps of x, channels last, into the middle of zero rows; negative padding crops them."""
+        (height, width), (ph, pw) = self.size, self.geometry.padding
+        fiber = x.shape[2:-2]
+        room = rows[: len(x) * self._inputs].view(len(x), *fiber, height + 2 * ph, width + 2 * pw, x.shape[1])
+        middle, last = room, x.movedim(1, -1)
+        for axis, pad in (-3, ph), (-2, pw):
+            larger, smaller = (middle, last) if pad > 0 else (last, middle)
+            larger = larger.narrow(axis, abs(pad), smaller.shape[axis])
+            middle, last = (larger, last) if pad > 0 else (middle, larger)
+        middle.copy_(last)
 
     @property
     def _inputs(self) -> int:
@@ -173,10 +188,3 @@ class PatchKernel:
         rows = BLOCK_BYTES // (orbit_bytes * max(part.start.shape[1] for part in whole))
         pieces = [piece for part in whole for piece in part.split(max(1, BLOCK_BYTES // orbit_bytes))]
         return min(max(rows, 1), batch), pieces
-
-    def _padded(self, x: Tensor) -> Tensor:
-        r"""Rows of C channels: the padded maps of all samples and fiber elements, one after the other."""
-        ph, pw = self.geometry.padding
-        last = x.movedim(1, -1)
-        padded = F.pad(last, (0, 0, pw, pw, ph, ph)) if ph or pw else last
-        return padded.reshape(-1, x.shape[1])

@@ -14,7 +14,8 @@ from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, LiftingLinear, OrbitPool
 
 MODELS = ("mlp", "cnn")
-METHODS = ("WT", "DA", "IR")
+METHODS = ("WT", "DA", "IR")  # of the paper
+UPRIGHT = "UP"  # the unconstrained network, trained on samples as they are
 WIDTHS = ("equal-parameters", "equal-width")
 HIDDEN = (128,) * 5
 PLANES = (32, 64, 64)
@@ -69,8 +70,8 @@ def _rest(hidden: Sequence[int], classes: int) -> list[nn.Module]:
 def cnn(in_shape: Sequence[int], classes: int, planes: Sequence[int] = PLANES) -> nn.Sequential:
     r"""The unconstrained convolutional network: images (B, C, H, W) to logits (B, classes).
 
-    6x6 convolution of stride 2, maximum over 2x2 pixels, then 3x3 convolutions, each with batch norm and ReLU; mean over
-    the map, linear layer. The first kernel is even: with an odd one stride 2 samples an even map lopsidedly.
+    6x6 convolution of stride 2, maximum over 2x2 pixels, then 3x3 convolutions, each with batch norm and ReLU; mean
+    over the map, linear layer. The first kernel is even: with an odd one stride 2 samples an even map lopsidedly.
 
     Args:
         in_shape: (C, H, W), H and W multiples of 4.

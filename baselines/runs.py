@@ -17,17 +17,15 @@ import torch
 
 from baselines.data import Dataset, load_dataset
 from baselines.files import read_json, write_json
-from baselines.models import group_of, mlp, weight_tied_mlp
-from baselines.training import Advance, Recipe, orbit_accuracy, train
-from equilayers.metrics import (
-    distribution_invariance_error,
-    logit_invariance_error,
-    prediction_consistency,
-    saliency_invariance_similarity,
-)
+from baselines.measures import BATCHES, measure
+from baselines.models import build, group_of, parameters
+from baselines.training import Advance, Recipe, train
 
-FORMAT = 1  # of a run's result file; a change of what a run means or measures makes it another
-MEASURES = ("accuracy", "LI", "LI_normalized", "DI", "SI", "consistency", "validation_SI", "training_seconds")
+FORMAT = 2  # of a run's result file; a change of what a run means or measures makes it another
+MEASURES = (
+    *("parameters", "accuracy", "upright_accuracy", "LI", "LI_normalized", "DI", "SI", "consistency"),
+    *("validation_SI", "training_seconds"),
+)
 Result = dict[str, Any]
 
 
@@ -42,9 +40,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Run:
-    r"""One training and its measures."""
+    r"""One training and its measures; model and width are among `models.MODELS` and `models.WIDTHS`."""
 
     source: Source
+    model: str
+    width: str
     group: str
     method: str
     seed: int
@@ -52,8 +52,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        tied = f"-nu{self.recipe.nu:g}" if self.recipe.nu else ""
-        return f"{self.group}-{self.method}{tied}-seed{self.seed}"
+        model = "" if self.model == "mlp" else f"{self.model}-{self.width}-"
+        weight = f"-nu{self.recipe.nu:g}" if self.recipe.nu else ""
+        return f"{model}{self.group}-{self.method}{weight}-seed{self.seed}"
 
     def settings(self) -> Result:
         r"""Everything the result depends on, as JSON; where the files lie is not part of it."""
@@ -68,26 +69,16 @@ def carry_out(run: Run, out: Path, advance: Advance | None = None) -> Result:
     data = _dataset(run.source.data, run.source.data_dir, run.seed)
     group, in_shape = group_of(run.group), tuple(data.train.x.shape[1:])
     torch.manual_seed(run.seed)
-    tied = run.method == "WT"
-    model = weight_tied_mlp(group, in_shape, data.num_classes) if tied else mlp(in_shape, data.num_classes)
+    model = build(run.model, run.method == "WT", run.width, group, in_shape, data.num_classes)
     started = time.perf_counter()
     trained = train(model, data, group, run.recipe, run.seed, advance)
     seconds = time.perf_counter() - started
-    x, y = data.test.x, data.test.y
-    few = slice(0, run.source.saliency_samples)
-    validation = data.validation.x[few], data.validation.y[few]
     result = {
         **run.settings(),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters(model),
         "best_epoch": trained.best_epoch,
         "validation_accuracy": trained.validation_accuracy,
-        "validation_SI": float(saliency_invariance_similarity(model, *validation, group, batch_size=250)),
-        "accuracy": orbit_accuracy(model, x, y, group),
-        "LI": float(logit_invariance_error(model, x, group, batch_size=2048)),
-        "LI_normalized": float(logit_invariance_error(model, x, group, normalized=True, batch_size=2048)),
-        "DI": float(distribution_invariance_error(model, x, group, batch_size=2048)),
-        "SI": float(saliency_invariance_similarity(model, x[few], y[few], group, batch_size=250)),
-        "consistency": float(prediction_consistency(model, x, group, batch_size=2048)),
+        **measure(model, data, group, run.source.saliency_samples, BATCHES[run.model]),
         "training_seconds": seconds,
     }
     write_json(out / f"{run.name}.json", result)
@@ -116,12 +107,12 @@ def finished(run: Run, out: Path) -> Result | None:
     if not path.exists():
         return None
     result: Result = read_json(path)
-    if not isinstance(result, dict) or not set(MEASURES) <= set(result):
-        raise ValueError(f"study: expected {path} to hold a run's measures, got another file. Delete the file.")
     for key, value in run.settings().items():
-        if result.get(key) != value:
+        if isinstance(result, dict) and result.get(key) != value:
             todo = "Name another --out, or leave --resume out to begin anew."
             raise ValueError(f"study: expected {path} of {key} {value!r}, got {result.get(key)!r}. {todo}")
+    if not isinstance(result, dict) or not set(MEASURES) <= set(result):
+        raise ValueError(f"study: expected {path} to hold a run's measures, got another file. Delete the file.")
     return result
 
 

@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from baselines.data import DATASETS, download_files, load_dataset
 from baselines.files import writable_folder, write_json, write_text
-from baselines.models import METHODS, group_of
+from baselines.models import METHODS, MODELS, UPRIGHT, WIDTHS, group_of
 from baselines.runs import Pool, Result, Run, Source, finished, pool
-from baselines.tables import markdown, rich_table, verdict
+from baselines.tables import markdown, rich_table, sizes, verdict
 from baselines.training import Recipe
+from equilayers.groups import CyclicTranslation
 
 SALIENCY_TARGET = 0.95  # of the regulariser: what the paper tunes nu for
 LADDER = (1.0, 3.0, 10.0, 15.0, 30.0, 60.0, 80.0, 110.0, 200.0, 400.0, 1000.0)  # of nu, tried in this order
@@ -26,7 +27,7 @@ LADDER = (1.0, 3.0, 10.0, 15.0, 30.0, 60.0, 80.0, 110.0, 200.0, 400.0, 1000.0)  
 
 @dataclass(frozen=True)
 class Protocol:
-    r"""What is trained by default on a data set; `nu` holds what `--nu auto` found there, by group."""
+    r"""What is trained by default with a model on a data set; `nu` holds what `--nu auto` found there, by group."""
 
     recipe: Recipe
     saliency_samples: int
@@ -34,27 +35,48 @@ class Protocol:
     nu: dict[str, float]
 
 
-MNIST = Protocol(Recipe(epochs=300, batch_size=512, lr=8e-4), saliency_samples=1000, seeds=4, nu={})
+# Few images need many small steps before the regulariser has done its work.
+MLP_DIGITS = Protocol(
+    Recipe(epochs=300, batch_size=32, lr=1.5e-3, one_cycle=True),
+    saliency_samples=200,
+    seeds=2,
+    nu={"R4": 30.0, "T3": 80.0},
+)
+MLP = Protocol(Recipe(epochs=300, batch_size=512, lr=8e-4), saliency_samples=1000, seeds=4, nu={})
+CNN_DIGITS = Protocol(Recipe(epochs=30, batch_size=32, lr=0.01, one_cycle=True), saliency_samples=100, seeds=2, nu={})
+CNN = Protocol(Recipe(epochs=20, batch_size=128, lr=0.01, one_cycle=True), saliency_samples=100, seeds=4, nu={})
 PROTOCOLS = {
-    # Few images need many small steps before the regulariser has done its work.
-    "digits": Protocol(
-        Recipe(epochs=300, batch_size=32, lr=1.5e-3, one_cycle=True),
-        saliency_samples=200,
-        seeds=2,
-        nu={"R4": 30.0, "T3": 80.0},
-    ),
-    "mnist": MNIST,
-    "fashion-mnist": MNIST,
+    ("mlp", "digits"): MLP_DIGITS,
+    ("mlp", "mnist"): MLP,
+    ("mlp", "fashion-mnist"): MLP,
+    ("cnn", "digits"): CNN_DIGITS,
+    ("cnn", "mnist"): CNN,
+    ("cnn", "fashion-mnist"): CNN,
 }
+GROUPS = {"mlp": ["R4", "T3"], "cnn": ["R4", "D4"]}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     r"""The options of `python -m baselines study`."""
+    parser.add_argument("--model", choices=MODELS, default="mlp", help="network (default: mlp, the paper's)")
+    parser.add_argument(
+        "--width",
+        choices=WIDTHS,
+        default=WIDTHS[0],
+        help="what the plain cnn has in common with the tied one (default: %(default)s)",
+    )
     parser.add_argument("--data", choices=DATASETS, default="digits", help="data set (default: digits, built in)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the idx files; else EQUILAYERS_DATA")
     parser.add_argument("--download", action="store_true", help="fetch the data set, checksums checked")
-    parser.add_argument("--groups", nargs="+", default=["R4", "T3"], metavar="GROUP", help="such as R4, T3 or D4")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="METHOD")
+    parser.add_argument("--groups", nargs="+", metavar="GROUP", help="such as R4, T3 or D4 (default: R4 T3; cnn R4 D4)")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        choices=(*METHODS, UPRIGHT),
+        metavar="METHOD",
+        help=f"of WT DA IR (all by default) and {UPRIGHT}, trained without augmentation",
+    )
     parser.add_argument("--seeds", type=_positive, metavar="N", help="runs of each kind (default: digits 2, else 4)")
     parser.add_argument("--epochs", type=_positive, help="passes over the training split (default: the protocol's)")
     parser.add_argument(
@@ -84,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
         raise ImportError("study: expected captum to be installed, got none. Run pip install 'equilayers[study]'.")
     # A fault of the data, or a group that does not act on it, shows here and not in a worker.
     in_shape = tuple(load_dataset(args.data, data_dir=data_dir).train.x.shape[1:])
-    for name in args.groups:
+    for name in dict.fromkeys(run.group for run in runs):
         group_of(name).check_space(in_shape, f"study --groups {name}")
     study = Study(console, out, args.resume)
     workers = args.workers or max(1, torch.get_num_threads())
@@ -107,25 +129,38 @@ def main(args: argparse.Namespace) -> None:
     write_json(out / "results.json", summary)
     write_text(out / "table.md", markdown(summary))
     console.print(rich_table(results))
-    for line in verdict(results):
+    for line in (sizes(results), *verdict(results)):
         console.print(line)
     console.print(f"{len(results)} runs in {seconds:.0f} s; results.json and table.md are in {out}")
 
 
 def _plan(args: argparse.Namespace, data_dir: str | None) -> tuple[list[Run], dict[str, Run]]:
     r"""The runs asked for, and for each group whose nu is to be tuned its first IR run."""
-    protocol = PROTOCOLS[args.data]
+    protocol = PROTOCOLS[args.model, args.data]
     recipe = replace(protocol.recipe, epochs=args.epochs or protocol.recipe.epochs)
     source = Source(args.data, data_dir, protocol.saliency_samples)
+    groups = args.groups or GROUPS[args.model]
+    _check_model(args.model, args.width, groups)
     runs, tuned = [], {}
-    for group, nu in _weights(args.groups, args.nu, protocol).items():
+    for group, nu in _weights(groups, args.nu, protocol).items():
         for method in args.methods:
             weight = nu if method == "IR" else 0.0
-            first = Run(source, group, method, 0, replace(recipe, nu=weight or 0.0))
+            how = replace(recipe, nu=weight or 0.0, augment=method != UPRIGHT)
+            first = Run(source, args.model, args.width, group, method, 0, how)
             if weight is None:
                 tuned[group] = first
             runs += [replace(first, seed=seed) for seed in range(args.seeds or protocol.seeds)]
     return runs, tuned
+
+
+def _check_model(model: str, width: str, groups: list[str]) -> None:
+    if model == "mlp" and width != WIDTHS[0]:
+        todo = "The two perceptrons have equal width as well; leave it out, or take --model cnn."
+        raise ValueError(f"study: expected --width {WIDTHS[0]} with --model mlp, got {width}. {todo}")
+    for name in groups:
+        if model == "cnn" and isinstance(group_of(name), CyclicTranslation):
+            todo = "There is nothing to tie: convolutions commute with shifts already. Take R4 or D4, or --model mlp."
+            raise ValueError(f"study: expected --groups of turns and mirrors with --model cnn, got {name}. {todo}")
 
 
 def _weights(groups: list[str], given: list[str] | None, protocol: Protocol) -> dict[str, float | None]:

@@ -71,21 +71,36 @@ def verdict(results: list[Result]) -> list[str]:
             what = f"exactly invariant: logits equal to the last bit, saliency similarity {similarity:.3f}"
         else:
             what = f"not invariant: {flips:.1f} % of moved images change class, saliency similarity {similarity:.3f}"
+        if not runs[0]["recipe"]["augment"]:
+            upright = 100 * statistics.fmean(run["upright_accuracy"] for run in runs)
+            what += f"; {upright:.1f} % of upright images right, which is all that it was trained on"
         lines.append(f"{group} {method}: {what}")
     return lines
+
+
+def sizes(results: list[Result]) -> str:
+    r"""What was compared: the model, what its two forms have in common, and how many parameters each has."""
+    groups: dict[str, dict[int, list[str]]] = {}
+    for (group, method), runs in grouped(results).items():
+        groups.setdefault(group, {}).setdefault(runs[0]["parameters"], []).append(method)
+    each = [
+        f"{group} {', '.join(f'{count:,} ({chr(32).join(methods)})' for count, methods in counts.items())}"
+        for group, counts in groups.items()
+    ]
+    return f"Parameters of the {results[0]['model']}, {results[0]['width']}: {'; '.join(each)}"
 
 
 def markdown(summary: Result) -> str:
     r"""The table of a finished study, with the paper's figures where it has them, machine, versions and wall time."""
     results = summary["runs"]
     first, machine = results[0], summary["machine"]
-    on_mnist = first["source"]["data"] == "mnist"
+    in_paper = (first["model"], first["source"]["data"]) == ("mlp", "mnist")  # the paper's
     head = ["group", "method", "ν", *COLUMNS.values(), "training s"]
-    head += ["paper: accuracy %", "LI", "DI", "SI"] if on_mnist else []
+    head += ["paper: accuracy %", "LI", "DI", "SI"] if in_paper else []
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for (group, method), runs in grouped(results).items():
         row = [group, method, _nu(runs), *cells(runs), _seconds(runs)]
-        row += PAPER.get((group, method), ("",) * 4) if on_mnist else ()
+        row += PAPER.get((group, method), ("",) * 4) if in_paper else ()
         lines.append(f"| {' | '.join(row)} |")
     recipe = first["recipe"]
     seeds = len({run["seed"] for run in results})
@@ -94,6 +109,7 @@ def markdown(summary: Result) -> str:
         f"Data: {first['source']['data']}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, "
         f"Adam {recipe['lr']:g}{' one-cycle' if recipe['one_cycle'] else ''}; {seeds} seed(s), "
         f"mean ± standard deviation. SI on {first['source']['saliency_samples']} test images.",
+        f"{sizes(results)}.",
         f"Wall time {summary['wall_seconds']:.0f} s with {machine['workers']} worker processes on "
         f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, torch {machine['torch']}.",
         "",

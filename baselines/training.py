@@ -23,7 +23,7 @@ class Recipe:
     r"""How a model is trained: Adam, `epochs` passes in batches of `batch_size` samples.
 
     lr is the learning rate, constant, or the peak of a one-cycle schedule. nu weighs the invariance regulariser; 0
-    leaves it out.
+    leaves it out. Without `augment` no sample is moved, neither to train on nor to select by.
     """
 
     epochs: int
@@ -31,6 +31,7 @@ class Recipe:
     lr: float
     one_cycle: bool = False
     nu: float = 0.0
+    augment: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def train(
 
     Args:
         model: images (B, 1, H, W) to logits (B, K), trained in place.
-        data: its training split is learned, its validation split selects; each validation image is moved once.
+        data: its training split is learned, its validation split selects; each validation image is moved once, too.
         group: the symmetry that training samples are moved by.
         recipe: how to train.
         seed: of the order of the samples and of the elements.
@@ -64,7 +65,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     images, labels = group.orbit(data.train.x), data.train.y  # moved once, not in every step
-    held_out = _moved(data.validation.x, group, generator)
+    held_out = _moved(data.validation.x, group, generator) if recipe.augment else data.validation.x
     penalty = InvarianceLoss(group) if recipe.nu else None
     products = torch.as_tensor(group.cayley_table.copy())
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
@@ -77,7 +78,7 @@ def train(
     for epoch in range(1, recipe.epochs + 1):
         model.train()
         for batch in torch.randperm(len(labels), generator=generator).split(recipe.batch_size):
-            g = torch.randint(group.order, batch.shape, generator=generator)
+            g = torch.randint(group.order if recipe.augment else 1, batch.shape, generator=generator)
             x = images[g, batch]
             if penalty is None:
                 loss = F.cross_entropy(model(x), labels[batch])
@@ -108,9 +109,9 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2048) -> 
     return float((predicted == y).double().mean())
 
 
-def orbit_accuracy(model: nn.Module, x: Tensor, y: Tensor, group: Group) -> float:
+def orbit_accuracy(model: nn.Module, x: Tensor, y: Tensor, group: Group, batch_size: int = 2048) -> float:
     r"""The accuracy on samples moved by a random element, in expectation: its mean over the group."""
-    return sum(accuracy(model, group.act(g, x), y) for g in range(group.order)) / group.order
+    return sum(accuracy(model, group.act(g, x), y, batch_size) for g in range(group.order)) / group.order
 
 
 def _moved(x: Tensor, group: Group, generator: torch.Generator) -> Tensor:

@@ -59,7 +59,10 @@ def weight_planes_of(pairs: Iterable[tuple[Tensor, Tensor]], fourier: Fourier) -
     for v, x in pairs:
         both = zip(fourier.blocks, fourier.analysis(v), fourier.analysis(x), strict=True)
         part = [block.correlate(y, u) for block, y, u in both]
-        total = [tuple(map(torch.add, *rows)) for rows in zip(total, part, strict=True)] if total else part
+        for sums, rows in zip(total, part, strict=True) if total else ():
+            for one, other in zip(sums, rows, strict=True):
+                one.add_(other)
+        total = total or part
     scaled = [tuple(row * s for row in rows) for rows, s in zip(total, fourier.scales, strict=True)]
     return torch.stack(fourier.synthesis(scaled), 1)
 

@@ -40,10 +40,11 @@ class Part:
     share: Tensor | None
 
     def split(self, orbits: int) -> list[Part]:
-        r"""The same in pieces of at most so many orbits."""
+        r"""The same in pieces of one size, as nearly as may be, and of at most so many orbits."""
         q = self.start.shape[1]
         if q <= orbits:
             return [self]
+        orbits = -(-q // -(-q // orbits))
         n = self.target.shape[1] // q
         cuts = [slice(first, min(first + orbits, q)) for first in range(0, q, orbits)]
         share = lambda cut: None if self.share is None else self.share[cut]  # noqa: E731

@@ -34,7 +34,9 @@ from equilayers.functional._geometry import Geometry, Pair
 from equilayers.functional._tables import orbit_table
 from equilayers.groups import Group
 
-BLOCK_BYTES = 3_000_000  # of patches per block
+# Patches of one block and frame: rows enough to keep a matrix product busy, bytes enough to be worth a call, no more,
+# for what the caches of a core hold costs least.
+BLOCK_ROWS, BLOCK_BYTES, MOST_BYTES = 160, 1_500_000, 6_000_000
 
 
 class Frame(NamedTuple):
@@ -185,6 +187,7 @@ class PatchKernel:
         r"""How many samples make a block, and the parts in pieces that fit one."""
         whole = parts(self.group, self.geometry, self.size, self.lifting, device)
         orbit_bytes = whole[0].taps.shape[1] * entry_bytes
-        rows = BLOCK_BYTES // (orbit_bytes * max(part.start.shape[1] for part in whole))
-        pieces = [piece for part in whole for piece in part.split(max(1, BLOCK_BYTES // orbit_bytes))]
-        return min(max(rows, 1), batch), pieces
+        wanted = min(max(BLOCK_ROWS, BLOCK_BYTES // orbit_bytes), max(1, MOST_BYTES // orbit_bytes))
+        rows = max(1, round(wanted / max(part.start.shape[1] for part in whole)))
+        pieces = [piece for part in whole for piece in part.split(wanted)]
+        return -(-batch // max(1, -(-batch // rows))), pieces  # blocks of one size, as nearly as may be

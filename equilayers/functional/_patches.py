@@ -113,6 +113,8 @@ class PatchKernel:
         return x if self.lifting else x.unflatten(1, (-1, self.group.order))
 
     def compare(self, v: Tensor, x: Tensor) -> Tensor:
+        if len(x) == 0:
+            return x.new_zeros(v.shape[1], *x.shape[1:-2], *self.geometry.kernel_size)
         planes = weight_planes_of(self._pairs(v, x), self.fast)
         if not self.lifting:
             return from_planes(planes, self.group, self.geometry.kernel_size)
@@ -190,4 +192,4 @@ class PatchKernel:
         wanted = min(max(BLOCK_ROWS, BLOCK_BYTES // orbit_bytes), max(1, MOST_BYTES // orbit_bytes))
         rows = max(1, round(wanted / max(part.start.shape[1] for part in whole)))
         pieces = [piece for part in whole for piece in part.split(wanted)]
-        return -(-batch // max(1, -(-batch // rows))), pieces  # blocks of one size, as nearly as may be
+        return max(1, -(-batch // max(1, -(-batch // rows)))), pieces  # blocks of one size, as nearly as may be

@@ -80,14 +80,12 @@ def verdict(results: list[Result]) -> list[str]:
 
 def sizes(results: list[Result]) -> str:
     r"""What was compared: the model, what its two forms have in common, and how many parameters each has."""
-    groups: dict[str, dict[int, list[str]]] = {}
+    counts: dict[str, dict[int, list[str]]] = {}
     for (group, method), runs in grouped(results).items():
-        groups.setdefault(group, {}).setdefault(runs[0]["parameters"], []).append(method)
-    each = [
-        f"{group} {', '.join(f'{count:,} ({chr(32).join(methods)})' for count, methods in counts.items())}"
-        for group, counts in groups.items()
-    ]
-    return f"Parameters of the {results[0]['model']}, {results[0]['width']}: {'; '.join(each)}"
+        counts.setdefault(group, {}).setdefault(runs[0]["parameters"], []).append(method)
+    lists = {group: [f"{n:,} ({' '.join(methods)})" for n, methods in each.items()] for group, each in counts.items()}
+    words = "; ".join(f"{group} {', '.join(each)}" for group, each in lists.items())
+    return f"Parameters of the {results[0]['model']}, {results[0]['width']}: {words}"
 
 
 def markdown(summary: Result) -> str:

@@ -1,5 +1,6 @@
 """The command line of the study, on tiny runs: what it writes, what it keeps, and how it says no."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -20,6 +21,8 @@ from baselines.runs import MEASURES, Result, Run, Source, carry_out
 
 ROOT = Path(__file__).parent.parent
 TINY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--methods", "WT", "DA"]
+PROTOCOL = study.PROTOCOLS["mlp", "digits"]
+EQUAL = "equal-parameters"
 COMMAND = [sys.executable, "-m", "baselines"]
 
 
@@ -43,8 +46,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 @pytest.fixture
 def few_saliencies(monkeypatch: pytest.MonkeyPatch) -> None:
     """SI on few images: it takes longer than to train on one epoch."""
-    tiny = replace(study.PROTOCOLS["digits"], saliency_samples=5)
-    monkeypatch.setitem(study.PROTOCOLS, "digits", tiny)
+    for model in ("mlp", "cnn"):
+        tiny = replace(study.PROTOCOLS[model, "digits"], saliency_samples=5)
+        monkeypatch.setitem(study.PROTOCOLS, (model, "digits"), tiny)
 
 
 def results_of(out: Path) -> list[Result]:
@@ -57,9 +61,9 @@ def results_of(out: Path) -> list[Result]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
     """The tiny study, run by run in this process."""
     out = tmp_path_factory.mktemp("alone")
-    recipe = replace(study.PROTOCOLS["digits"].recipe, epochs=1)
-    source = Source("digits", None, study.PROTOCOLS["digits"].saliency_samples)
-    results = [carry_out(Run(source, "R4", method, 0, recipe), out) for method in ("WT", "DA")]
+    recipe = replace(PROTOCOL.recipe, epochs=1)
+    source = Source("digits", None, PROTOCOL.saliency_samples)
+    results = [carry_out(Run(source, "mlp", EQUAL, "R4", method, 0, recipe), out) for method in ("WT", "DA")]
     files.write_json(out / "results.json", {"runs": results})
     return results_of(out)
 
@@ -155,7 +159,9 @@ def no(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda text: text.replace('"format": 1', '"format": 0'), "format"),
+        (lambda text: text.replace('"format": 2', '"format": 1'), "format"),
+        (lambda text: text.replace('"model": "mlp"', '"model": "cnn"'), "model"),
+        (lambda text: text.replace('"width": "equal-parameters"', '"width": "equal-width"'), "width"),
         (lambda text: text.replace('"epochs": 1', '"epochs": 7'), "epochs"),
         (lambda text: text.replace('"torch": "', '"torch": "0.'), "torch"),
         (lambda text: text[: len(text) // 2], "JSON"),
@@ -164,7 +170,7 @@ def no(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (lambda text: "[]\n", ""),
         (lambda text: text[: text.index(',\n  "parameters"')] + "\n}\n", ""),
     ],
-    ids=["format", "epochs", "torch", "truncated", "empty", "zeros", "list", "unmeasured"],
+    ids=["format", "model", "width", "epochs", "torch", "truncated", "empty", "zeros", "list", "unmeasured"],
 )
 def test_resume_refuses_other_files(
     spoil: Callable[[str], str],
@@ -175,10 +181,10 @@ def test_resume_refuses_other_files(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = Source("digits", None, 5)
-    run = Run(source, "R4", "DA", 0, replace(study.PROTOCOLS["digits"].recipe, epochs=1))
+    run = Run(source, "mlp", EQUAL, "R4", "DA", 0, replace(PROTOCOL.recipe, epochs=1))
     path = tmp_path / "runs" / f"{run.name}.json"
     measures = dict.fromkeys(MEASURES, 0.5)
-    good = {**run.settings(), "parameters": 1, **measures}
+    good = {**run.settings(), **measures}
     arguments = [*TINY, "--methods", "DA", "--out", str(tmp_path), "--resume"]
     files.write_json(path, good)
     assert main(arguments) == 0  # as it is, it is taken
@@ -206,6 +212,10 @@ def test_resume_refuses_other_files(
         (["--nu", "inf"], "positive"),
         (["--nu", "abc"], "'abc'"),
         (["--nu", "1", "2", "3"], "got 3"),
+        (["--width", "equal-width"], "--model cnn"),
+        (["--model", "cnn", "--groups", "T3"], "turns and mirrors"),
+        (["--model", "cnn", "--groups", "R4", "T3"], "nothing to tie"),
+        (["--model", "cnn", "--groups", "R1"], "more than one element"),
     ],
     ids=" ".join,
 )
@@ -226,6 +236,8 @@ def test_wrong_arguments_are_found_before_any_training(
         ["--workers", "0"],
         ["--methods", "XX"],
         ["--data", "x"],
+        ["--model", "x"],
+        ["--width", "x"],
     ],
     ids=" ".join,
 )
@@ -271,6 +283,65 @@ def test_missing_captum(
     assert "pip install" in capsys.readouterr().err
 
 
+def test_convolutional_networks(
+    trained: list[Run], few_saliencies: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TINY, "--model", "cnn", "--epochs", "3", "--methods", "WT", "DA", "UP", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    tied, plain, upright = results_of(tmp_path)
+    assert (tied["LI"], tied["DI"], tied["SI"], tied["consistency"]) == (0.0, 0.0, 1.0, 1.0)
+    assert tied["accuracy"] == tied["upright_accuracy"] > plain["accuracy"] > 0.2
+    for run in (plain, upright):
+        assert run["LI"] > 0 < run["DI"]
+        assert run["SI"] < 0.9
+        assert 1 <= run["parameters"] / tied["parameters"] < 1.05
+    assert upright["upright_accuracy"] > upright["accuracy"] + 0.1
+    assert plain["recipe"]["augment"]
+    assert not upright["recipe"]["augment"]
+    words = capsys.readouterr().out
+    assert f"{tied['parameters']:,} (WT), {plain['parameters']:,} (DA UP)" in words
+    assert "exactly invariant" in words
+    table = (tmp_path / "table.md").read_text()
+    assert "Parameters of the cnn, equal-parameters: R4 " in table
+    assert "upright images right" in table
+
+
+def test_resume_does_not_take_one_model_for_another(trained: list[Run], few_saliencies: None, tmp_path: Path) -> None:
+    arguments = [*TINY, "--methods", "DA", "--out", str(tmp_path), "--resume"]
+    kinds = [[], ["--model", "cnn"], ["--model", "cnn", "--width", "equal-width"], ["--methods", "UP"]]
+    found = []
+    for kind in kinds:
+        assert main([*arguments, *kind]) == 0
+        found.append(results_of(tmp_path))
+    assert [(run.model, run.width, run.method) for run in trained] == [
+        ("mlp", EQUAL, "DA"),
+        ("cnn", EQUAL, "DA"),
+        ("cnn", "equal-width", "DA"),
+        ("mlp", EQUAL, "UP"),
+    ]
+    assert len({run["parameters"] for (run,) in found}) == 3
+    assert sorted(path.stem for path in (tmp_path / "runs").iterdir()) == sorted(run.name for run in trained)
+    assert len({run.name for run in trained}) == 4
+    for kind, before in zip(kinds, found, strict=True):
+        assert main([*arguments, *kind]) == 0
+        assert results_of(tmp_path) == before
+    assert len(trained) == 4
+
+
+@pytest.mark.parametrize(("model", "groups"), [("mlp", ["R4", "T3"]), ("cnn", ["R4", "D4"])])
+def test_what_is_trained_by_default(model: str, groups: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    study.add_arguments(parser)
+    for data in ("digits", "mnist", "fashion-mnist"):
+        runs, tuned = study._plan(parser.parse_args(["--model", model, "--data", data]), None)
+        assert list(dict.fromkeys((run.group, run.method) for run in runs)) == [
+            (group, method) for group in groups for method in ("WT", "DA", "IR")
+        ]
+        assert {run.model for run in runs} == {model}
+        assert {run.width for run in runs} == {EQUAL}
+        assert list(tuned) == (groups if (model, data != "digits") == ("mlp", True) else [])
+
+
 def test_nu_is_tuned_on_request(
     trained: list[Run], few_saliencies: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,21 +357,24 @@ def test_nu_is_tuned_on_request(
     assert len(trained) == 2
 
 
-def example(data: str) -> dict[str, Any]:
+def example(data: str, model: str = "mlp") -> dict[str, Any]:
     """A finished study of made-up numbers."""
-    measures = {"accuracy": 0.9, "LI": 0.0, "DI": 0.0, "SI": 1.0, "consistency": 1.0, "training_seconds": 2.0}
-    recipe = {"epochs": 3, "batch_size": 8, "lr": 8e-4, "one_cycle": False, "nu": 0.0}
-    run = {"source": {"data": data, "saliency_samples": 5}, "group": "R4", "method": "WT", "seed": 0, "recipe": recipe}
+    measures = {"accuracy": 0.9, "LI": 0.0, "DI": 0.0, "SI": 1.0, "consistency": 1.0}
+    measures |= {"training_seconds": 2.0, "parameters": 1234, "upright_accuracy": 0.9}
+    recipe = {"epochs": 3, "batch_size": 8, "lr": 8e-4, "one_cycle": False, "nu": 0.0, "augment": True}
+    source = {"data": data, "saliency_samples": 5}
+    run = {"source": source, "model": model, "width": EQUAL, "group": "R4", "method": "WT", "seed": 0, "recipe": recipe}
     machine = {"workers": 1, "cores": 1, "processor": "x", "python": "3", "torch": "2"}
     second = {**run, "seed": 1, **measures, "accuracy": 0.8}
     return {"machine": machine, "wall_seconds": 1.0, "nu": {}, "runs": [{**run, **measures}, second]}
 
 
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
 @pytest.mark.parametrize("data", ["digits", "mnist", "fashion-mnist"])
-def test_figures_of_the_paper_stand_beside_mnist_only(data: str) -> None:
-    head, rule, row, *_ = tables.markdown(example(data)).splitlines()
+def test_figures_of_the_paper_stand_beside_its_model_and_data_only(data: str, model: str) -> None:
+    head, rule, row, *_ = tables.markdown(example(data, model)).splitlines()
     assert len(head.split("|")) == len(rule.split("|")) == len(row.split("|"))
-    assert ("paper" in head) == ("94.6 ± 0.1" in row) == (data == "mnist")
+    assert ("paper" in head) == ("94.6 ± 0.1" in row) == ((model, data) == ("mlp", "mnist"))
     assert row.startswith("| R4 | WT |  | 85.0 ± 7.1 | 0 | 0 | 1.000 | 100.0 | 2 |")
 
 

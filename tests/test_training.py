@@ -141,6 +141,32 @@ def test_accuracy_by_hand_and_in_batches() -> None:
     assert accuracy(model, logits, y) == accuracy(model, logits, y, batch_size=2) == 0.8
 
 
+class Recording(nn.Module):
+    """A model that keeps what it is asked, to train on and to be selected by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = mlp(SHAPE, 3, (8,))
+        self.seen: dict[bool, list[Tensor]] = {True: [], False: []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen[self.training].append(x)
+        return self.model(x)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_samples_are_moved_only_with_augmentation(augment: bool) -> None:
+    data, model = toy_data(), Recording()
+    train(model, data, C4, dataclasses.replace(RECIPE, augment=augment), 0)
+    for training, split in ((True, data.train.x), (False, data.validation.x)):
+        shown = torch.cat(model.seen[training])
+        assert len(shown) == RECIPE.epochs * len(split)
+        upright = (shown[:, None] == split).flatten(2).all(2).any(1)
+        assert bool(upright.all()) == (not augment)
+        moved = (shown[:, None] == C4.orbit(split).flatten(0, 1)).flatten(2).all(2).any(1)
+        assert bool(moved.all())
+
+
 def test_training_does_not_change_the_data() -> None:
     data, fresh = toy_data(), toy_data()
     trained(data=data)

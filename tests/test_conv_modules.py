@@ -1,0 +1,265 @@
+"""The convolution layers as modules: state, copies, dtypes, memory formats, autocast, compilation, export."""
+
+import copy
+import io
+import pickle
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from conv_laws import ALGORITHMS, KINDS, Kind, input_of, misses
+from equilayers.functional import group_conv2d, lift_conv2d
+from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
+from strategies import name
+from test_modules import assert_compiled_agrees
+
+C4, D1, D4 = CyclicRotation(4), Dihedral(1), Dihedral(4)
+
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+each_group = pytest.mark.parametrize("group", [CyclicRotation(1), C4, D1], ids=name)
+each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def make(kind: Kind, group: Group, algorithm: str = "auto", **more: Any) -> tuple[nn.Module, Tensor]:
+    """A layer with a little of everything, and an input of odd sizes."""
+    arguments = {"stride": 2, "padding": 1, "groups": 2, "padding_mode": "reflect"} | more
+    layer = kind(group, 2, 6, 3, algorithm=algorithm, **arguments)
+    fiber = () if kind is LiftingConv2d else (group.order,)
+    return layer, torch.randn(5, 2, *fiber, 7, 7)
+
+
+@each_kind
+@each_group
+def test_state_dict_holds_weight_and_bias_alone(group: Group, kind: Kind) -> None:
+    layer, x = make(kind, group)
+    shapes = {"weight": (6, 1, *x.shape[2:-2], 3, 3), "bias": (6,)}
+    for mode in (layer.train(), layer.eval()):
+        for context in (torch.enable_grad(), torch.no_grad()):
+            with context:
+                mode(x)
+            assert {k: tuple(v.shape) for k, v in mode.state_dict().items()} == shapes
+            assert {k: tuple(v.shape) for k, v in mode.named_parameters()} == shapes
+            assert list(mode.buffers()) == list(mode.children()) == []
+    for first, then in ((layer.train(), make(kind, group)[0].eval()), (layer.eval(), make(kind, group)[0].train())):
+        assert not torch.equal(then(x), first(x))
+        then.load_state_dict(first.state_dict(), strict=True)
+        assert torch.equal(then(x), first(x))
+    unbiased, _ = make(kind, group, bias=False)
+    assert list(unbiased.state_dict()) == ["weight"]
+    assert unbiased.bias is None
+    assert unbiased(x).shape == layer(x).shape
+    assert not InvariantAvgPool2d().state_dict()
+
+
+@each_kind
+@each_group
+@each_algorithm
+def test_copies_and_saved_states_compute_the_same(group: Group, kind: Kind, algorithm: str) -> None:
+    (layer, x), (other, _) = make(kind, group, algorithm), make(kind, group, algorithm)
+    for context in (torch.enable_grad(), torch.no_grad()):
+        with context:
+            y = layer(x)
+            buffer = io.BytesIO()
+            torch.save(layer.state_dict(), buffer)
+            buffer.seek(0)
+            other.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+            for twin in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+                assert torch.equal(twin(x), y)
+                assert repr(twin) == repr(layer)
+                assert twin.exactness == layer.exactness
+    with torch.no_grad():
+        copy.deepcopy(layer).weight.zero_()
+        other.weight.zero_()
+    assert torch.equal(layer(x), y)
+
+
+@each_kind
+@each_group
+@each_algorithm
+def test_layer_is_its_function(group: Group, kind: Kind, algorithm: str) -> None:
+    layer, x = make(kind, group, algorithm)
+    function = lift_conv2d if kind is LiftingConv2d else group_conv2d
+    weight, bias = torch.randn_like(layer.weight), torch.randn_like(layer.bias)
+    settings = {"stride": 2, "padding": 1, "groups": 2, "padding_mode": "reflect", "algorithm": algorithm}
+    y = functional_call(layer, {"weight": weight, "bias": bias}, (x,))
+    assert torch.equal(y, function(x, weight, bias, group, **settings))
+    assert not torch.equal(y, layer(x))
+    assert torch.equal(layer(x), function(x, layer.weight, layer.bias, group, **settings))
+
+
+@each_kind
+@each_group
+def test_the_algorithm_may_be_switched_between_calls(group: Group, kind: Kind) -> None:
+    layer, x = make(kind, group, dtype=torch.float64)
+    x = x.double()
+    expected = layer(x).detach()
+    for context in (torch.no_grad(), torch.enable_grad(), torch.no_grad()):
+        with context:
+            for algorithm in (*ALGORITHMS, *reversed(ALGORITHMS), "dense", "fourier", "dense"):
+                layer.algorithm = algorithm
+                assert layer.exactness == ("rounding" if algorithm in ("auto", "dense") else "bitwise")
+                for _ in range(2):
+                    torch.testing.assert_close(layer(x).detach(), expected, atol=1e-12, rtol=1e-12)
+
+
+@each_kind
+@each_group
+@each_algorithm
+def test_meta_device(group: Group, kind: Kind, algorithm: str) -> None:
+    layer, x = make(kind, group, algorithm, device="meta")
+    y = layer(x.to("meta").requires_grad_())
+    assert (y.device.type, y.shape) == ("meta", (5, 6, group.order, 4, 4))
+    y.sum().backward()
+    assert layer.weight.grad.shape == layer.weight.shape
+    layer.to_empty(device="cpu")
+    twin, _ = make(kind, group, algorithm)
+    for each in (layer, twin):
+        torch.manual_seed(3)
+        each.reset_parameters()
+    assert torch.equal(layer(x), twin(x))
+
+
+@each_kind
+@each_group
+@each_algorithm
+def test_dtypes(group: Group, kind: Kind, algorithm: str) -> None:
+    layer, x = make(kind, group, algorithm)
+    y = layer(x)
+    wide = copy.deepcopy(layer).to(torch.float64)(x.double())
+    assert wide.dtype == torch.float64
+    torch.testing.assert_close(wide.float(), y, atol=1e-5, rtol=1e-5)
+    for dtype in (torch.bfloat16, torch.float16):
+        half = copy.deepcopy(layer).to(dtype)(x.to(dtype))
+        assert half.dtype == dtype
+        assert (half.float() - y).abs().max() < 16 * torch.finfo(dtype).eps * y.abs().max()
+    made, _ = make(kind, group, algorithm, dtype=torch.float64)
+    assert made.weight.dtype == made.bias.dtype == torch.float64
+
+
+@each_kind
+@each_group
+@each_algorithm
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(group: Group, kind: Kind, algorithm: str, dtype: torch.dtype) -> None:
+    layer, x = make(kind, group, algorithm)
+    x.requires_grad_()
+    y = layer(x)
+    with torch.autocast("cpu", dtype=dtype):
+        low = layer(x)
+        with torch.no_grad():
+            assert layer(x).dtype == dtype
+    assert low.dtype == dtype
+    assert 0 < (low.float() - y).abs().max() < 16 * torch.finfo(dtype).eps * y.abs().max()
+    weights = torch.linspace(-1, 1, y.numel()).view(y.shape)
+    both = [torch.autograd.grad((out.float() * weights).sum(), [x, layer.weight, layer.bias]) for out in (low, y)]
+    for gradient, expected in zip(*both, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - expected).abs().max() < 32 * torch.finfo(dtype).eps * expected.abs().max()
+    with torch.autocast("cpu", dtype=dtype):
+        assert layer.double()(x.double()).dtype == torch.float64
+
+
+@each_kind
+@each_group
+@each_algorithm
+def test_memory_formats(group: Group, kind: Kind, algorithm: str) -> None:
+    layer, x = make(kind, group, algorithm)
+    y = layer(x)
+    memory_format = torch.channels_last if kind is LiftingConv2d else torch.channels_last_3d
+    other = x.to(memory_format=memory_format)
+    assert other.is_contiguous(memory_format=memory_format)
+    for each in (layer, copy.deepcopy(layer).to(memory_format=memory_format)):
+        for given in (x, other, x.mT.clone().mT, x[..., ::2, :].repeat_interleave(2, -2)[..., :7, :]):
+            expected = layer(given.contiguous())
+            torch.testing.assert_close(each(given), expected, atol=1e-5, rtol=1e-5)
+            if layer.exactness == "bitwise" and group.order > 1:
+                assert misses(each, group, given) == []
+    assert torch.equal(layer(x), y)
+
+
+@each_kind
+def test_repr_and_exactness(kind: Kind) -> None:
+    levels = {"auto": "rounding", "dense": "rounding", "bitwise": "bitwise", "orbit": "bitwise", "fourier": "bitwise"}
+    for algorithm, level in levels.items():
+        layer, _ = make(kind, D4, algorithm)
+        assert layer.exactness == level
+        start = f"{kind.__name__}(Dihedral(4), 2, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, "
+        assert repr(layer) == f"{start}padding_mode='reflect', bias=True, algorithm='{algorithm}')"
+    plain = kind(C4, 2, 6, 3, dilation=2, bias=False)
+    assert repr(plain) == (
+        f"{kind.__name__}(CyclicRotation(4), 2, 6, kernel_size=(3, 3), dilation=(2, 2), bias=False, algorithm='auto')"
+    )
+    assert repr(InvariantAvgPool2d()) == "InvariantAvgPool2d()"
+    assert InvariantAvgPool2d().exactness == "bitwise"
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+COMPILED = [(C4, "auto"), (D4, "fourier"), (D1, "orbit")]
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize(("group", "algorithm"), COMPILED, ids=lambda v: v if isinstance(v, str) else name(v))
+def test_compiled_stack(group: Group, algorithm: str, fresh_compiler: None) -> None:
+    model = nn.Sequential(
+        LiftingConv2d(group, 2, 3, 3, padding=1, padding_mode="circular", algorithm=algorithm),
+        nn.ReLU(),
+        GroupConv2d(group, 3, 2, 3, 2, 1, algorithm=algorithm),
+        OrbitPool(),
+        InvariantAvgPool2d(),
+    )
+    x = torch.randn(3, 2, 7, 7)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert_compiled_agrees(model, compiled, x)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="lopsided"):
+        model(torch.randn(3, 2, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler (g++)")
+def test_compiled_by_inductor(fresh_compiler: None) -> None:
+    lifting = LiftingConv2d(C4, 1, 2, 3, padding=1)
+    model = nn.Sequential(lifting, nn.ReLU(), GroupConv2d(C4, 2, 2, 3, stride=2, padding=1), OrbitPool("mean"))
+    assert_compiled_agrees(model, torch.compile(model, fullgraph=True), torch.randn(2, 1, 7, 7))
+
+
+@pytest.mark.filterwarnings("ignore")
+@each_kind
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(kind: Kind, strict: bool, fresh_compiler: None) -> None:
+    """To a graph of plain torch operations; and what export saw for numbers does not stay behind."""
+    layer, x = make(kind, D1, "fourier", padding=2, padding_mode="zeros")
+    program = torch.export.export(layer, (x,), strict=strict)
+    torch.testing.assert_close(program.module()(x), layer(x), atol=1e-5, rtol=1e-5)
+    for algorithm in ALGORITHMS:
+        layer.algorithm = algorithm
+        assert type(layer(x)) is Tensor
+
+
+def test_layers_under_data_parallel_copies_and_half_a_batch() -> None:
+    """A batch taken apart is the batch: no sample sees another."""
+    for kind in KINDS:
+        for algorithm in ALGORITHMS:
+            layer, x = make(kind, C4, algorithm)
+            whole = layer(x)
+            parts = torch.cat([layer(part) for part in x.split([2, 1, 2])])
+            torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-6)
+
+
+def test_input_of_is_what_the_layer_wants() -> None:
+    for kind in KINDS:
+        layer, x = make(kind, C4)
+        assert input_of(layer, (7, 7), 5).shape == x.shape

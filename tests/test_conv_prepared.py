@@ -1,0 +1,222 @@
+"""What a convolution keeps of its weight is never stale, wherever it was made, and never travels with the module."""
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from conv_laws import KINDS, Kind, input_of, make, square
+from equilayers.functional import group_conv2d, lift_conv2d
+from equilayers.groups import CyclicRotation
+from equilayers.nn import LiftingConv2d
+
+GROUP, SETTINGS = CyclicRotation(4), square(5, 3, padding=1, groups=2)
+KEEPING = ("dense", "fourier")
+Change = Callable[[nn.Module], object]
+
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+keeping = pytest.mark.parametrize("algorithm", KEEPING)
+
+
+def layer_and_input(kind: Kind, algorithm: str) -> tuple[nn.Module, Tensor]:
+    layer = make(kind, GROUP, 2, 4, SETTINGS, algorithm)
+    return layer, input_of(layer, SETTINGS.size, 3)
+
+
+def fresh(layer: nn.Module, x: Tensor) -> Tensor:
+    """What the layer computes when nothing is kept."""
+    function = lift_conv2d if isinstance(layer, LiftingConv2d) else group_conv2d
+    return function(x, layer.weight, layer.bias, GROUP, algorithm=layer.algorithm, **SETTINGS.keywords)
+
+
+def replace_parameter(layer: nn.Module) -> None:
+    layer.weight = nn.Parameter(torch.randn_like(layer.weight))
+
+
+def load(layer: nn.Module, **how: bool) -> None:
+    other = make(type(layer), GROUP, 2, 4, SETTINGS, layer.algorithm)  # type: ignore[arg-type]
+    layer.load_state_dict(other.state_dict(), **how)
+
+
+def step(layer: nn.Module, optimizer: type[torch.optim.Optimizer]) -> None:
+    with torch.enable_grad():
+        layer(input_of(layer, (5, 5), seed=1)).square().sum().backward()
+    optimizer(layer.parameters(), lr=0.1).step()  # type: ignore[call-arg]
+
+
+CHANGES: dict[str, Change] = {
+    "in place": lambda layer: layer.weight.mul_(2),
+    "one entry": lambda layer: layer.weight[0, 0].view(-1)[0].add_(1),
+    "through .data": lambda layer: layer.weight.data.mul_(3),
+    "one entry through .data": lambda layer: layer.weight.data.view(-1)[0].add_(1),
+    "permuted through .data": lambda layer: layer.weight.data.copy_(layer.weight.data.flip(-1)),
+    "another .data": lambda layer: setattr(layer.weight, "data", torch.randn_like(layer.weight)),
+    "through numpy": lambda layer: layer.weight.numpy().fill(0.5),
+    "reset": lambda layer: layer.reset_parameters(),  # type: ignore[operator]
+    "load_state_dict": load,
+    "load_state_dict(assign=True)": lambda layer: load(layer, assign=True),
+    "another parameter": replace_parameter,
+    "a step of SGD": lambda layer: step(layer, torch.optim.SGD),
+    "a step of Adam": lambda layer: step(layer, torch.optim.Adam),
+    "another dtype and back": lambda layer: layer.double().float().weight.data.neg_(),
+    "another memory format": lambda layer: (
+        layer.to(memory_format=torch.channels_last).weight.data.neg_()
+        if layer.weight.ndim == 4
+        else layer.weight.data.neg_()
+    ),
+    "moved to meta and back": lambda layer: layer.to_empty(device="meta").to_empty(device="cpu").reset_parameters(),
+}
+
+
+@keeping
+@each_kind
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_weight_is_noticed(kind: Kind, algorithm: str, change: str) -> None:
+    for context in (torch.no_grad, torch.inference_mode):
+        layer, x = layer_and_input(kind, algorithm)
+        with context():
+            before = layer(x)
+            assert torch.equal(layer(x), before)
+        with torch.no_grad():
+            CHANGES[change](layer)
+        with context():
+            assert torch.equal(layer(x), fresh(layer, x))
+            assert not torch.equal(layer(x), before)
+
+
+@keeping
+@each_kind
+def test_every_step_of_training_is_seen_in_evaluation(kind: Kind, algorithm: str) -> None:
+    layer, x = layer_and_input(kind, algorithm)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    seen = []
+    for _ in range(5):
+        layer.train()
+        loss = layer(x).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        layer.eval()
+        with torch.no_grad():
+            seen.append(layer(x).square().sum().item())
+            assert torch.equal(layer(x), fresh(layer, x))
+    assert seen == sorted(seen, reverse=True)
+
+
+class Halved(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+@keeping
+@each_kind
+@torch.no_grad()
+def test_parametrized_weights(kind: Kind, algorithm: str) -> None:
+    layer, x = layer_and_input(kind, algorithm)
+    layer.bias.zero_()
+    y = layer(x)
+    parametrize.register_parametrization(layer, "weight", Halved())
+    assert torch.equal(layer(x), y / 2)
+    layer.parametrizations.weight.original.mul_(4)
+    for _ in range(2):
+        assert torch.equal(layer(x), 2 * y)
+    with parametrize.cached():
+        for _ in range(2):
+            assert torch.equal(layer(x), 2 * y)
+    with torch.enable_grad():
+        layer(x).sum().backward()
+        assert layer.parametrizations.weight.original.grad.abs().sum() > 0
+    parametrize.remove_parametrizations(layer, "weight")
+    assert torch.equal(layer(x), 2 * y)
+    torch.nn.utils.parametrizations.weight_norm(layer)
+    layer.parametrizations.weight.original0.mul_(3)
+    torch.testing.assert_close(layer(x), 6 * y, atol=1e-5, rtol=1e-5)
+
+
+@keeping
+@each_kind
+@torch.no_grad()
+def test_copies_and_pickles_begin_empty(kind: Kind, algorithm: str) -> None:
+    layer, x = layer_and_input(kind, algorithm)
+    y = layer(x)
+    assert layer._prepared._kept is not None
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other._prepared._kept is None
+        assert torch.equal(other(x), y)
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    assert list(torch.load(buffer, weights_only=True)) == ["weight", "bias"]
+
+
+@each_kind
+@torch.no_grad()
+def test_what_one_algorithm_keeps_is_not_taken_for_anothers(kind: Kind) -> None:
+    layer, x = layer_and_input(kind, "dense")
+    for algorithm in ("dense", "fourier", "dense", "auto", "bitwise", "orbit", "fourier", "fourier", "dense"):
+        layer.algorithm = algorithm
+        for _ in range(2):
+            assert torch.equal(layer(x), fresh(layer, x))
+
+
+@keeping
+@each_kind
+def test_maps_and_batches_of_other_sizes_share_what_is_kept(kind: Kind, algorithm: str) -> None:
+    layer, _ = layer_and_input(kind, algorithm)
+    with torch.no_grad():
+        layer(input_of(layer, (5, 5)))
+        kept = layer._prepared._kept
+        for size, batch in ((6, 1), (4, 7), (5, 5)):
+            x = input_of(layer, (size, size), batch)
+            assert torch.equal(layer(x), fresh(layer, x))
+        assert layer._prepared._kept is kept
+
+
+@keeping
+@each_kind
+def test_what_inference_mode_leaves_behind(kind: Kind, algorithm: str) -> None:
+    """What is made there serves a frozen layer in training, whose inputs want gradients."""
+    layer, x = layer_and_input(kind, algorithm)
+    layer.requires_grad_(False)
+    x.requires_grad_()
+    expected = torch.autograd.grad(fresh(layer, x).square().sum(), x)[0]
+    with torch.inference_mode():
+        layer(x)
+    gradient = torch.autograd.grad(layer(x).square().sum(), x)[0]
+    assert torch.equal(gradient, expected)
+
+
+@keeping
+@each_kind
+def test_functional_transforms_do_not_meet_what_is_kept(kind: Kind, algorithm: str) -> None:
+    layer, x = layer_and_input(kind, algorithm)
+    expected = fresh(layer, x).detach()
+    many = torch.stack([layer.weight.detach(), 2 * layer.weight.detach()])
+    call = lambda w: torch.func.functional_call(layer, {"weight": w}, (x,))  # noqa: E731
+    with torch.no_grad():
+        assert torch.equal(layer(x), expected)
+        both = torch.func.vmap(call)(many)
+        torch.testing.assert_close(both[0], expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(both[1], call(many[1]), atol=1e-6, rtol=1e-5)
+        assert torch.equal(layer(x), expected)
+
+
+def test_a_stale_value_would_be_seen() -> None:
+    class Stale(type(layer_and_input(LiftingConv2d, "dense")[0]._prepared)):  # type: ignore[misc]
+        def get(self, weight: Tensor, make: Callable[[], Any], kind: str = "") -> Any:
+            self._kept = self._kept or ((), make())
+            return self._kept[1]
+
+    for algorithm in KEEPING:
+        layer, x = layer_and_input(LiftingConv2d, algorithm)
+        layer._prepared = Stale()
+        with torch.no_grad():
+            layer(x)
+            layer.weight.mul_(2)
+            assert not torch.equal(layer(x), fresh(layer, x))

@@ -1,0 +1,182 @@
+"""The convolutional networks of the study: what the tied and the plain one have in common, and that one is exact."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from baselines.data import Dataset, Split
+from baselines.measures import BATCHES, Batches, Remembered, exact, measure
+from baselines.models import PLANES, build, cnn, equal_planes, group_of, mlp, parameters, weight_tied_cnn
+from baselines.training import Recipe, train
+from equilayers.groups import CyclicTranslation, Group
+from equilayers.metrics import (
+    distribution_invariance_error,
+    logit_invariance_error,
+    prediction_consistency,
+    saliency_invariance_similarity,
+)
+from equilayers.nn import GroupConv2d, LiftingConv2d
+
+NAMES = ("R2", "R4", "D1", "D2", "D4")
+SHAPES = ((1, 36, 36), (1, 12, 12))
+
+
+def noise(shape: tuple[int, ...], count: int = 70) -> Dataset:
+    """Three classes of noise: enough to move every weight and every running mean."""
+    generator = torch.Generator().manual_seed(3)
+
+    def split(n: int) -> Split:
+        return Split(torch.randn(n, *shape, generator=generator), torch.arange(n) % 3)
+
+    return Dataset("noise", split(count), split(9), split(30), 0.0, 1.0, num_classes=3)
+
+
+def stepped(model: nn.Module, group: Group, shape: tuple[int, ...]) -> nn.Module:
+    train(model, noise(shape), group, Recipe(epochs=2, batch_size=16, lr=0.01), 0)
+    return model
+
+
+def largest_change(model: nn.Module, x: Tensor, group: Group) -> float:
+    """How far any logit of any sample moves under any element, in eval mode."""
+    model.eval()
+    with torch.no_grad():
+        y = model(x)
+        return max(float((model(group.act(g, x)) - y).abs().max()) for g in range(group.order))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_parameters_are_equal_within_five_percent_and_never_fewer(name: str, shape: tuple[int, ...]) -> None:
+    group = group_of(name)
+    tied, plain = (build("cnn", tied, "equal-parameters", group, shape, 9) for tied in (True, False))
+    assert 1 <= parameters(plain) / parameters(tied) < 1.05
+    assert not any(isinstance(layer, LiftingConv2d | GroupConv2d) for layer in plain.modules())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_width_is_the_same_number_of_planes(name: str) -> None:
+    group, shape = group_of(name), SHAPES[0]
+    tied, plain = (build("cnn", tied, "equal-width", group, shape, 9) for tied in (True, False))
+    x = torch.randn(2, *shape)
+    assert maps(plain, x) == [(width, *size) for width, *size in maps(tied, x)]
+    assert [width for width, *_ in maps(tied, x)] == [32, 64, 64] == list(PLANES)
+    assert parameters(plain) > 1.9 * parameters(tied)
+
+
+def maps(model: nn.Module, x: Tensor) -> list[tuple[int, ...]]:
+    """Planes, height and width behind each convolution."""
+    shapes = []
+    for layer in model.children():
+        x = layer(x)
+        if isinstance(layer, nn.Conv2d | LiftingConv2d | GroupConv2d):
+            shapes.append(tuple(x.flatten(1, -3).shape[1:]))
+    return shapes
+
+
+def test_the_search_for_equal_parameters_leaves_the_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    equal_planes(group_of("R4"), SHAPES[0], 9)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 8, 8)], ids=str)
+@pytest.mark.parametrize("name", ["R4", "D4"])
+def test_the_tied_network_is_invariant_to_the_last_bit(name: str, shape: tuple[int, ...]) -> None:
+    group = group_of(name)
+    model = weight_tied_cnn(group, shape, 3)
+    exact(model)
+    inputs = [torch.randn(batch, *shape) for batch in (1, 7, 64)]
+    assert [largest_change(model, x, group) for x in inputs] == [0, 0, 0]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    stepped(model, group, shape)
+    assert all(not torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert [largest_change(model, x, group) for x in inputs] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["R4", "D4"])
+def test_the_plain_network_is_not_invariant(name: str) -> None:
+    group, shape = group_of(name), SHAPES[1]
+    model = build("cnn", False, "equal-parameters", group, shape, 3)
+    x = torch.randn(64, *shape)
+    assert largest_change(model, x, group) > 1e-3
+    assert largest_change(stepped(model, group, shape), x, group) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["R4", "D4"])
+def test_exact_changes_the_last_bits_only(name: str) -> None:
+    group, shape = group_of(name), SHAPES[1]
+    model = stepped(weight_tied_cnn(group, shape, 3), group, shape).eval()
+    convolutions = [layer for layer in model.modules() if isinstance(layer, LiftingConv2d | GroupConv2d)]
+    x = torch.randn(20, *shape)
+    fast = model(x)
+    exact(model)
+    assert [layer.exactness for layer in convolutions] == ["bitwise"] * len(PLANES)
+    torch.testing.assert_close(model(x), fast, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 10, 12), (1, 12, 6), (1, 9, 9), (12, 12)], ids=str)
+def test_sizes_that_would_be_sampled_lopsidedly(shape: tuple[int, ...]) -> None:
+    for model in (lambda: cnn(shape, 3), lambda: weight_tied_cnn(group_of("R2"), shape, 3)):
+        with pytest.raises(ValueError, match=r"cnn: expected in_shape .+ multiples of 4, got .+\. .+\.$"):
+            model()
+
+
+def test_planes_that_the_group_does_not_divide() -> None:
+    with pytest.raises(ValueError, match=r"planes divisible by \|G\| = 8, got \(32, 20\)\. .+\.$"):
+        weight_tied_cnn(group_of("D4"), SHAPES[0], 3, (32, 20))
+
+
+def test_translations_are_refused_with_the_reason() -> None:
+    with pytest.raises(
+        ValueError, match=r"expected group to be CyclicRotation or Dihedral, got .+ Shifts need no tying"
+    ):
+        weight_tied_cnn(CyclicTranslation(4), SHAPES[0], 3)
+
+
+class Counting(nn.Module):
+    """A model that counts its calls."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.model(x)
+
+
+def test_remembered_computes_each_batch_once_and_says_what_the_model_says() -> None:
+    inner = Counting(mlp((1, 4, 4), 3, (8,)))
+    model = Remembered(inner)
+    group, x = group_of("R4"), torch.randn(6, 1, 4, 4)
+    for _ in range(3):
+        for g in range(group.order):
+            assert torch.equal(model(group.act(g, x)), inner.model(group.act(g, x)))
+    assert inner.calls == group.order
+    model(x[:5])
+    model(x + 1e-7)
+    assert inner.calls == group.order + 2
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["WT", "DA"])
+@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+def test_measures_are_those_of_the_library(kind: str, tied: bool) -> None:
+    group, shape = group_of("R4"), (1, 8, 8)
+    data = noise(shape)
+    model = build(kind, tied, "equal-parameters", group, shape, 3)
+    batches = Batches(logits=8, saliency=2)
+    measured = measure(model, data, group, 3, batches)
+    x, y = data.test.x, data.test.y
+    counting = Counting(model)
+    assert measured["LI"] == float(logit_invariance_error(counting, x, group, batch_size=8))
+    assert counting.calls == 4 * group.order
+    assert measured["LI_normalized"] == float(logit_invariance_error(model, x, group, normalized=True, batch_size=8))
+    assert measured["DI"] == float(distribution_invariance_error(model, x, group, batch_size=8))
+    assert measured["consistency"] == float(prediction_consistency(model, x, group, batch_size=8))
+    assert measured["SI"] == pytest.approx(float(saliency_invariance_similarity(model, x[:3], y[:3], group)), abs=1e-3)
+    right = [float((model(group.act(g, x)).argmax(1) == y).double().mean()) for g in range(group.order)]
+    assert measured["upright_accuracy"] == right[0]
+    assert measured["accuracy"] == pytest.approx(sum(right) / group.order)
+    assert (measured["LI"] == measured["DI"] == 0) == tied
+    assert set(BATCHES) == {"mlp", "cnn"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from baselines.models import group_of
 from benchmarks import conv, linear
 from benchmarks.timing import Call, in_turn, machine
 from equilayers.functional.cost import CONSTANTS, Sizes, Work, convolution_work, work
+from equilayers.nn import GroupConv2d
 
 GROUPS = ("R2", "R4", "D4", "T3", "T6", "T12")
 SHAPES = tuple(itertools.product((12, 36), (16, 128), (1, 16, 64, 512)))  # size, features, batch
@@ -36,11 +38,12 @@ def constants(seconds: float) -> Iterator[str]:
         choices = work(group_of(name), batch, size * size, features)
         calls = linear.competitors(linear.Case(name, size, features, batch))
         _record(measured, choices, {algorithm: calls[algorithm] for algorithm in choices}, seconds)
-    for case in CONVOLUTIONS:
+    for case, kept in itertools.product(CONVOLUTIONS, (True, False)):
         pixels = case.batch * case.size**2
-        sizes = Sizes(pixels, pixels, case.fields, case.fields, case.kernel**2, groups=1, lifting=False, kept=True)
+        sizes = Sizes(pixels, pixels, case.fields, case.fields, case.kernel**2, groups=1, lifting=False, kept=kept)
         choices = convolution_work(group_of(case.group), sizes)
-        _record(measured, choices, conv.competitors(case, choices), seconds)
+        calls = {algorithm: _forward(case, algorithm, kept) for algorithm in choices}
+        _record(measured, choices, calls, seconds)
     for kind, samples in measured.items():
         nanoseconds = np.array([taken for _, taken in samples])
         design = np.array([quantities for quantities, _ in samples]) / nanoseconds[:, None]
@@ -51,6 +54,14 @@ def constants(seconds: float) -> Iterator[str]:
             f'"{kind}": ({", ".join(f"{constant:.3g}" for constant in fitted)}),  '
             f"# within {100 * np.median(errors):.0f} %, at worst {100 * errors.max():.0f} %"
         )
+
+
+def _forward(case: conv.Case, algorithm: str, kept: bool) -> Call:
+    r"""A forward pass, with what is made of the weight kept from the call before or made anew for its gradient."""
+    group, k = group_of(case.group), case.kernel
+    layer = GroupConv2d(group, case.fields, case.fields, k, padding=k // 2, algorithm=algorithm)
+    call = partial(layer, torch.randn(case.batch, case.fields, group.order, case.size, case.size))
+    return torch.no_grad()(call) if kept else call
 
 
 def _record(measured: Samples, choices: dict[str, Work], calls: dict[str, Call], seconds: float) -> None:

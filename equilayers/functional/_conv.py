@@ -189,7 +189,7 @@ def _fastest(x: Tensor, weight: Tensor, group: Group, shape: Geometry, *, exact:
         taps=math.prod(shape.kernel_size),
         groups=shape.groups,
         lifting=weight.ndim == 4,
-        kept=not (torch.is_grad_enabled() and weight.requires_grad),
+        kept=not torch.is_grad_enabled(),
     )
     return cheapest_convolution(group, sizes, exact, torch.get_num_threads())
 

@@ -16,9 +16,9 @@ CONSTANTS = {
     "orbit": (2.24e4, 0.0638, 0.494, 0.0209),
     "fourier": (1.72e5, 0.251, 0.964, 1.16, 0.0198),
     "fourier cyclic": (4.17e5, 0.296, 2.23, 1.81, 0.0174, 0.116),
-    "dense convolution": (5e4, 1.5, 0.6, 0.0267),
-    "orbit convolution": (5e4, 1.5, 0.0267),
-    "fourier convolution": (1e5, 5.0, 0.9, 2.0, 0.0267),
+    "dense convolution": (2e5, 0.8, 0, 0.0387),
+    "orbit convolution": (1.74e5, 0.963, 0.0431),
+    "fourier convolution": (5.38e5, 8.8, 1.47, 5.34, 0.042),
 }
 
 

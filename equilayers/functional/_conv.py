@@ -2,7 +2,6 @@ r"""Weight-tied convolutions: lifting from images to regular features, and betwe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,18 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
+from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast
 from equilayers.functional._filters import expand
 from equilayers.functional._fourier import fast_fourier_of, fourier_of
-from equilayers.functional._geometry import Geometry, check_plane_group, check_size, geometry
+from equilayers.functional._geometry import Geometry, geometry
 from equilayers.functional._patches import PatchKernel
+from equilayers.functional._plan import check_convolution, plan
 from equilayers.functional._prepared import Prepared, is_plain
 from equilayers.functional._trilinear import Correlate
-from equilayers.functional.cost import Sizes, cheapest_convolution
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
 
-ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
 Ints = int | Sequence[int]
 
 
@@ -133,69 +131,30 @@ def convolve(
 
     prepared: where a module keeps what was made of the weight between calls that want no gradient.
     """
-    _check(who, x, weight, group, shape, algorithm)
+    name = "x" if weight.ndim == 4 else "f"
+    check_float(who, name, x)
     if in_autocast(x):
         x, weight = autocast(x), autocast(weight)
         bias = None if bias is None else autocast(bias)
     else:
-        check_same_dtype(who, "x" if weight.ndim == 4 else "f", x, weight)
-    x, shape = shape.padded(x)
+        check_same_dtype(who, name, x, weight)
     # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
     if torch.compiler.is_compiling() or group.order == 1:
-        return _dense(x, weight, bias, group, shape, None)
-    if algorithm in ("auto", "bitwise"):
-        algorithm = _fastest(x, weight, group, shape, exact=algorithm == "bitwise")
+        check_convolution(who, x.shape, weight.shape, group, shape, algorithm)
+        return _dense(*shape.padded(x), weight, bias, group, None)
+    measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    circumstances = measured, not torch.is_grad_enabled(), torch.get_num_threads()
+    algorithm = plan(who, x.shape, weight.shape, group, shape, algorithm, *circumstances)
+    x, shape = shape.padded(x)
     if algorithm == "dense":
-        return _dense(x, weight, bias, group, shape, prepared)
+        return _dense(x, shape, weight, bias, group, prepared)
     if algorithm == "orbit":
-        return _orbit(x, weight, bias, group, shape)
-    return _fourier(x, weight, bias, group, shape, prepared)
-
-
-def _check(who: str, x: Tensor, weight: Tensor, group: Group, shape: Geometry, algorithm: str) -> None:
-    check_plane_group(who, group)
-    check_choice(who, "algorithm", algorithm, ALGORITHMS)
-    lifting = who in ("lift_conv2d", "LiftingConv2d")
-    name, axes = ("x", 4) if lifting else ("f", 5)
-    check_float(who, name, x)
-    layout = f"{name} of shape (B, {shape.groups * weight.shape[1]}, {'' if lifting else f'{group.order}, '}H, W)"
-    if weight.ndim != axes:
-        wanted = "(O, C, kh, kw)" if lifting else "(O, C, |G|, kh, kw)"
-        refuse(who, f"weight of shape {wanted}", tuple(weight.shape), "Give it one filter for each pair of channels.")
-    if weight.shape[0] % shape.groups:
-        refuse(who, f"output channels divisible by groups={shape.groups}", weight.shape[0], "Change one of them.")
-    if not lifting and weight.shape[2] != group.order:
-        refuse(who, f"weight with axis 2 of length {group.order}", tuple(weight.shape), "It is the fiber of the group.")
-    if x.ndim != axes or x.shape[1] != shape.groups * weight.shape[1] or (not lifting and x.shape[2] != group.order):
-        todo = "Add a batch axis to a single image." if lifting else "Lift images with LiftingConv2d first."
-        refuse(who, layout, tuple(x.shape), todo)
-    group.check_space(tuple(x.shape[-2:]), who)
-    size = x.shape[-2], x.shape[-1]
-    if torch.compiler.is_compiling():
-        check_size.__wrapped__(who, group, shape, size)  # a compiler traces no cache
-    else:
-        check_size(who, group, shape, size)
-
-
-def _fastest(x: Tensor, weight: Tensor, group: Group, shape: Geometry, *, exact: bool) -> str:
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
-        return "orbit" if exact else "dense"  # nothing was measured there
-    batch, size = x.shape[0], (x.shape[-2], x.shape[-1])
-    sizes = Sizes(
-        pixels_in=batch * math.prod(size),
-        pixels_out=batch * math.prod(shape.out_size(size)),
-        channels=weight.shape[1],
-        features=weight.shape[0],
-        taps=math.prod(shape.kernel_size),
-        groups=shape.groups,
-        lifting=weight.ndim == 4,
-        kept=not torch.is_grad_enabled(),
-    )
-    return cheapest_convolution(group, sizes, exact, torch.get_num_threads())
+        return _orbit(x, shape, weight, bias, group)
+    return _fourier(x, shape, weight, bias, group, prepared)
 
 
 def _dense(
-    x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, shape: Geometry, prepared: Prepared | None
+    x: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Group, prepared: Prepared | None
 ) -> Tensor:
     r"""One ordinary convolution with the expanded filter."""
     n = group.order
@@ -206,10 +165,10 @@ def _dense(
     spread = None if bias is None else bias.unsqueeze(1).expand(-1, n).reshape(-1)
     image = x if weight.ndim == 4 else x.flatten(1, 2)
     y = F.conv2d(image, filters, spread, shape.stride, shape.padding, shape.dilation, shape.groups)
-    return y.unflatten(1, (-1, n))
+    return y.view(len(y), -1, n, *y.shape[2:]) if len(y) else y.unflatten(1, (-1, n))
 
 
-def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, shape: Geometry) -> Tensor:
+def _orbit(x: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Group) -> Tensor:
     r"""`y[h] = h · corr(weight, h^-1 · x)`: an ordinary convolution per turn of the input, on memory of its own."""
     lifting = weight.ndim == 4
     act = group.act if lifting else group.act_regular
@@ -224,12 +183,12 @@ def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, shape: 
 
 
 def _fourier(
-    x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, shape: Geometry, prepared: Prepared | None
+    x: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Group, prepared: Prepared | None
 ) -> Tensor:
     r"""Patches and the group Fourier transform, channel group by channel group."""
     fast, exact, groups = fast_fourier_of(group), fourier_of(group), shape.groups
     if fast is None or exact is None:  # no group of the plane
-        return _dense(x, weight, bias, group, shape, prepared)
+        return _dense(x, shape, weight, bias, group, prepared)
     whole, size = replace(shape, groups=1), (x.shape[-2], x.shape[-1])
     kernel = PatchKernel(group, fast, exact, whole, size, lifting=weight.ndim == 4)
     biases = [None] * groups if bias is None else bias.chunk(groups)

@@ -6,7 +6,6 @@ the stride s. Only then does the layer commute with mirrors and turns; any other
 
 from __future__ import annotations
 
-import functools
 import itertools
 import sys
 from collections.abc import Sequence
@@ -116,7 +115,6 @@ def geometry(
     return made
 
 
-@functools.lru_cache(maxsize=1024)
 def check_size(who: str, group: Group, geometry: Geometry, size: Pair) -> None:
     r"""ValueError unless the layer is defined and exactly equivariant on inputs of this size."""
     rooms = geometry.rooms(size)

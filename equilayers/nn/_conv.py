@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int, refuse
-from equilayers.functional._conv import ALGORITHMS, Ints, convolve
+from equilayers.functional._conv import Ints, convolve
 from equilayers.functional._geometry import Geometry, check_plane_group, geometry
+from equilayers.functional._plan import ALGORITHMS
 from equilayers.functional._prepared import Prepared
 from equilayers.groups import Group
 from equilayers.groups._base import check_group

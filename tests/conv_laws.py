@@ -98,10 +98,11 @@ def misses(model: Model, group: Group, x: Tensor, layout: Layout = torch.clone) 
     """The elements g for which `model(act(g, x))` is not the moved `model(x)` to the last bit.
 
     x (B, C, H, W) is an image and (B, C, |G|, H, W) a feature; so is what comes out, and fewer axes do not move. x is
-    taken as it lies in memory, what is moved is brought into `layout`.
+    taken as it lies in memory, what is moved is brought into `layout`; the identity is tried where that is another.
     """
     y, move = model(x), action(group, x)
-    return [g for g in range(group.order) if not torch.equal(model(layout(move(g, x))), _expected(group, g, y))]
+    elements = range(layout is torch.clone, group.order)
+    return [g for g in elements if not torch.equal(model(layout(move(g, x))), _expected(group, g, y))]
 
 
 def worst(model: Model, group: Group, x: Tensor) -> float:

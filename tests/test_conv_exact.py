@@ -49,7 +49,8 @@ def outcome(kind: Kind, group: Group, s: Settings, algorithm: str, seed: int) ->
     """`bitwise`, `rounding` or `refused` where the layer is as good as its word; otherwise what is wrong."""
     dtype = torch.float64 if seed % 3 == 0 else torch.float32
     layer = make(kind, group, 1 + seed % 2, 2, s, algorithm, dtype=dtype)
-    x, reasons = input_of(layer, s.size, 1 + seed // 2 % 2, seed), entitled(group, s)
+    batch = 1 if s.size > (24, 24) else 1 + seed // 2 % 2
+    x, reasons = input_of(layer, s.size, batch, seed), entitled(group, s)
     try:
         with contextlib.nullcontext() if seed % 5 else torch.no_grad():
             found = kept(layer, group, x)
@@ -185,7 +186,7 @@ def test_a_height_that_mirrors_do_not_turn_around_may_be_lopsided(kind: Kind) ->
 def test_every_layout(group: Group, algorithm: str, kind: Kind) -> None:
     """An image of one channel has strides that can be read in two ways, and so has a map of one pixel."""
     pairs = [*((first, "plain") for first in LAYOUTS), *(("plain", then) for then in LAYOUTS)]
-    for channels, s in ((1, square(6, 3, padding=1)), (3, square(5, 3, 2, 1)), (2, square(3, 3))):
+    for channels, s in ((1, square(6, 3, padding=1)), (3, square(3, 3))):
         layer = make(kind, group, channels, 8, s, algorithm)
         x = input_of(layer, s.size)
         for first, then in pairs:
@@ -245,9 +246,9 @@ def test_a_symmetric_input_has_a_symmetric_output(group: Group, algorithm: str, 
 
 
 TRAINED = [
-    *((CyclicRotation(4), algorithm) for algorithm in ("auto", "orbit", "fourier")),
+    *((CyclicRotation(4), algorithm) for algorithm in ("auto", "fourier")),
     (Dihedral(1), "dense"),
-    (Dihedral(4), "bitwise"),
+    (Dihedral(2), "bitwise"),
 ]
 
 
@@ -260,7 +261,7 @@ def test_the_law_holds_after_training(group: Group, algorithm: str) -> None:
         GroupConv2d(group, 4, 5, 3, stride=2, padding=1, algorithm=algorithm),
     )
     head = nn.Sequential(OrbitPool(), InvariantAvgPool2d(), nn.Linear(5, 2))
-    x, labels = filled((8, 2, 7, 7), torch.float32), torch.randint(2, (8,))
+    x, labels = filled((6, 2, 5, 5), torch.float32), torch.randint(2, (6,))
     before = [layer.weight.clone() for layer in model[::2]]
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=1e-2)
     for _ in range(50):

@@ -49,18 +49,18 @@ def arguments(kind: Kind, group: Group, s: Settings, batch: int = 1) -> tuple[Te
 @each_group
 def test_gradcheck_and_gradgradcheck(group: Group, kind: Kind, algorithm: str) -> None:
     cases = [*SETTINGS.values(), *([LOPSIDED] if group == Dihedral(1) else [])]
-    for s in cases if group.order <= 4 else cases[:2]:
+    brief = group.order == 8 or (algorithm != "fourier" and group != CyclicRotation(4))
+    for s in cases[:2] if brief else cases:
         function, inputs = run(kind, group, s, algorithm), arguments(kind, group, s)
         assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
         assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
 
-@each_algorithm
 @each_kind
 @pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(1)], ids=name)
-def test_every_entry_of_the_jacobian(group: Group, kind: Kind, algorithm: str) -> None:
+def test_every_entry_of_the_jacobian(group: Group, kind: Kind) -> None:
     s = square(2, 2, padding=1)
-    function, inputs = run(kind, group, s, algorithm), arguments(kind, group, s)
+    function, inputs = run(kind, group, s, "fourier"), arguments(kind, group, s)
     assert torch.autograd.gradcheck(function, inputs)
     assert torch.autograd.gradgradcheck(function, inputs)
 

@@ -109,8 +109,8 @@ def test_every_algorithm_is_the_reference(group: Group, kind: Kind) -> None:
                 y = function(x, weight, bias, group, algorithm=algorithm, **s.keywords)
                 assert y.dtype == dtype
                 assert distance(y, expected) < tolerance, (s, algorithm)
-                unbiased = function(x, weight, None, group, algorithm=algorithm, **s.keywords)
-                assert distance(unbiased, plain) < tolerance, (s, algorithm)
+            unbiased = function(x, weight, None, group, algorithm=algorithm, **s.keywords)
+            assert distance(unbiased, plain) < TOLERANCE[x.dtype], (s, algorithm)
 
 
 @each_kind
@@ -239,11 +239,11 @@ def test_the_trivial_group_is_torchs_convolution(group: Group, mode: str, bias: 
 @each_kind
 @pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4)], ids=name)
 def test_initial_output_deviation_is_that_of_torch(group: Group, kind: Kind) -> None:
-    s = square(12, 3, padding=0)
+    s = square(8, 3)
     fiber = () if kind is LiftingConv2d else (group.order,)
-    x = torch.randn(40, 8, *fiber, *s.size)
+    x = torch.randn(20, 8, *fiber, *s.size)
     layer, plain = make(kind, group, 8, 64, s, "auto"), torch.nn.Conv2d(x[0, :, ..., 0, 0].numel(), 64, 3)
-    deviation = plain(x.view(40, -1, 12, 12)).std()
+    deviation = plain(x.view(20, -1, 8, 8)).std()
     for h in range(group.order):
         assert abs(layer(x)[:, :, h].std() / deviation - 1) < 0.05
     with torch.no_grad():

@@ -98,14 +98,11 @@ def geometry(
     made = Geometry(
         kernel,
         strides,
-        _same(who, kernel, strides, spread) if isinstance(padding, str) else _pair(who, "padding", padding, 0),
+        _padding(who, padding, kernel, strides, spread),
         spread,
         check_int(who, "groups", groups, 1),
         check_choice(who, "padding_mode", padding_mode, PADDING_MODES),
     )
-    if isinstance(padding, str):
-        check_choice(who, "padding", padding, ("same", "valid"))
-        made = replace(made, padding=(0, 0)) if padding == "valid" else made
     if is_square(group):
         for name in ("kernel_size", "stride", "padding", "dilation"):
             height, width = getattr(made, name)
@@ -169,8 +166,12 @@ def _pair(who: str, name: str, value: int | Sequence[int], low: int) -> Pair:
     return number, number
 
 
-def _same(who: str, kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
-    r"""The padding on either side that keeps the size, as in torch for stride 1."""
+def _padding(who: str, padding: int | Sequence[int] | str, kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
+    r"""The padding on either side, in numbers; "same" keeps the size, as in torch for stride 1."""
+    if not isinstance(padding, str):
+        return _pair(who, "padding", padding, 0)
+    if check_choice(who, "padding", padding, ("same", "valid")) == "valid":
+        return 0, 0
     total = dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)
     if stride != (1, 1):
         refuse(who, "stride=1 with padding='same'", stride, "Pass the padding as a number.")

@@ -176,7 +176,8 @@ def _orbit(x: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, grou
     planes = []
     for h in range(group.order):
         turned = act(group.inverse(h), x) if h else x.clone()
-        image = (turned if lifting else turned.flatten(1, 2)).contiguous()
+        image = turned if lifting else turned.flatten(1, 2)
+        image = image.contiguous().view(-1).view(image.shape)  # in the plain order, axes of length one too
         y = F.conv2d(image, filters, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
         planes.append(group.act(h, y))
     return torch.stack(planes, 2)

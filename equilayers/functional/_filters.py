@@ -17,14 +17,22 @@ from equilayers.functional._geometry import Pair
 from equilayers.groups import Group
 from equilayers.groups._base import inverses, permutations
 
+Table = NDArray[np.int64]
+
 
 def moved_places(group: Group, size: Pair) -> NDArray[np.int64]:
     r"""Array (|G|, H·W): entry [k, p] is the place of k·p, p a flat position on a map of this size."""
     return permutations(group, size)[inverses(group)]
 
 
+@torch.inference_mode(False)
+def to_tensor(table: Table, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    r"""The table as a tensor that serves everywhere, even if made in inference mode or under a functional transform."""
+    return torch.from_numpy(np.ascontiguousarray(table)).to(device, dtype)
+
+
 @functools.lru_cache(maxsize=256)
-def expansion(group: Group, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def expansion(group: Group, shape: tuple[int, ...]) -> Table:
     r"""Table (|G|·C·N,) for weights (O, *shape), shape being C and the axes of N.
 
     Entry (h, c, j) is the place of (c, h^-1 · j) in a weight.
@@ -35,7 +43,7 @@ def expansion(group: Group, shape: tuple[int, ...], device: torch.device) -> Ten
         back = group.cayley_table[inverses(group)]  # [h, k] is h^-1 k
         table = (back[:, :, None] * table.shape[1] + table[:, None, :]).reshape(n, -1)
     filters = np.arange(channels)[:, None] * table.shape[1]
-    return torch.tensor((filters + table[:, None, :]).reshape(-1), device=device)
+    return np.ascontiguousarray((filters + table[:, None, :]).reshape(-1))
 
 
 def expand(weight: Tensor, group: Group) -> Tensor:
@@ -47,7 +55,9 @@ def expand(weight: Tensor, group: Group) -> Tensor:
         act = group.act if weight.ndim == 4 else group.act_regular
         filters = torch.stack([act(h, weight) for h in range(group.order)], 1)
     else:
-        filters = weight.flatten(1).index_select(1, expansion(group, tuple(weight.shape[1:]), weight.device))
+        # Made here, without a copy, it belongs to whatever mode or functional transform is on; a kept one might not.
+        table = torch.from_numpy(expansion(group, tuple(weight.shape[1:]))).to(weight.device)
+        filters = weight.flatten(1).index_select(1, table)
     return filters.view(weight.shape[0] * group.order, -1, *weight.shape[-2:])
 
 
@@ -56,7 +66,7 @@ def turned_taps(group: Group, kernel: Pair, device: torch.device) -> tuple[Tenso
     r"""Places (|G|·T,) of (u, u·t) in the flat (u, t), and the table that undoes them."""
     moved = moved_places(group, kernel)
     table = (np.arange(group.order)[:, None] * moved.shape[1] + moved).reshape(-1)
-    return torch.tensor(table, device=device), torch.tensor(np.argsort(table), device=device)
+    return to_tensor(table, device), to_tensor(np.argsort(table), device)
 
 
 def to_planes(weight: Tensor, group: Group) -> Tensor:
@@ -78,7 +88,7 @@ def _reversal(group: Group, kernel: Pair, device: torch.device) -> Tensor:
     undone = inverses(group)
     moved = moved_places(group, kernel)[undone]  # [u, t] is the place of u^-1 t
     table = undone[:, None] * moved.shape[1] + moved[:, ::-1]
-    return torch.tensor(table.reshape(-1), device=device)
+    return to_tensor(table.reshape(-1), device)
 
 
 def reversed_weight(weight: Tensor, group: Group) -> Tensor:

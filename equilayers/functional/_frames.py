@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from equilayers.functional._filters import moved_places
+from equilayers.functional._filters import Table, moved_places, to_tensor
 from equilayers.functional._geometry import Geometry, Pair
 from equilayers.functional._tables import orbit_table
 from equilayers.groups import Dihedral, Group
-
-Table = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +71,9 @@ def parts(group: Group, geometry: Geometry, size: Pair, lifting: bool, device: t
         start = inside[:frames, sh * (q // out[1]) * padded[1] + sw * (q % out[1])]
         target = group.cayley_table[:frames, None, :] * (out[0] * out[1]) + outside[:frames, q, None]
         share = n / (fixers[chosen] * frames)
-        tensor = functools.partial(torch.tensor, device=device)
-        read = functools.partial(tensor, dtype=torch.int32)
-        weights = None if (share == 1).all() else tensor(share).view(-1, 1, 1)
-        part = Part(read(start), read(taps[:frames]), tensor(target.reshape(frames, -1)), free, weights)
+        weights = None if (share == 1).all() else to_tensor(share.reshape(-1, 1, 1), device)
+        read = functools.partial(to_tensor, device=device, dtype=torch.int32)
+        part = Part(read(start), read(taps[:frames]), to_tensor(target.reshape(frames, -1), device), free, weights)
         made += [part] if len(q) else []
     return tuple(made)
 

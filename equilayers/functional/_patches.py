@@ -84,11 +84,13 @@ class PatchKernel:
     ) -> Tensor:
         r"""The output for x and prepared operators."""
         height, width = self.geometry.out_size(self.size)
-        out = x.new_empty(x.shape[0], self.group.order, height, width, features)
+        size = len(x), features, self.group.order, height, width
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+        last = out.permute(0, 2, 3, 4, 1)
         fast, exact = operators
         orders: dict[int, Tensor] = {}  # where each output stands among the results, by the number of samples
         for samples, steps in self._blocks(x):
-            block = out[samples].view(-1, features)
+            block = last[samples].view(-1, features)
             results, targets = [], []
             for patches, target, part in steps:
                 transformed = (fast, bias, self.fast) if part.free else (exact, bias, self.exact)
@@ -98,8 +100,8 @@ class PatchKernel:
                 places = torch.cat(targets)
                 count = torch.arange(len(places), device=x.device)
                 orders[len(block)] = places.new_empty(len(block)).index_copy_(0, places, count)
-            torch.index_select(torch.cat(results), 0, orders[len(block)], out=block)
-        return out.permute(0, 4, 1, 2, 3)
+            torch.index_select(torch.cat(results).to(out.dtype), 0, orders[len(block)], out=block)
+        return out
 
     def spread(self, v: Tensor, weight: Tensor) -> Tensor:
         geometry, out = self.geometry, self.geometry.out_size(self.size)

@@ -25,6 +25,8 @@ class Prepared:
         if torch.is_grad_enabled() and weight.requires_grad:
             self._kept = None
             return make()
+        if torch.is_inference_mode_enabled():
+            return make()  # what is made here could not serve a gradient later
         if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or weight.is_inference():
             return make()  # the checksum would wait for the device at every call or be coarse; no version to compare
         key = (kind, weight.data_ptr(), weight._version, weight.dtype, weight.shape, _checksum(weight.detach()))

@@ -54,7 +54,7 @@ class Geometry:
             return x, self
         ph, pw = self.padding
         image = x.flatten(1, -3) if x.ndim > 4 else x
-        image = F.pad(image, (pw, pw, ph, ph), mode=self.padding_mode)
+        image = F.pad(image, (pw, pw, ph, ph), mode=self.padding_mode).to(x.dtype)  # autocast pads in float32
         return image.unflatten(1, x.shape[1:-2]), replace(self, padding=(0, 0), padding_mode="zeros")
 
 

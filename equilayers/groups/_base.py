@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from equilayers._checks import check_int, check_tensor, refuse
 
@@ -147,8 +148,9 @@ def permutations(group: Group, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
     Read off the action itself, so that the two cannot disagree.
     """
-    index = torch.arange(int(np.prod(shape))).reshape(shape)
-    table = np.stack([group.act(g, index).reshape(-1).numpy() for g in range(group.order)])
+    with temporarily_clear_interpreter_stack():  # whose tensors, inside a functional transform, have no memory to read
+        index = torch.arange(int(np.prod(shape))).reshape(shape)
+        table = np.stack([group.act(g, index).reshape(-1).numpy() for g in range(group.order)])
     table.setflags(write=False)
     return table
 

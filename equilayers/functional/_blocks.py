@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from equilayers.functional._products import times
+
 Rows = tuple[Tensor, ...]  # the rows of one block; an exact group acts on them by a signed permutation
 
 
@@ -41,10 +43,10 @@ class RealBlock:
         return self.operator(w).mT
 
     def product(self, x: Rows, operator: Tensor) -> Rows:
-        return tuple(row @ operator.mT for row in x)
+        return tuple(times(row, operator.mT) for row in x)
 
     def correlate(self, y: Rows, x: Rows) -> Rows:
-        total = functools.reduce(torch.add, (v.mT @ u for v, u in zip(y, x, strict=True)))
+        total = functools.reduce(torch.add, (times(v.mT, u) for v, u in zip(y, x, strict=True)))
         return total.chunk(len(x), -2)
 
 
@@ -63,12 +65,12 @@ class ComplexBlock:
         return torch.cat((c.mT, -d.mT), -2)
 
     def product(self, x: Rows, operator: Tensor) -> Rows:
-        (cc, cd), (dc, dd) = ((row @ operator.mT).chunk(2, -1) for row in x)
+        (cc, cd), (dc, dd) = (times(row, operator.mT).chunk(2, -1) for row in x)
         return cc + dd, dc - cd
 
     def correlate(self, y: Rows, x: Rows) -> Rows:
         (p, q), (c, d) = y, x
-        return p.mT @ c + q.mT @ d, p.mT @ d - q.mT @ c
+        return times(p.mT, c) + times(q.mT, d), times(p.mT, d) - times(q.mT, c)
 
 
 class GaussBlock:
@@ -89,13 +91,13 @@ class GaussBlock:
 
     def product(self, x: Rows, operator: Tensor) -> Rows:
         (c, d), (first, second, third) = x, operator.mT
-        k = (c + d) @ first
-        return k - d @ third, k - c @ second
+        k, rest, other = times(c + d, first), times(d, third), times(c, second)
+        return torch.sub(k, rest, out=rest), torch.sub(k, other, out=other)
 
     def correlate(self, y: Rows, x: Rows) -> Rows:
         (p, q), (c, d) = y, x
-        k = p.mT @ (c + d)
-        return k - (p - q).mT @ d, k - (p + q).mT @ c
+        k = times(p.mT, c + d)
+        return k - times((p - q).mT, d), k - times((p + q).mT, c)
 
 
 class PhaseBlock:

@@ -165,7 +165,7 @@ def _dense(
     spread = None if bias is None else bias.unsqueeze(1).expand(-1, n).reshape(-1)
     image = x if weight.ndim == 4 else x.flatten(1, 2)
     y = F.conv2d(image, filters, spread, shape.stride, shape.padding, shape.dilation, shape.groups)
-    return y.view(len(y), -1, n, *y.shape[2:]) if len(y) else y.unflatten(1, (-1, n))
+    return y.unflatten(1, (-1, n))
 
 
 def _orbit(x: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Group) -> Tensor:

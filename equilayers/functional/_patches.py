@@ -88,19 +88,25 @@ class PatchKernel:
         out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
         last = out.permute(0, 2, 3, 4, 1)
         fast, exact = operators
+        each = sum(part.target.numel() for part in parts(self.group, self.geometry, self.size, self.lifting, x.device))
+        results = x.new_empty(0, features)
         orders: dict[int, Tensor] = {}  # where each output stands among the results, by the number of samples
         for samples, steps in self._blocks(x):
             block = last[samples].view(-1, features)
-            results, targets = [], []
+            if not len(results):  # the first block is the largest
+                results = x.new_empty(len(block) // self._outputs * each, features)
+            targets, end = [], 0
             for patches, target, part in steps:
+                start, end = end, end + len(target)
+                planes = results[start:end].view(*patches.shape[:2], features)
                 transformed = (fast, bias, self.fast) if part.free else (exact, bias, self.exact)
-                results.append(transform(patches, *transformed).view(-1, features))
+                transform(patches, *transformed, planes)
                 targets.append(target)
             if len(block) not in orders:
                 places = torch.cat(targets)
                 count = torch.arange(len(places), device=x.device)
                 orders[len(block)] = places.new_empty(len(block)).index_copy_(0, places, count)
-            torch.index_select(torch.cat(results).to(out.dtype), 0, orders[len(block)], out=block)
+            torch.index_select(results[:end], 0, orders[len(block)], out=block)
         return out
 
     def spread(self, v: Tensor, weight: Tensor) -> Tensor:
@@ -152,7 +158,7 @@ class PatchKernel:
             for start, taps, target in zip(piece.start, piece.taps, piece.target, strict=True)
         ]
         buffer = x.new_empty(max(frame.places.numel() for frame in frames), channels)
-        source = x.new_zeros(rows * self._inputs, channels)
+        source = self._room(x, rows)
 
         def steps(block: Tensor) -> Iterator[tuple[Tensor, Tensor, Part]]:
             self._pad(block, source)
@@ -166,8 +172,18 @@ class PatchKernel:
             samples = slice(first, min(first + rows, batch))
             yield samples, steps(x[samples])
 
+    def _room(self, x: Tensor, samples: int) -> Tensor:
+        r"""Rows for so many padded maps, channels last, with zeros where there is padding."""
+        (height, width), (ph, pw) = self.size, self.geometry.padding
+        room = x.new_empty(samples, *x.shape[2:-2], height + 2 * ph, width + 2 * pw, x.shape[1])
+        for axis, pad in (-3, ph), (-2, pw):
+            if pad > 0:
+                room.narrow(axis, 0, pad).zero_()
+                room.narrow(axis, -pad, pad).zero_()
+        return room.flatten(0, -2)
+
     def _pad(self, x: Tensor, rows: Tensor) -> None:
-        r"""Write the maps of x, channels last, into the middle of zero rows; negative padding crops them."""
+        r"""Write the maps of x, channels last, into the middle of `_room`; negative padding crops them."""
         (height, width), (ph, pw) = self.size, self.geometry.padding
         fiber = x.shape[2:-2]
         room = rows[: len(x) * self._inputs].view(len(x), *fiber, height + 2 * ph, width + 2 * pw, x.shape[1])

@@ -1,6 +1,6 @@
 r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line as they are measured.
 
-linear, conv: the layers in all their algorithms. construction, memory: of convolutions. report: cost against width and
+linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. construction, memory: of convolutions. report: cost against width and
 against the order of the group, with a drawing. calibrate: the constants of the cost model.
 """
 
@@ -9,14 +9,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import calibrate, construction, conv, linear, memory, report
+from benchmarks import calibrate, construction, conv, linear, memory, report, shift
 
 SUBJECTS = {
     "linear": linear.report,
     "conv": conv.report,
     "construction": construction.report,
+    "shift": shift.report,
     "memory": memory.report,
-    "calibrate": calibrate.constants,
+    "calibrate": calibrate.report,
 }
 
 

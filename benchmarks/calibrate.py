@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from scipy.optimize import nnls
 from baselines.models import group_of
 from benchmarks import conv, linear
 from benchmarks.timing import Call, in_turn, machine
-from equilayers.functional.cost import CONSTANTS, Sizes, Work, convolution_work, work
-from equilayers.nn import GroupConv2d
+from equilayers.functional.cost import Sizes, Work, constants, convolution_work, work
 
 GROUPS = ("R2", "R4", "D4", "T3", "T6", "T12")
 SHAPES = tuple(itertools.product((12, 36), (16, 128), (1, 16, 64, 512)))  # size, features, batch
@@ -29,11 +28,11 @@ CONVOLUTIONS = [
 Samples = dict[str, list[tuple[tuple[float, ...], float]]]
 
 
-def constants(seconds: float) -> Iterator[str]:
+def report(seconds: float) -> Iterator[str]:
     r"""Lines to put into `equilayers/functional/cost.py`, fitted to the least relative error."""
     torch.set_num_threads(1)
     yield f"# {machine()}"
-    measured: Samples = {kind: [] for kind in CONSTANTS}
+    measured: Samples = {kind: [] for kind in constants()}
     for name, (size, features, batch) in itertools.product(GROUPS, SHAPES):
         choices = work(group_of(name), batch, size * size, features)
         calls = linear.competitors(linear.Case(name, size, features, batch))
@@ -42,7 +41,7 @@ def constants(seconds: float) -> Iterator[str]:
         pixels = case.batch * case.size**2
         sizes = Sizes(pixels, pixels, case.fields, case.fields, case.kernel**2, groups=1, lifting=False, kept=kept)
         choices = convolution_work(group_of(case.group), sizes)
-        calls = {algorithm: _forward(case, algorithm, kept) for algorithm in choices}
+        calls = conv.competitors(replace(case, training=not kept), choices)
         _record(measured, choices, calls, seconds)
     for kind, samples in measured.items():
         nanoseconds = np.array([taken for _, taken in samples])
@@ -54,14 +53,6 @@ def constants(seconds: float) -> Iterator[str]:
             f'"{kind}": ({", ".join(f"{constant:.3g}" for constant in fitted)}),  '
             f"# within {100 * np.median(errors):.0f} %, at worst {100 * errors.max():.0f} %"
         )
-
-
-def _forward(case: conv.Case, algorithm: str, kept: bool) -> Call:
-    r"""A forward pass, with what is made of the weight kept from the call before or made anew for its gradient."""
-    group, k = group_of(case.group), case.kernel
-    layer = GroupConv2d(group, case.fields, case.fields, k, padding=k // 2, algorithm=algorithm)
-    call = partial(layer, torch.randn(case.batch, case.fields, group.order, case.size, case.size))
-    return torch.no_grad()(call) if kept else call
 
 
 def _record(measured: Samples, choices: dict[str, Work], calls: dict[str, Call], seconds: float) -> None:

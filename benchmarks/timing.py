@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 Call = Callable[[], object]
+SETTLE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class Timing:
 def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3, rounds: int = 9) -> dict[str, Timing]:
     r"""Time the calls A B C A B C ..., at least `rounds` and about `seconds` in all, garbage collection off.
 
-    Each is called once uncounted right before its counted call: what its predecessor left in the caches and in the
-    allocator is not its own.
+    Each is called uncounted for `SETTLE` seconds, once at least, right before its counted call: what its predecessor left
+    in the caches and in the allocator is not its own, and memory that was given back to the system and has to be had
+    again is nobody's.
 
     Args:
         calls: the competitors, by name.
@@ -36,6 +38,7 @@ def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3,
         rounds: how many are counted at least, two or more.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    torch.empty(31 << 20, dtype=torch.uint8)  # glibc learns from the largest block freed below 32 MiB to keep memory
     for _ in range(warmup):
         for call in calls.values():
             call()
@@ -45,7 +48,10 @@ def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3,
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(next(iter(taken.values()))) < rounds:
             for name, call in calls.items():
+                settled = time.perf_counter() + SETTLE
                 call()
+                while time.perf_counter() < settled:
+                    call()
                 start = time.perf_counter()
                 call()
                 taken[name].append(1e3 * (time.perf_counter() - start))
@@ -63,4 +69,5 @@ def machine() -> str:
             cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     except OSError:
         pass
+    cpu = f"{cpu} ({torch.backends.cpu.get_cpu_capability()})"
     return f"{cpu}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"

@@ -1,7 +1,21 @@
 r"""All the mathematics, as functions of plain tensors."""
 
+from equilayers.functional._antialias import avg_blur_pool2d, blur_pool2d, max_blur_pool2d
 from equilayers.functional._conv import group_conv2d, lift_conv2d
 from equilayers.functional._linear import group_linear, lift_linear
+from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
 
-__all__ = ["group_conv2d", "group_linear", "invariant_avg_pool2d", "lift_conv2d", "lift_linear", "orbit_pool"]
+__all__ = [
+    "avg_blur_pool2d",
+    "blur_pool2d",
+    "group_conv2d",
+    "group_linear",
+    "invariant_avg_pool2d",
+    "lift_conv2d",
+    "lift_linear",
+    "max_blur_pool2d",
+    "orbit_pool",
+    "polyphase_pool2d",
+    "polyphase_unpool2d",
+]

@@ -92,9 +92,9 @@ def geometry(
     padding_mode: str,
 ) -> Geometry:
     r"""The checked geometry of a convolution tied under the group."""
-    kernel = _pair(who, "kernel_size", kernel_size, 1)
-    strides = _pair(who, "stride", stride, 1)
-    spread = _pair(who, "dilation", dilation, 1)
+    kernel = pair_of(who, "kernel_size", kernel_size, 1)
+    strides = pair_of(who, "stride", stride, 1)
+    spread = pair_of(who, "dilation", dilation, 1)
     made = Geometry(
         kernel,
         strides,
@@ -157,7 +157,7 @@ def _settings_that_work(geometry: Geometry, length: int, axis: int, name: str) -
     return [f"kernel_size={-minus_k} with padding={p}", larger]
 
 
-def _pair(who: str, name: str, value: int | Sequence[int], low: int) -> Pair:
+def pair_of(who: str, name: str, value: int | Sequence[int], low: int) -> Pair:
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != 2:
             refuse(who, f"{name} to be an int or a pair (height, width)", value, f"Pass one or two ints for {name}.")
@@ -169,7 +169,7 @@ def _pair(who: str, name: str, value: int | Sequence[int], low: int) -> Pair:
 def _padding(who: str, padding: int | Sequence[int] | str, kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
     r"""The padding on either side, in numbers; "same" keeps the size, as in torch for stride 1."""
     if not isinstance(padding, str):
-        return _pair(who, "padding", padding, 0)
+        return pair_of(who, "padding", padding, 0)
     if check_choice(who, "padding", padding, ("same", "valid")) == "valid":
         return 0, 0
     total = dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)

@@ -32,11 +32,12 @@ from equilayers.functional._fourier import Fourier
 from equilayers.functional._frames import Part, parts
 from equilayers.functional._geometry import Geometry, Pair
 from equilayers.functional._tables import orbit_table
+from equilayers.functional.cost import BLOCK_ROWS
 from equilayers.groups import Group
 
 # Patches of one block and frame: rows enough to keep a matrix product busy, bytes enough to be worth a call, no more,
 # for what the caches of a core hold costs least.
-BLOCK_ROWS, BLOCK_BYTES, MOST_BYTES = 160, 1_500_000, 6_000_000
+BLOCK_BYTES, MOST_BYTES = 1_500_000, 6_000_000
 
 
 class Frame(NamedTuple):

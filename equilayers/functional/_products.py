@@ -29,10 +29,11 @@ def times(a: Tensor, b: Tensor) -> Tensor:
 
 def _onednn() -> bool:
     # A compiler has its own way with products, and derives them.
-    return not torch.compiler.is_compiling() and torch.backends.mkldnn.is_available() and _wide()
+    return not torch.compiler.is_compiling() and wide()
 
 
 @functools.cache
-def _wide() -> bool:
-    capable = "AVX512" in torch.backends.cpu.get_cpu_capability()
+def wide() -> bool:
+    r"""Whether the processor has AVX-512 and torch the library that uses it everywhere."""
+    capable = "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.backends.mkldnn.is_available()
     return capable and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -9,17 +9,41 @@ import functools
 from typing import NamedTuple
 
 from equilayers.functional._fourier import fourier_of
-from equilayers.groups import Group
+from equilayers.functional._products import wide
+from equilayers.groups import Dihedral, Group
 
-# Nanoseconds for one unit of each quantity below, on an AMD EPYC (Zen 4), torch 2.13, float32. Only ratios matter.
+# Nanoseconds for one unit of each quantity below, torch 2.13, float32, by what the processor can do: with AVX-512 a
+# multiplication costs a third and memory as much as ever. Only ratios matter.
+BLOCK_ROWS = 160  # patches that a matrix product should have at least
 CONSTANTS = {
-    "orbit": (2.24e4, 0.0638, 0.494, 0.0209),
-    "fourier": (1.72e5, 0.251, 0.964, 1.16, 0.0198),
-    "fourier cyclic": (4.17e5, 0.296, 2.23, 1.81, 0.0174, 0.116),
-    "dense convolution": (2e5, 0.8, 0, 0.0387),
-    "orbit convolution": (1.74e5, 0.963, 0.0431),
-    "fourier convolution": (5.38e5, 8.8, 1.47, 5.34, 0.042),
+    "AVX2": {  # AMD EPYC; the convolutions on the same processor as below, held to AVX2
+        "orbit": (2.24e4, 0.0638, 0.494, 0.0209),
+        "fourier": (1.72e5, 0.251, 0.964, 1.16, 0.0198),
+        "fourier cyclic": (4.17e5, 0.296, 2.23, 1.81, 0.0174, 0.116),
+        "dense convolution": (4.44e4, 1.04, 0.125, 0.0201),
+        "orbit convolution": (6.07e4, 0.658, 0.0218),
+        "fourier convolution": (9.38e3, 5.51, 1.23, 1.94, 0.491, 0.0193),
+        "dense training step": (4.44e4, 1.04, 0.125, 0.0201),
+        "orbit training step": (6.07e4, 0.658, 0.0218),
+        "fourier training step": (9.38e3, 5.51, 1.23, 1.94, 0.491, 0.0193),
+    },
+    "AVX512": {  # AMD EPYC (Zen 5)
+        "orbit": (1.23e4, 0.0494, 0.363, 0.0238),
+        "fourier": (1.12e5, 0.207, 0.993, 1.61, 0.0151),
+        "fourier cyclic": (3.22e5, 0.476, 3.31, 1.99, 0.0251, 0),
+        "dense convolution": (3.88e4, 1.15, 0.217, 0.0119),
+        "orbit convolution": (5.32e4, 0.538, 0.0138),
+        "fourier convolution": (1.01e4, 5.52, 1.27, 0.943, 0.522, 0.00725),
+        "dense training step": (3.88e4, 1.15, 0.217, 0.0119),
+        "orbit training step": (5.32e4, 0.538, 0.0138),
+        "fourier training step": (1.01e4, 5.52, 1.27, 0.943, 0.522, 0.00725),
+    },
 }
+
+
+def constants() -> dict[str, tuple[float, ...]]:
+    r"""Those of a processor like this one."""
+    return CONSTANTS["AVX512" if wide() else "AVX2"]
 
 
 class Sizes(NamedTuple):
@@ -27,7 +51,7 @@ class Sizes(NamedTuple):
 
     pixels_in, pixels_out: of all samples. channels: of the input, in one channel group. features: of the output, in
     all. taps: of the filter. lifting: whether images come in, without a fiber. kept: whether what is made of the weight
-    is kept between calls.
+    is kept between calls, because no gradient is wanted.
     """
 
     pixels_in: int
@@ -52,7 +76,9 @@ class Work(NamedTuple):
 
     def cost(self, threads: int) -> float:
         r"""Nanoseconds by the model."""
-        items = [constant * quantity for constant, quantity in zip(CONSTANTS[self.kind], self.quantities, strict=True)]
+        items = [
+            constant * quantity for constant, quantity in zip(constants()[self.kind], self.quantities, strict=True)
+        ]
         return sum(items[: self.serial]) + sum(items[self.serial :]) / threads
 
 
@@ -86,18 +112,19 @@ def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
     r"""The work of each algorithm of a convolution.
 
     "dense": calls, entries of the expanded filter, numbers in and out, multiplications. "orbit": calls, numbers turned
-    in and out, multiplications. "fourier": calls, weights transformed, numbers of the patches, numbers out,
-    multiplications.
+    in and out, multiplications. "fourier": operations on a block of patches, weights transformed, numbers of the
+    patches, numbers out, entries of the operators read for every block, multiplications.
     """
     n = group.order
     fiber = 1 if s.lifting else n
     numbers_in, numbers_out = s.pixels_in * s.channels * s.groups * fiber, s.pixels_out * s.features * n
     products = numbers_out * s.channels * fiber * s.taps
     expanded = 0 if s.kept else s.features * n * s.channels * fiber * s.taps
+    what = "convolution" if s.kept else "training step"
     dense = 1.0, expanded, numbers_in + numbers_out, products
     choices = {
-        "dense": Work("dense convolution", dense, serial=1),
-        "orbit": Work("orbit convolution", (n, n * numbers_in + numbers_out, products), serial=1),
+        "dense": Work(f"dense {what}", dense, serial=1),
+        "orbit": Work(f"orbit {what}", (n, n * numbers_in + numbers_out, products), serial=1),
     }
     fourier = fourier_of(group)
     if fourier is not None:
@@ -105,9 +132,12 @@ def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
         patches = s.pixels_out * n * orbits * s.channels * s.groups
         weights = 0 if s.kept else s.features * s.channels * orbits * n
         blocks = patches * s.features / s.groups * fourier.products / n
-        choices["fourier"] = Work(
-            "fourier convolution", (n * s.groups, weights, patches, numbers_out, blocks), serial=1
-        )
+        frames = n + n // 2 if isinstance(group, Dihedral) else n  # of free pixels, and of those on the mirrors
+        steps = max(frames, s.pixels_out / BLOCK_ROWS)
+        operators = steps * s.features * s.channels * orbits * fourier.products
+        operations = steps * s.groups * fourier.products
+        quantities = operations, weights, patches, numbers_out, operators, blocks
+        choices["fourier"] = Work(f"fourier {what}", quantities, serial=5)
     return choices
 
 

@@ -1,7 +1,20 @@
 r"""The layers: parameters, checks and one call of `equilayers.functional` each."""
 
+from equilayers.nn._antialias import AvgBlurPool2d, BlurConv2d, BlurPool2d, MaxBlurPool2d, PolyphasePool2d
 from equilayers.nn._conv import GroupConv2d, LiftingConv2d
 from equilayers.nn._linear import GroupLinear, LiftingLinear
 from equilayers.nn._pool import InvariantAvgPool2d, OrbitPool
 
-__all__ = ["GroupConv2d", "GroupLinear", "InvariantAvgPool2d", "LiftingConv2d", "LiftingLinear", "OrbitPool"]
+__all__ = [
+    "AvgBlurPool2d",
+    "BlurConv2d",
+    "BlurPool2d",
+    "GroupConv2d",
+    "GroupLinear",
+    "InvariantAvgPool2d",
+    "LiftingConv2d",
+    "LiftingLinear",
+    "MaxBlurPool2d",
+    "OrbitPool",
+    "PolyphasePool2d",
+]

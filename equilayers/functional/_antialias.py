@@ -1,0 +1,209 @@
+r"""Anti-aliased subsampling: blur first, so that no frequency is left that the coarser grid cannot carry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from equilayers._checks import check_choice, check_float, check_int, refuse
+from equilayers.functional._blur import Axis, Blur, Weights, axis_of, binomial, blur_densely, blur_plainly
+from equilayers.functional._geometry import PADDING_MODES, Pair, pair_of
+
+MOST_TAPS = 7
+Taps = int | str | Sequence[float]
+Stride = int | Sequence[int]
+
+
+def blur_pool2d(
+    x: Tensor, taps: Taps = "auto", stride: Stride = 2, padding_mode: str = "reflect", *, exact: bool = False
+) -> Tensor:
+    r"""Blur with a binomial filter along both axes and keep every `stride`-th pixel.
+
+    `y[..., i, j] = sum_{a,b} w_a w_b x[..., p + s·i + a, q + s·j + b] / (sum_a w_a)^2`
+
+    Args:
+        x: maps (..., H, W), floating-point: images (B, C, H, W) or regular features (B, C, |G|, H, W).
+        taps: how many, 1 to 7, of a row of Pascal's triangle, as in the published BlurPool; or the weights themselves,
+            along one axis; or "auto": s + 1 or s + 2 of them, whichever makes the grid symmetric at this size.
+        stride: pixels between samples, an int or a pair (height, width).
+        padding_mode: "zeros", "reflect", "replicate" or "circular"; goes around or mirrors as often as it must.
+        exact: whether a fixed number of taps has to sample symmetrically too, where "auto" always does.
+
+    Returns:
+        (..., ceil(H / s), ceil(W / s)), of the dtype and device of x.
+
+    Raises:
+        TypeError: x is not floating-point, or a number is none.
+        ValueError: x without a map, a stride below 1, taps of another kind, an unknown padding_mode, or taps that
+            cannot sample this size symmetrically while `exact`.
+
+    Law: `blur_pool2d(act(g, x)) == act(g, blur_pool2d(x))` for every turn and mirror, bitwise, at every size with
+        "auto" and wherever `exact` accepts the size, if the weights are symmetric. Fixed taps otherwise sample an even
+        map with an odd filter, or an odd one with an even filter, off centre. Shifts by multiples of the stride
+        commute with "circular" padding where the stride divides the map; of other shifts less is lost than by plain
+        subsampling, but something is.
+
+    Source: Zhang 2019 (arXiv:1904.11486); the choice of taps by the parity of the map is ours.
+    """
+    who = "blur_pool2d"
+    check_map(who, x)
+    return _blur(who, x, check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact)
+
+
+def max_blur_pool2d(
+    x: Tensor,
+    taps: Taps = "auto",
+    stride: Stride = 2,
+    padding_mode: str = "reflect",
+    *,
+    kernel_size: int = 2,
+    exact: bool = False,
+) -> Tensor:
+    r"""The maximum over every window of `kernel_size` pixels, then `blur_pool2d`: max pooling without aliasing.
+
+    Args:
+        x: maps (..., H, W), floating-point.
+        taps, stride, padding_mode, exact: of `blur_pool2d`, which sees a map smaller by kernel_size - 1.
+        kernel_size: pixels of a window, which is cut to the map where that is smaller.
+
+    Returns:
+        (..., ceil((H - kernel_size + 1) / s), ...) of the dtype and device of x.
+
+    Raises:
+        TypeError, ValueError: as `blur_pool2d`; kernel_size below 1.
+
+    Law: that of `blur_pool2d`.
+
+    Source: Zhang 2019, section 3.2 (arXiv:1904.11486).
+    """
+    who = "max_blur_pool2d"
+    check_map(who, x)
+    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact
+    k = check_int(who, "kernel_size", kernel_size, 1)
+    for dim in (-2, -1):
+        x = _largest(x, dim, min(k, x.shape[dim]))
+    return _blur(who, x, *checked)
+
+
+def avg_blur_pool2d(
+    x: Tensor,
+    taps: Taps = "auto",
+    stride: Stride = 2,
+    padding_mode: str = "reflect",
+    *,
+    kernel_size: int = 2,
+    exact: bool = False,
+) -> Tensor:
+    r"""The mean over every window of `kernel_size` pixels, then `blur_pool2d`: average pooling without aliasing.
+
+    Args:
+        x: maps (..., H, W), floating-point.
+        taps, stride, padding_mode, exact: of `blur_pool2d`, which sees a map smaller by kernel_size - 1.
+        kernel_size: pixels of a window, which is cut to the map where that is smaller.
+
+    Returns:
+        (..., ceil((H - kernel_size + 1) / s), ...) of the dtype and device of x.
+
+    Raises:
+        TypeError, ValueError: as `blur_pool2d`; kernel_size below 1.
+
+    Law: that of `blur_pool2d`.
+    """
+    who = "avg_blur_pool2d"
+    check_map(who, x)
+    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact
+    k = check_int(who, "kernel_size", kernel_size, 1)
+    down, right = (Axis((1.0,) * min(k, n), 0, 1, max(1, n - k + 1), n, "zeros") for n in x.shape[-2:])
+    return _blur(who, _apply(x, (down, right), bitwise=True), *checked)
+
+
+def _largest(x: Tensor, dim: int, window: int) -> Tensor:
+    r"""The maximum of every window along `dim`, by doubling; torch's max_pool2d takes ten times as long at stride 1."""
+    seen = 1
+    while seen < window:
+        step = min(seen, window - seen)
+        x = _LargerOfTwo.apply(x, dim, step)
+        seen += step
+    return x
+
+
+class _LargerOfTwo(Function):
+    r"""`max(x[i], x[i + step])` along dim; equal ones share the gradient. Derived by torch it takes ten times as long."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int, step: int) -> Tensor:
+        return torch.maximum(*_apart(x, dim, step))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        x, ctx.dim, ctx.step = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
+        first, second = _apart(*ctx.saved_tensors, ctx.dim, ctx.step)
+        share = (first >= second).to(v.dtype).add_((first > second).to(v.dtype)).mul_(0.5)
+        kept = v * share
+        zeros = [0, 0] * (-1 - ctx.dim)
+        return F.pad(kept, [*zeros, 0, ctx.step]) + F.pad(v - kept, [*zeros, ctx.step, 0]), None, None
+
+
+def _apart(x: Tensor, dim: int, step: int) -> tuple[Tensor, Tensor]:
+    length = x.shape[dim] - step
+    return x.narrow(dim, 0, length), x.narrow(dim, step, length)
+
+
+def check_map(who: str, x: Tensor) -> None:
+    r"""TypeError or ValueError unless x is a floating-point map."""
+    check_float(who, "x", x)
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        todo = "Pool images (B, C, H, W) or features (B, C, |G|, H, W)."
+        refuse(who, "x of shape (..., H, W), H and W positive", tuple(x.shape), todo)
+
+
+def check_taps(who: str, taps: Taps) -> Weights | None:
+    r"""The weights along one axis; None for "auto"."""
+    todo = f"Pass 'auto', a number of taps from 1 to {MOST_TAPS}, or the weights along one axis."
+    if isinstance(taps, str):
+        if taps != "auto":
+            refuse(who, "taps to be 'auto', an int or weights", repr(taps), todo)
+        return None
+    if isinstance(taps, Sequence | Tensor):
+        weights = tuple(float(weight) for weight in taps)
+        if not weights or not all(map(math.isfinite, weights)) or sum(weights) == 0:
+            refuse(who, "taps to be finite weights that do not sum to zero", weights, todo)
+        return weights
+    return binomial(check_int(who, "taps", taps, 1, MOST_TAPS))
+
+
+def check_stride(who: str, stride: Stride) -> Pair:
+    r"""The stride along both axes."""
+    return pair_of(who, "stride", stride, 1)
+
+
+def check_mode(who: str, mode: str) -> str:
+    r"""The padding mode, if there is such a one."""
+    return check_choice(who, "padding_mode", mode, PADDING_MODES)
+
+
+def _blur(who: str, x: Tensor, taps: Weights | None, stride: Pair, mode: str, exact: bool) -> Tensor:
+    (height, width), (sh, sw) = x.shape[-2:], stride
+    down = axis_of(who, "H", height, taps, sh, mode, exact)
+    right = axis_of(who, "W", width, taps, sw, mode, exact)
+    return _apply(x, (down, right), bitwise=exact or taps is None)
+
+
+def _apply(x: Tensor, axes: tuple[Axis, Axis], *, bitwise: bool) -> Tensor:
+    precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if torch.compiler.is_compiling():
+        return blur_plainly(precise, axes).to(x.dtype)
+    blurred: Tensor = Blur.apply(precise, axes) if bitwise else blur_densely(precise, axes)
+    return blurred.to(x.dtype)

@@ -1,0 +1,295 @@
+r"""Blur and subsample, axis by axis: what each output reads, and two transposed maps that read it.
+
+Output i of an axis reads the positions `start + s·i + j`, j = 0..k-1, so its centre lies at `c + s·i` with
+`c = start + (k - 1)/2`. A turn or a mirror maps this grid to itself if and only if `c = (L - 1 - (n - 1)·s) / 2`, for L
+pixels and n outputs: this is whole, and then the number of taps must be odd, or halfway between, and then even.
+
+Why it is bitwise: taps of equal weight are added in pairs from both ends, which a mirror exchanges; on a square map the
+mean of "rows first" and "columns first" is taken, which a quarter turn exchanges. IEEE addition commutes. No product
+that rounds is fused with a sum, for whether it would be depends on how the numbers lie in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd import Function
+
+from equilayers._checks import refuse
+from equilayers.functional._filters import to_tensor
+
+Weights = tuple[float, ...]
+Places = NDArray[np.int64]
+
+
+class Axis(NamedTuple):
+    r"""How an axis of `length` pixels is read: output i < count is `sum_j weights[j] x[start + stride·i + j]`."""
+
+    weights: Weights
+    start: int
+    stride: int
+    count: int
+    length: int
+    mode: str
+
+    @property
+    def centred(self) -> bool:
+        r"""Whether reading commutes with a mirror."""
+        ends = 2 * self.start + len(self.weights) + (self.count - 1) * self.stride
+        return ends == self.length and self.weights == self.weights[::-1]
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        r"""How many pixels are read before the first and after the last; negative where that many are not read."""
+        last = self.start + self.stride * (self.count - 1) + len(self.weights)
+        return -self.start, last - self.length
+
+    @property
+    def pads_once(self) -> bool:
+        r"""Whether torch's own padding does: it neither wraps around nor mirrors more than once."""
+        most = {"reflect": self.length - 1, "circular": self.length}.get(self.mode, max(self.padding))
+        return min(self.padding) >= 0 and max(self.padding) <= most
+
+    @property
+    def inner(self) -> range:
+        r"""The outputs that read no padding."""
+        most = (self.length - len(self.weights) - self.start) // self.stride + 1
+        first = min(self.count, max(0, -(self.start // self.stride)))
+        return range(first, min(self.count, max(first, most)))
+
+
+def binomial(taps: int) -> Weights:
+    r"""A row of Pascal's triangle: the box filter of two pixels, taps - 1 times."""
+    return tuple(float(math.comb(taps - 1, j)) for j in range(taps))
+
+
+@functools.lru_cache(maxsize=4096)
+def axis_of(who: str, name: str, length: int, taps: Weights | None, stride: int, mode: str, exact: bool) -> Axis:
+    r"""How an axis is read: symmetrically, with binomial taps, where taps is None; symmetrically where `exact`; else
+    from where the published BlurPool starts.
+    """
+    count = (length - 1) // stride + 1
+    twice = length - 1 - (count - 1) * stride  # 2c of the symmetric grid
+    weights = binomial(stride + 1 + (stride + twice) % 2) if taps is None else taps
+    k = len(weights)
+    if taps is not None and not exact:
+        return Axis(weights, -((k - 1) // 2), stride, count, length, mode)
+    if (k - 1 - twice) % 2:
+        parity = "even" if twice % 2 else "odd"
+        todo = f"A turned input would be sampled elsewhere. Take {k - 1 or 2} or {k + 1} taps, or taps='auto'."
+        refuse(who, f"an {parity} number of taps with exact=True at {name}={length} and stride={stride}", k, todo)
+    return Axis(weights, (twice - (k - 1)) // 2, stride, count, length, mode)
+
+
+def blur(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+    r"""The map (..., H, W) read along both axes and divided by the sum of the weights."""
+    down, right = axes
+    total = sum(down.weights) * sum(right.weights)
+    y = _read(_read(x, -2, down), -1, right)
+    if down == right and down.centred:
+        return y.add_(_read(_read(x, -1, right), -2, down)).mul_(1 / (2 * total))
+    return y.mul_(1 / total)
+
+
+def blur_plainly(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+    r"""`blur` by operations that a compiler can fuse and derive."""
+    for dim, axis in zip((-2, -1), axes, strict=True):
+        places, outside = _table(axis, range(axis.count))
+        weights = torch.tensor(axis.weights, dtype=x.dtype) / sum(axis.weights)
+        weights = torch.where(torch.from_numpy(outside), 0, weights).to(x.device)
+        taps = x.index_select(dim, torch.from_numpy(places).flatten().to(x.device)).unflatten(dim, places.shape)
+        x = (taps * (weights if dim == -1 else weights[:, :, None])).sum(dim)
+    return x
+
+
+def blur_densely(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+    r"""`blur` as one depthwise convolution: the fastest, at rounding level."""
+    down, right = axes
+    maps = x.reshape(1, -1, *x.shape[-2:]) if x.ndim < 4 else x.flatten(1, -3)
+    (top, bottom), (left, rest) = down.padding, right.padding
+    inside = 0, 0
+    if down.mode == "zeros" and top == bottom >= 0 and left == rest >= 0:
+        inside = top, left
+    elif down.mode == "zeros" or all(axis.pads_once for axis in axes):
+        maps = F.pad(maps, (left, rest, top, bottom), mode="constant" if down.mode == "zeros" else down.mode)
+    else:
+        for dim, axis in zip((-2, -1), axes, strict=True):
+            before, after = axis.padding
+            places = np.arange(-before, axis.length + after)
+            maps = maps.index_select(dim, torch.from_numpy(padded_places(places, axis.length, axis.mode)).to(x.device))
+    channels = maps.shape[1]
+    filters = _filter(down.weights, right.weights, x.dtype, x.device).expand(channels, 1, -1, -1)
+    y = F.conv2d(maps, filters, None, (down.stride, right.stride), inside, groups=channels)
+    return y.view(*x.shape[:-2], *y.shape[-2:])
+
+
+@functools.lru_cache(maxsize=64)
+def _filter(down: Weights, right: Weights, dtype: torch.dtype, device: torch.device) -> Tensor:
+    weights = np.outer(down, right) / (sum(down) * sum(right))
+    return to_tensor(weights, device, dtype)
+
+
+class Blur(Function):
+    r"""`blur`; its transpose is `_Spread`, so gradients of any order are made of the two."""
+
+    @staticmethod
+    def forward(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+        return blur(x, axes)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.axes = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
+        return _Spread.apply(v, ctx.axes), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, axes: tuple[Axis, Axis]) -> tuple[Tensor, int]:  # noqa: ARG004
+        return Blur.apply(x.movedim(in_dims[0], 0), axes), 0
+
+
+class _Spread(Function):
+    r"""The x-gradient of <v, blur(x)>."""
+
+    @staticmethod
+    def forward(v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+        down, right = axes
+        return _spread(_spread(v * (1 / (sum(down.weights) * sum(right.weights))), -1, right), -2, down)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.axes = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:
+        return Blur.apply(u, ctx.axes), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], v: Tensor, axes: tuple[Axis, Axis]) -> tuple[Tensor, int]:  # noqa: ARG004
+        return _Spread.apply(v.movedim(in_dims[0], 0), axes), 0
+
+
+def _read(x: Tensor, dim: int, axis: Axis) -> Tensor:
+    r"""`y[i] = sum_j weights[j] x[start + stride·i + j]` along `dim`, -2 or -1."""
+    y, inner = _like(x, dim, axis.count), axis.inner
+    if len(inner):
+        _combine(_taps(x, dim, axis), axis.weights, y.narrow(dim, inner.start, len(inner)))
+    if len(inner) < axis.count:
+        places, outside = _borders(axis, x.device)
+        taps = x.index_select(dim, places.flatten())
+        if outside is not None:
+            taps = taps.masked_fill(outside.flatten() if dim == -1 else outside.flatten()[:, None], 0)
+        border = _like(x, dim, len(places))
+        _combine(taps.unflatten(dim, places.shape).unbind(dim), axis.weights, border)
+        for ours, theirs in _border_slices(axis, dim):
+            y[theirs] = border[ours]
+    return y
+
+
+def _spread(v: Tensor, dim: int, axis: Axis) -> Tensor:
+    r"""The transpose of `_read`."""
+    x, inner, s, k = _like(v, dim, axis.length).zero_(), axis.inner, axis.stride, len(axis.weights)
+    if len(inner):
+        first, middle = axis.start + s * inner.start, v.narrow(dim, inner.start, len(inner))
+        for phase in range(min(s, k)):
+            part = _like(v, dim, len(inner) + (k - 1 - phase) // s).zero_()
+            for j in range(phase, k, s):
+                part.narrow(dim, j // s, len(inner)).add_(middle, alpha=axis.weights[j])
+            _every(x, dim, first + phase, s, part.shape[dim]).copy_(part)
+    if len(inner) < axis.count:
+        places, outside = _borders(axis, v.device)
+        weights = torch.tensor(axis.weights, dtype=v.dtype, device=v.device).expand(places.shape)
+        weights = weights if outside is None else weights.masked_fill(outside, 0)
+        border = torch.cat([v[theirs] for _, theirs in _border_slices(axis, dim)], dim).unsqueeze(dim % v.ndim + 1)
+        border = border * (weights if dim == -1 else weights[:, :, None])
+        x.index_add_(dim, places.flatten(), border.flatten(dim - 1, dim))
+    return x
+
+
+def _like(x: Tensor, dim: int, length: int) -> Tensor:
+    r"""Memory for x with another length along `dim`, its axes in the same order."""
+    size = [*x.shape]
+    size[dim] = length
+    if x.is_contiguous():
+        return x.new_empty(size)
+    order = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
+    return torch.empty_permuted(size, order, dtype=x.dtype, device=x.device)
+
+
+def _every(x: Tensor, dim: int, first: int, step: int, count: int) -> Tensor:
+    chosen = slice(first, first + (count - 1) * step + 1, step)
+    return x[..., chosen] if dim == -1 else x[..., chosen, :]
+
+
+def _taps(x: Tensor, dim: int, axis: Axis) -> list[Tensor]:
+    r"""For each j the numbers `x[start + stride·i + j]` of the inner outputs i."""
+    inner, s, k = axis.inner, axis.stride, len(axis.weights)
+    first, m = axis.start + s * inner.start, len(inner)
+    if s == 1 or x.stride(dim) != 1:
+        return [_every(x, dim, first + j, s, m) for j in range(k)]
+    # Reading every other number of a line is slow: part the lines into their phases, once.
+    phases = [_every(x, dim, first + p, s, m + (k - 1 - p) // s).contiguous() for p in range(min(s, k))]
+    return [phases[j % s].narrow(dim, j // s, m) for j in range(k)]
+
+
+def _combine(taps: list[Tensor] | tuple[Tensor, ...], weights: Weights, out: Tensor) -> None:
+    r"""Write `sum_j weights[j] taps[j]`, equal weights added in pairs from both ends."""
+    k = len(taps)
+    if weights != weights[::-1]:
+        out.copy_(taps[0]).mul_(weights[0])
+        for tap, weight in zip(taps[1:], weights[1:], strict=True):
+            out.add_(tap * weight)
+        return
+    if k == 1:
+        out.copy_(taps[0]).mul_(weights[0])
+        return
+    torch.add(taps[0], taps[-1], out=out)
+    if weights[0] != 1:
+        out.mul_(weights[0])
+    for j in range(1, k // 2):
+        out.add_((taps[j] + taps[-1 - j]).mul_(weights[j]))
+    if k % 2:
+        middle, weight = taps[k // 2], weights[k // 2]
+        exact = math.frexp(weight)[0] == 0.5  # a power of two: its product does not round
+        out.add_(middle, alpha=weight) if exact else out.add_(middle * weight)
+
+
+def _table(axis: Axis, outputs: Iterable[int]) -> tuple[Places, NDArray[np.bool_]]:
+    r"""The places (m, k) that the outputs read, and which of them hold a zero of the padding."""
+    places = axis.start + axis.stride * np.asarray([*outputs], dtype=np.int64)[:, None] + np.arange(len(axis.weights))
+    outside = (places < 0) | (places >= axis.length)
+    return padded_places(places, axis.length, axis.mode), outside & (axis.mode == "zeros")
+
+
+def padded_places(places: Places, length: int, mode: str) -> Places:
+    r"""Where a padded axis finds what stands at these places: wraps around or mirrors as often as it must."""
+    if mode == "circular":
+        return places % length
+    if mode == "reflect" and length > 1:
+        around = places % (2 * length - 2)
+        return np.minimum(around, 2 * length - 2 - around)
+    return places.clip(0, length - 1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _borders(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    outputs = [*range(axis.inner.start), *range(axis.inner.stop, axis.count)]
+    places, outside = _table(axis, outputs)
+    return to_tensor(places, device), to_tensor(outside, device) if outside.any() else None
+
+
+def _border_slices(axis: Axis, dim: int) -> list[tuple[Any, Any]]:
+    r"""Where the low and the high border stand among the border outputs, and where among all."""
+    low, high = axis.inner.start, axis.inner.stop
+    pieces = [(slice(0, low), slice(0, low)), (slice(low, low + axis.count - high), slice(high, axis.count))]
+    after = () if dim == -1 else (slice(None),)
+    return [((..., ours, *after), (..., theirs, *after)) for ours, theirs in pieces]

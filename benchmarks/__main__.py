@@ -1,7 +1,8 @@
 r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line as they are measured.
 
-linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. construction, memory: of convolutions. report: cost against width and
-against the order of the group, with a drawing. calibrate: the constants of the cost model.
+linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. construction, memory: of
+convolutions. report: cost against width and against the order of the group, with a drawing. calibrate: the constants of
+the cost model.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ class Timing:
 def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3, rounds: int = 9) -> dict[str, Timing]:
     r"""Time the calls A B C A B C ..., at least `rounds` and about `seconds` in all, garbage collection off.
 
-    Each is called uncounted for `SETTLE` seconds, once at least, right before its counted call: what its predecessor left
-    in the caches and in the allocator is not its own, and memory that was given back to the system and has to be had
-    again is nobody's.
+    Each is called uncounted for `SETTLE` seconds, once at least, right before its counted call: what its predecessor
+    left in the caches and in the allocator is not its own, and memory that was given back to the system and has to be
+    had again is nobody's.
 
     Args:
         calls: the competitors, by name.

@@ -69,7 +69,10 @@ def max_blur_pool2d(
 
     Args:
         x: maps (..., H, W), floating-point.
-        taps, stride, padding_mode, exact: of `blur_pool2d`, which sees a map smaller by kernel_size - 1.
+        taps: of `blur_pool2d`, which sees a map smaller by kernel_size - 1.
+        stride: of the blur.
+        padding_mode: of the blur.
+        exact: of the blur.
         kernel_size: pixels of a window, which is cut to the map where that is smaller.
 
     Returns:
@@ -104,7 +107,10 @@ def avg_blur_pool2d(
 
     Args:
         x: maps (..., H, W), floating-point.
-        taps, stride, padding_mode, exact: of `blur_pool2d`, which sees a map smaller by kernel_size - 1.
+        taps: of `blur_pool2d`, which sees a map smaller by kernel_size - 1.
+        stride: of the blur.
+        padding_mode: of the blur.
+        exact: of the blur.
         kernel_size: pixels of a window, which is cut to the map where that is smaller.
 
     Returns:
@@ -134,7 +140,7 @@ def _largest(x: Tensor, dim: int, window: int) -> Tensor:
 
 
 class _LargerOfTwo(Function):
-    r"""`max(x[i], x[i + step])` along dim; equal ones share the gradient. Derived by torch it takes ten times as long."""
+    r"""`max(x[i], x[i + step])` along dim, whose gradient equal ones share: torch's own takes ten times as long."""
 
     generate_vmap_rule = True
 
@@ -149,7 +155,8 @@ class _LargerOfTwo(Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
-        first, second = _apart(*ctx.saved_tensors, ctx.dim, ctx.step)
+        (x,) = ctx.saved_tensors
+        first, second = _apart(x, ctx.dim, ctx.step)
         share = (first >= second).to(v.dtype).add_((first > second).to(v.dtype)).mul_(0.5)
         kept = v * share
         zeros = [0, 0] * (-1 - ctx.dim)

@@ -14,7 +14,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ Weights = tuple[float, ...]
 Places = NDArray[np.int64]
 
 
-class Axis(NamedTuple):
+@dataclass(frozen=True)
+class Axis:
     r"""How an axis of `length` pixels is read: output i < count is `sum_j weights[j] x[start + stride·i + j]`."""
 
     weights: Weights
@@ -73,9 +75,7 @@ def binomial(taps: int) -> Weights:
 
 @functools.lru_cache(maxsize=4096)
 def axis_of(who: str, name: str, length: int, taps: Weights | None, stride: int, mode: str, exact: bool) -> Axis:
-    r"""How an axis is read: symmetrically, with binomial taps, where taps is None; symmetrically where `exact`; else
-    from where the published BlurPool starts.
-    """
+    r"""How an axis is read: symmetrically where taps is None or `exact`, else from where the published BlurPool starts."""
     count = (length - 1) // stride + 1
     twice = length - 1 - (count - 1) * stride  # 2c of the symmetric grid
     weights = binomial(stride + 1 + (stride + twice) % 2) if taps is None else taps

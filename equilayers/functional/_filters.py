@@ -7,6 +7,7 @@ group convolution. Every function is an index table, made once per group and sha
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ def moved_places(group: Group, size: Pair) -> NDArray[np.int64]:
 
 
 @torch.inference_mode(False)
-def to_tensor(table: Table, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+def to_tensor(table: NDArray[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     r"""The table as a tensor that serves everywhere, even if made in inference mode or under a functional transform."""
     return torch.from_numpy(np.ascontiguousarray(table)).to(device, dtype)
 

@@ -1,7 +1,7 @@
 r"""Adaptive polyphase sampling: the content of a map, not its frame, decides which of its pixels are kept.
 
-A map falls into s·s polyphase components, `x[..., i::s, j::s]`. Ordinary striding keeps the one at (0, 0), so a shift by
-one pixel keeps others. Here the component with the largest norm is kept: a shift, a turn or a mirror moves the
+A map falls into s·s polyphase components, `x[..., i::s, j::s]`. Ordinary striding keeps the one at (0, 0), so a shift
+by one pixel keeps others. Here the component with the largest norm is kept: a shift, a turn or a mirror moves the
 components about and changes the norm of none, so the same pixels are kept.
 
 Why this is bitwise: the norms are compared as sums of whole numbers, exact in any order. Components with equal norms
@@ -262,7 +262,7 @@ def _odd(count: int, device: torch.device) -> Tensor:
 
 def _take(x: Tensor, choice: Tensor, strides: Pair) -> Tensor:
     if _by_sample(x):
-        return torch.stack([part[_offset(*at, strides)] for part, at in zip(x, choice.tolist(), strict=True)])
+        return torch.stack([part[_offset(at, strides)] for part, at in zip(x, choice.tolist(), strict=True)])
     return _components(x, strides)[torch.arange(len(x), device=x.device), choice[:, 0], choice[:, 1]]
 
 
@@ -271,7 +271,7 @@ def _put(y: Tensor, choice: Tensor, strides: Pair) -> Tensor:
     x = y.new_zeros(*y.shape[:-2], y.shape[-2] * sh, y.shape[-1] * sw)
     if _by_sample(x):
         for part, value, at in zip(x, y, choice.tolist(), strict=True):
-            part[_offset(*at, strides)] = value
+            part[_offset(at, strides)] = value
     else:
         _components(x, strides)[torch.arange(len(y), device=y.device), choice[:, 0], choice[:, 1]] = y
     return x
@@ -282,8 +282,8 @@ def _by_sample(x: Tensor) -> bool:
     return x.device.type == "cpu" and len(x) > 0 and x[0].numel() >= LARGE
 
 
-def _offset(i: int, j: int, strides: Pair) -> tuple[Any, ...]:
-    return ..., slice(i, None, strides[0]), slice(j, None, strides[1])
+def _offset(at: list[int], strides: Pair) -> tuple[Any, ...]:
+    return ..., slice(at[0], None, strides[0]), slice(at[1], None, strides[1])
 
 
 class _Choose(Function):

@@ -15,9 +15,10 @@ from equilayers.functional._antialias import (
     check_taps,
     max_blur_pool2d,
 )
+from equilayers.functional._geometry import Pair
 from equilayers.functional._polyphase import check_polyphase, polyphase_pool2d
 from equilayers.groups import Group
-from equilayers.nn._conv import GroupConv2d, Ints
+from equilayers.nn._conv import GroupConv2d
 
 ORDERS = ("conv-activation-blur", "blur-conv-activation")
 
@@ -46,7 +47,8 @@ class BlurPool2d(nn.Module):
         self, taps: Taps = "auto", stride: Stride = 2, padding_mode: str = "reflect", *, exact: bool = False
     ) -> None:
         super().__init__()
-        _set(self, "BlurPool2d", taps, stride, padding_mode, exact)
+        self.taps, self.stride, self.padding_mode = _checked("BlurPool2d", taps, stride, padding_mode)
+        self.exact = exact
 
     @property
     def exactness(self) -> str:
@@ -88,7 +90,8 @@ class MaxBlurPool2d(nn.Module):
         exact: bool = False,
     ) -> None:
         super().__init__()
-        _set(self, "MaxBlurPool2d", taps, stride, padding_mode, exact)
+        self.taps, self.stride, self.padding_mode = _checked("MaxBlurPool2d", taps, stride, padding_mode)
+        self.exact = exact
         self.kernel_size = check_int("MaxBlurPool2d", "kernel_size", kernel_size, 1)
 
     @property
@@ -130,7 +133,8 @@ class AvgBlurPool2d(nn.Module):
         exact: bool = False,
     ) -> None:
         super().__init__()
-        _set(self, "AvgBlurPool2d", taps, stride, padding_mode, exact)
+        self.taps, self.stride, self.padding_mode = _checked("AvgBlurPool2d", taps, stride, padding_mode)
+        self.exact = exact
         self.kernel_size = check_int("AvgBlurPool2d", "kernel_size", kernel_size, 1)
 
     @property
@@ -178,10 +182,10 @@ class BlurConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Ints,
-        stride: Ints = 2,
-        padding: Ints | str = 0,
-        dilation: Ints = 1,
+        kernel_size: Stride,
+        stride: Stride = 2,
+        padding: Stride | str = 0,
+        dilation: Stride = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "reflect",
@@ -194,7 +198,7 @@ class BlurConv2d(nn.Module):
     ) -> None:
         super().__init__()
         who = "BlurConv2d"
-        _set(self, who, taps, stride, padding_mode, exact=False)
+        self.taps, self.stride, self.padding_mode = _checked(who, taps, stride, padding_mode)
         self.order = check_choice(who, "order", order, ORDERS)
         mode = check_mode(who, padding_mode if conv_padding_mode is None else conv_padding_mode)
         settings = in_channels, out_channels, kernel_size, 1, padding, dilation, groups, bias, mode
@@ -204,7 +208,7 @@ class BlurConv2d(nn.Module):
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return "rounding" if _exactness(self.taps, self.exact) == "bitwise" else "approximate"
+        return "rounding" if _exactness(self.taps, exact=False) == "bitwise" else "approximate"
 
     def forward(self, x: Tensor) -> Tensor:
         settings = self.taps, self.stride, self.padding_mode
@@ -255,11 +259,10 @@ class PolyphasePool2d(nn.Module):
         return f"stride={self.stride}, norm={self.norm:g}" + ("" if self.exact else ", exact=False")
 
 
-def _set(layer: nn.Module, who: str, taps: Taps, stride: Stride, padding_mode: str, exact: bool) -> None:
+def _checked(who: str, taps: Taps, stride: Stride, padding_mode: str) -> tuple[Taps, Pair, str]:
     check_taps(who, taps)
-    layer.taps = taps if isinstance(taps, int | str) else tuple(map(float, taps))
-    layer.stride = check_stride(who, stride)
-    layer.padding_mode, layer.exact = check_mode(who, padding_mode), exact
+    kept = taps if isinstance(taps, int | str) else tuple(map(float, taps))
+    return kept, check_stride(who, stride), check_mode(who, padding_mode)
 
 
 def _exactness(taps: Taps, exact: bool) -> str:
@@ -267,6 +270,6 @@ def _exactness(taps: Taps, exact: bool) -> str:
     return "bitwise" if symmetric and (exact or taps == "auto") else "approximate"
 
 
-def _repr(layer: nn.Module) -> str:
+def _repr(layer: BlurPool2d | MaxBlurPool2d | AvgBlurPool2d | BlurConv2d) -> str:
     text = f"taps={layer.taps!r}, stride={layer.stride}, padding_mode={layer.padding_mode!r}"
-    return text + (", exact=True" if layer.exact else "")
+    return text + (", exact=True" if getattr(layer, "exact", False) else "")

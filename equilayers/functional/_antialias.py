@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from equilayers._checks import check_choice, check_float, check_int, refuse
-from equilayers.functional._blur import Axis, Blur, Weights, axis_of, binomial, blur_densely, blur_plainly
+from equilayers.functional._axes import Axis, Weights, axis_of, binomial
+from equilayers.functional._blur import Blur, blur_densely, blur_plainly
 from equilayers.functional._geometry import PADDING_MODES, Pair, pair_of
 
 MOST_TAPS = 7

@@ -4,13 +4,11 @@ A map falls into s·s polyphase components, `x[..., i::s, j::s]`. Ordinary strid
 by one pixel keeps others. Here the component with the largest norm is kept: a shift, a turn or a mirror moves the
 components about and changes the norm of none, so the same pixels are kept.
 
-Why this is bitwise: the norms are compared as sums of whole numbers, exact in any order. Components with equal norms
-are told apart by hashes of their content, which shifts, turns and mirrors leave alone as well; see `_hashes`.
+Which one that is, `_selection` tells.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
@@ -20,9 +18,9 @@ from torch.autograd import Function
 
 from equilayers._checks import check_float, refuse
 from equilayers.functional._geometry import Pair, pair_of
+from equilayers.functional._selection import choose, choose_quickly, components
 
-MANTISSA = 52  # whole numbers below 2^53 add up exactly in float64
-BLOCK, LARGE = 200_000, 4_000  # numbers that a core's cache holds with room to work, and that are worth a call
+LARGE = 4_000  # numbers of a sample that are worth a call
 
 
 @overload
@@ -97,8 +95,8 @@ def polyphase_pool2d(
             around = torch.arange(length + step - length % step, device=x.device) % length
             x = x.index_select(axis, around)
     if torch.compiler.is_compiling():
-        choice = _quick_choice(x.detach(), strides, float(norm))
-        y = _components(x, strides)[torch.arange(len(x), device=x.device), choice[:, 0], choice[:, 1]]
+        choice = choose_quickly(x.detach(), strides, float(norm))
+        y = components(x, strides)[torch.arange(len(x), device=x.device), choice[:, 0], choice[:, 1]]
     else:
         choice = _Choose.apply(x, strides, float(norm))
         y = _Take.apply(x, choice, strides)
@@ -146,124 +144,10 @@ def check_polyphase(who: str, stride: int | Sequence[int], norm: float) -> Pair:
     return pair_of(who, "stride", stride, 1)
 
 
-def _components(x: Tensor, strides: Pair) -> Tensor:
-    r"""The view (B, s, s, ..., H', W') of maps (B, ..., H, W)."""
-    sh, sw = strides
-    return x.unflatten(-1, (-1, sw)).unflatten(-3, (-1, sh)).movedim((-3, -1), (1, 2))
-
-
-def _quick_choice(x: Tensor, strides: Pair, norm: float) -> Tensor:
-    r"""The choice by rounded norms: a compiler reorders sums as it likes."""
-    norms = torch.linalg.vector_norm(_components(x, strides).flatten(3).float(), norm, -1)
-    return _place(norms.flatten(1).argmax(1), strides)
-
-
-def _place(flat: Tensor, strides: Pair) -> Tensor:
-    return torch.stack((flat // strides[1], flat % strides[1]), 1)
-
-
-def choose(x: Tensor, strides: Pair, norm: float) -> Tensor:
-    r"""The offsets (B, 2) of the components that are kept."""
-    x = x.detach()
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    if x[:1].numel() == 0 or len(x) == 0:
-        return torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
-    keys = _norms(x, strides, norm).flatten(1)
-    best = keys == keys.amax(1, keepdim=True)
-    tied = best.sum(1) > 1
-    if tied.any():
-        best[tied] = _break_ties(_components(x[tied], strides), best[tied])
-    return _place(best.to(torch.uint8).argmax(1), strides)
-
-
-def _norms(x: Tensor, strides: Pair, norm: float) -> Tensor:
-    r"""The p-th powers of the norms of all components (B, s, s), as whole numbers, exact in any order of summation."""
-    top = _top(x)
-    if not torch.isfinite(top).all():
-        x = torch.nan_to_num(x, 0.0)  # a NaN weighs nothing, an infinity as much as the largest number
-        top = _top(x)
-    # Every entry is brought into -1..1, then to whole numbers whose sum float64 still holds.
-    unit = top.clamp_min(2.0**30 * torch.finfo(x.dtype).tiny).view(-1, *[1] * (x.ndim - 1))
-    terms = x[0].numel() // math.prod(strides)
-    bits = MANTISSA - 1 - (0 if norm == math.inf else terms.bit_length())
-    samples = max(1, BLOCK // x[0].numel())
-    maps = [_powers(part, u, norm, bits) for part, u in zip(x.split(samples), unit.split(samples), strict=True)]
-    components = _components(torch.cat(maps), strides)
-    return components.amax((-2, -1)) if norm == math.inf else components.sum((-2, -1))
-
-
-def _top(x: Tensor) -> Tensor:
-    flat = x.flatten(1)
-    return torch.maximum(flat.amax(1), -flat.amin(1))  # in this torch ten times as fast as aminmax
-
-
-def _powers(x: Tensor, unit: Tensor, norm: float, bits: int) -> Tensor:
-    r"""`|x / unit|^p 2^bits` in whole numbers, summed over the channels, or their largest: (B, H, W), float64."""
-    if norm == 2:
-        powers = (x * (2.0 ** (bits // 2) / unit)).square_()
-    else:
-        powers = (x * (1 / unit)).abs_()
-        powers = (powers if norm in (1, math.inf) else powers.pow_(norm)).mul_(2.0**bits)
-    planes = powers.round_().flatten(1, -3)
-    return planes.amax(1).double() if norm == math.inf else planes.sum(1, dtype=torch.float64)
-
-
-def _break_ties(components: Tensor, tied: Tensor) -> Tensor:
-    r"""Of the tied components (B, s, s, C, [|G|,] H', W') those whose content has the largest hashes."""
-    for keys in _hashes(components):
-        flat = torch.where(tied, keys.flatten(1), torch.iinfo(torch.int64).min)
-        tied = tied & (flat == flat.amax(1, keepdim=True))
-    return tied
-
-
-def _hashes(components: Tensor) -> list[Tensor]:
-    r"""Hashes (B, s, s) of components: one that turns, mirrors and shifts leave alone, and one that only shifts do.
-
-    The hash of a map is the sum over its pixels of a hash of the whole map as seen from there, going around.
-    """
-    bits = components + 0.0  # minus zero equals zero
-    bits = _mix(bits.contiguous().view(torch.int32 if bits.element_size() == 4 else torch.int64).to(torch.int64))
-    bits = bits if bits.ndim == 7 else bits.unsqueeze(4)  # (B, s, s, C, |G|, H', W')
-    channels, fiber = bits.shape[3:5]
-    of_channels, of_fiber = _odd(channels, bits.device).view(-1, 1, 1, 1), _odd(fiber, bits.device).view(-1, 1, 1)
-    planes = _mix((bits * of_channels).sum(3))
-    still, ordered = planes.sum(3), (planes * of_fiber).sum(3)  # whatever becomes of the fiber, and with its order
-    turns = range(4) if still.shape[-2] == still.shape[-1] else (0, 2)
-    images = [torch.rot90(image, turn, (-2, -1)) for turn in turns for image in (still, still.flip(-1))]
-    return [sum((_seen(image) for image in images[1:]), _seen(images[0])), _seen(ordered)]
-
-
-def _seen(h: Tensor) -> Tensor:
-    r"""The sum (...) over the pixels of a map (..., H, W) of the hash of all that is seen from there.
-
-    Each step lets a pixel see twice as far, going around.
-    """
-    for axis in (-1, -2):
-        step = 1
-        while step < h.shape[axis]:
-            h = _mix(h * NEAR + torch.roll(h, -step, axis) * FAR)
-            step *= 2
-    return h.sum((-2, -1))
-
-
-# Odd numbers without structure; sums and products of int64 wrap around, so they are exact in any order.
-NEAR, FAR, STIR = 0x1E3779B97F4A7C15, 0x42B2AE3D27D4EB4F, 0x165667B19E3779F9
-
-
-def _mix(h: Tensor) -> Tensor:
-    h = (h ^ (h >> 32)) * STIR
-    return h ^ (h >> 29)
-
-
-def _odd(count: int, device: torch.device) -> Tensor:
-    seed = torch.Generator().manual_seed(count)
-    return (torch.randint(-(2**62), 2**62, (count,), generator=seed) | 1).to(device)
-
-
 def _take(x: Tensor, choice: Tensor, strides: Pair) -> Tensor:
     if _by_sample(x):
         return torch.stack([part[_offset(at, strides)] for part, at in zip(x, choice.tolist(), strict=True)])
-    return _components(x, strides)[torch.arange(len(x), device=x.device), choice[:, 0], choice[:, 1]]
+    return components(x, strides)[torch.arange(len(x), device=x.device), choice[:, 0], choice[:, 1]]
 
 
 def _put(y: Tensor, choice: Tensor, strides: Pair) -> Tensor:
@@ -273,7 +157,7 @@ def _put(y: Tensor, choice: Tensor, strides: Pair) -> Tensor:
         for part, value, at in zip(x, y, choice.tolist(), strict=True):
             part[_offset(at, strides)] = value
     else:
-        _components(x, strides)[torch.arange(len(y), device=y.device), choice[:, 0], choice[:, 1]] = y
+        components(x, strides)[torch.arange(len(y), device=y.device), choice[:, 0], choice[:, 1]] = y
     return x
 
 

@@ -13,8 +13,9 @@ from benchmarks.timing import Call, Timing, in_turn, machine
 from equilayers.nn import BlurPool2d, MaxBlurPool2d, PolyphasePool2d
 
 KORNIA, ANTIALIASED = "kornia", "antialiased-cnns"
-OURS, FIXED, POLYPHASE, MAX_BLUR = "BlurPool2d auto", "BlurPool2d fixed", "PolyphasePool2d", "MaxBlurPool2d"
-COLUMNS = (OURS, FIXED, POLYPHASE, MAX_BLUR, KORNIA, ANTIALIASED, "AvgPool2d", "MaxPool2d")
+OURS, DENSE, FIXED = "BlurPool2d", "BlurPool2d dense", "BlurPool2d fixed"
+POLYPHASE, MAX_BLUR = "PolyphasePool2d", "MaxBlurPool2d"
+COLUMNS = (OURS, DENSE, FIXED, POLYPHASE, MAX_BLUR, KORNIA, ANTIALIASED, "AvgPool2d", "MaxPool2d")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Cal
     x = torch.randn(case.batch, case.channels, case.size, case.size)
     made: dict[str, nn.Module] = {
         OURS: BlurPool2d(),
+        DENSE: BlurPool2d(algorithm="dense"),
         FIXED: BlurPool2d(case.taps),
         POLYPHASE: PolyphasePool2d(exact=False),
         MAX_BLUR: MaxBlurPool2d(),

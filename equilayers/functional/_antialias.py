@@ -17,12 +17,19 @@ from equilayers.functional._blur import Blur, blur_densely, blur_plainly
 from equilayers.functional._geometry import PADDING_MODES, Pair, pair_of
 
 MOST_TAPS = 7
+ALGORITHMS = ("bitwise", "dense")
 Taps = int | str | Sequence[float]
 Stride = int | Sequence[int]
 
 
 def blur_pool2d(
-    x: Tensor, taps: Taps = "auto", stride: Stride = 2, padding_mode: str = "reflect", *, exact: bool = False
+    x: Tensor,
+    taps: Taps = "auto",
+    stride: Stride = 2,
+    padding_mode: str = "reflect",
+    *,
+    exact: bool = False,
+    algorithm: str = "bitwise",
 ) -> Tensor:
     r"""Blur with a binomial filter along both axes and keep every `stride`-th pixel.
 
@@ -35,26 +42,29 @@ def blur_pool2d(
         stride: pixels between samples, an int or a pair (height, width).
         padding_mode: "zeros", "reflect", "replicate" or "circular"; goes around or mirrors as often as it must.
         exact: whether a fixed number of taps has to sample symmetrically too, where "auto" always does.
+        algorithm: of the symmetric samplings "bitwise" (sums in an order that the group leaves alone) or "dense" (one
+            depthwise convolution: faster, at rounding level). Fixed taps that are not `exact` always take the latter.
 
     Returns:
         (..., ceil(H / s), ceil(W / s)), of the dtype and device of x.
 
     Raises:
         TypeError: x is not floating-point, or a number is none.
-        ValueError: x without a map, a stride below 1, taps of another kind, an unknown padding_mode, or taps that
-            cannot sample this size symmetrically while `exact`.
+        ValueError: x without a map, a stride below 1, taps of another kind, an unknown name, or taps that cannot
+            sample this size symmetrically while `exact`.
 
-    Law: `blur_pool2d(act(g, x)) == act(g, blur_pool2d(x))` for every turn and mirror, bitwise, at every size with
-        "auto" and wherever `exact` accepts the size, if the weights are symmetric. Fixed taps otherwise sample an even
-        map with an odd filter, or an odd one with an even filter, off centre. Shifts by multiples of the stride
-        commute with "circular" padding where the stride divides the map; of other shifts less is lost than by plain
-        subsampling, but something is.
+    Law: `blur_pool2d(act(g, x)) == act(g, blur_pool2d(x))` for every turn and mirror, at every size with "auto" and
+        wherever `exact` accepts the size, if the weights are symmetric: bitwise, or rounding with "dense". Fixed taps
+        otherwise sample an even map with an odd filter, or an odd one with an even filter, off centre. Shifts by
+        multiples of the stride commute with "circular" padding where the stride divides the map; of other shifts less
+        is lost than by plain subsampling, but something is.
 
     Source: Zhang 2019 (arXiv:1904.11486); the choice of taps by the parity of the map is ours.
     """
     who = "blur_pool2d"
     check_map(who, x)
-    return _blur(who, x, check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact)
+    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact
+    return _blur(who, x, *checked, check_choice(who, "algorithm", algorithm, ALGORITHMS))
 
 
 def max_blur_pool2d(
@@ -65,6 +75,7 @@ def max_blur_pool2d(
     *,
     kernel_size: int = 2,
     exact: bool = False,
+    algorithm: str = "bitwise",
 ) -> Tensor:
     r"""The maximum over every window of `kernel_size` pixels, then `blur_pool2d`: max pooling without aliasing.
 
@@ -74,6 +85,7 @@ def max_blur_pool2d(
         stride: of the blur.
         padding_mode: of the blur.
         exact: of the blur.
+        algorithm: of the blur.
         kernel_size: pixels of a window, which is cut to the map where that is smaller.
 
     Returns:
@@ -88,7 +100,8 @@ def max_blur_pool2d(
     """
     who = "max_blur_pool2d"
     check_map(who, x)
-    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact
+    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact, algorithm
+    check_choice(who, "algorithm", algorithm, ALGORITHMS)
     k = check_int(who, "kernel_size", kernel_size, 1)
     for dim in (-2, -1):
         x = _largest(x, dim, min(k, x.shape[dim]))
@@ -103,6 +116,7 @@ def avg_blur_pool2d(
     *,
     kernel_size: int = 2,
     exact: bool = False,
+    algorithm: str = "bitwise",
 ) -> Tensor:
     r"""The mean over every window of `kernel_size` pixels, then `blur_pool2d`: average pooling without aliasing.
 
@@ -112,6 +126,7 @@ def avg_blur_pool2d(
         stride: of the blur.
         padding_mode: of the blur.
         exact: of the blur.
+        algorithm: of the blur.
         kernel_size: pixels of a window, which is cut to the map where that is smaller.
 
     Returns:
@@ -124,7 +139,8 @@ def avg_blur_pool2d(
     """
     who = "avg_blur_pool2d"
     check_map(who, x)
-    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact
+    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact, algorithm
+    check_choice(who, "algorithm", algorithm, ALGORITHMS)
     k = check_int(who, "kernel_size", kernel_size, 1)
     down, right = (Axis((1.0,) * min(k, n), 0, 1, max(1, n - k + 1), n, "zeros") for n in x.shape[-2:])
     return _blur(who, _apply(x, (down, right), bitwise=True), *checked)
@@ -202,11 +218,11 @@ def check_mode(who: str, mode: str) -> str:
     return check_choice(who, "padding_mode", mode, PADDING_MODES)
 
 
-def _blur(who: str, x: Tensor, taps: Weights | None, stride: Pair, mode: str, exact: bool) -> Tensor:
+def _blur(who: str, x: Tensor, taps: Weights | None, stride: Pair, mode: str, exact: bool, algorithm: str) -> Tensor:
     (height, width), (sh, sw) = x.shape[-2:], stride
     down = axis_of(who, "H", height, taps, sh, mode, exact)
     right = axis_of(who, "W", width, taps, sw, mode, exact)
-    return _apply(x, (down, right), bitwise=exact or taps is None)
+    return _apply(x, (down, right), bitwise=algorithm == "bitwise" and (exact or taps is None))
 
 
 def _apply(x: Tensor, axes: tuple[Axis, Axis], *, bitwise: bool) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int
 from equilayers.functional._antialias import (
+    ALGORITHMS,
     Stride,
     Taps,
     avg_blur_pool2d,
@@ -30,9 +31,10 @@ class BlurPool2d(nn.Module):
         stride: pixels between samples, an int or a pair.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
         exact: whether fixed taps must sample every size symmetrically.
+        algorithm: "bitwise", or "dense" for one depthwise convolution, faster and at rounding level.
 
     Attributes:
-        exactness: "bitwise" with "auto" or `exact` and symmetric weights; "approximate" otherwise.
+        exactness: "bitwise" or "rounding" with "auto" or `exact` and symmetric weights; "approximate" otherwise.
 
     Raises:
         TypeError, ValueError: settings that make no sense; in forward, as `equilayers.functional.blur_pool2d`.
@@ -43,19 +45,25 @@ class BlurPool2d(nn.Module):
     """
 
     def __init__(
-        self, taps: Taps = "auto", stride: Stride = 2, padding_mode: str = "reflect", *, exact: bool = False
+        self,
+        taps: Taps = "auto",
+        stride: Stride = 2,
+        padding_mode: str = "reflect",
+        *,
+        exact: bool = False,
+        algorithm: str = "bitwise",
     ) -> None:
         super().__init__()
         self.taps, self.stride, self.padding_mode = _checked("BlurPool2d", taps, stride, padding_mode)
-        self.exact = exact
+        self.exact, self.algorithm = exact, check_choice("BlurPool2d", "algorithm", algorithm, ALGORITHMS)
 
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return _exactness(self.taps, self.exact)
+        return _exactness(self.taps, self.exact, self.algorithm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return blur_pool2d(x, self.taps, self.stride, self.padding_mode, exact=self.exact)
+        return blur_pool2d(x, self.taps, self.stride, self.padding_mode, exact=self.exact, algorithm=self.algorithm)
 
     def extra_repr(self) -> str:
         return _repr(self)
@@ -65,7 +73,7 @@ class MaxBlurPool2d(nn.Module):
     r"""The maximum of every window, then `BlurPool2d`: in the place of `torch.nn.MaxPool2d(kernel_size, stride)`.
 
     Args:
-        taps, stride, padding_mode, exact: of `BlurPool2d`.
+        taps, stride, padding_mode, exact, algorithm: of `BlurPool2d`.
         kernel_size: pixels of a window.
 
     Attributes:
@@ -87,20 +95,21 @@ class MaxBlurPool2d(nn.Module):
         *,
         kernel_size: int = 2,
         exact: bool = False,
+        algorithm: str = "bitwise",
     ) -> None:
         super().__init__()
         self.taps, self.stride, self.padding_mode = _checked("MaxBlurPool2d", taps, stride, padding_mode)
-        self.exact = exact
+        self.exact, self.algorithm = exact, check_choice("MaxBlurPool2d", "algorithm", algorithm, ALGORITHMS)
         self.kernel_size = check_int("MaxBlurPool2d", "kernel_size", kernel_size, 1)
 
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return _exactness(self.taps, self.exact)
+        return _exactness(self.taps, self.exact, self.algorithm)
 
     def forward(self, x: Tensor) -> Tensor:
         settings = self.taps, self.stride, self.padding_mode
-        return max_blur_pool2d(x, *settings, kernel_size=self.kernel_size, exact=self.exact)
+        return max_blur_pool2d(x, *settings, kernel_size=self.kernel_size, exact=self.exact, algorithm=self.algorithm)
 
     def extra_repr(self) -> str:
         return f"{_repr(self)}, kernel_size={self.kernel_size}"
@@ -110,7 +119,7 @@ class AvgBlurPool2d(nn.Module):
     r"""The mean of every window, then `BlurPool2d`: in the place of `torch.nn.AvgPool2d(kernel_size, stride)`.
 
     Args:
-        taps, stride, padding_mode, exact: of `BlurPool2d`.
+        taps, stride, padding_mode, exact, algorithm: of `BlurPool2d`.
         kernel_size: pixels of a window.
 
     Attributes:
@@ -130,20 +139,21 @@ class AvgBlurPool2d(nn.Module):
         *,
         kernel_size: int = 2,
         exact: bool = False,
+        algorithm: str = "bitwise",
     ) -> None:
         super().__init__()
         self.taps, self.stride, self.padding_mode = _checked("AvgBlurPool2d", taps, stride, padding_mode)
-        self.exact = exact
+        self.exact, self.algorithm = exact, check_choice("AvgBlurPool2d", "algorithm", algorithm, ALGORITHMS)
         self.kernel_size = check_int("AvgBlurPool2d", "kernel_size", kernel_size, 1)
 
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return _exactness(self.taps, self.exact)
+        return _exactness(self.taps, self.exact, self.algorithm)
 
     def forward(self, x: Tensor) -> Tensor:
         settings = self.taps, self.stride, self.padding_mode
-        return avg_blur_pool2d(x, *settings, kernel_size=self.kernel_size, exact=self.exact)
+        return avg_blur_pool2d(x, *settings, kernel_size=self.kernel_size, exact=self.exact, algorithm=self.algorithm)
 
     def extra_repr(self) -> str:
         return f"{_repr(self)}, kernel_size={self.kernel_size}"
@@ -207,7 +217,7 @@ class BlurConv2d(nn.Module):
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return "rounding" if _exactness(self.taps, exact=False) == "bitwise" else "approximate"
+        return "rounding" if _exactness(self.taps, False, "dense") == "rounding" else "approximate"
 
     def forward(self, x: Tensor) -> Tensor:
         settings = self.taps, self.stride, self.padding_mode
@@ -226,11 +236,14 @@ def _checked(who: str, taps: Taps, stride: Stride, padding_mode: str) -> tuple[T
     return kept, check_stride(who, stride), check_mode(who, padding_mode)
 
 
-def _exactness(taps: Taps, exact: bool) -> str:
+def _exactness(taps: Taps, exact: bool, algorithm: str) -> str:
     symmetric = isinstance(taps, int | str) or tuple(taps) == tuple(taps)[::-1]
-    return "bitwise" if symmetric and (exact or taps == "auto") else "approximate"
+    if not symmetric or not (exact or taps == "auto"):
+        return "approximate"
+    return "bitwise" if algorithm == "bitwise" else "rounding"
 
 
 def _repr(layer: BlurPool2d | MaxBlurPool2d | AvgBlurPool2d | BlurConv2d) -> str:
     text = f"taps={layer.taps!r}, stride={layer.stride}, padding_mode={layer.padding_mode!r}"
-    return text + (", exact=True" if getattr(layer, "exact", False) else "")
+    text += ", exact=True" if getattr(layer, "exact", False) else ""
+    return text + (", algorithm='dense'" if getattr(layer, "algorithm", "") == "dense" else "")

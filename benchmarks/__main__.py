@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import calibrate, construction, conv, linear, memory, report, shift
+from benchmarks import calibrate, construction, conv, jacobian, linear, memory, report, shift
 
 SUBJECTS = {
     "linear": linear.report,
     "conv": conv.report,
     "construction": construction.report,
     "shift": shift.report,
+    "jacobian": jacobian.report,
     "memory": memory.report,
     "calibrate": calibrate.report,
 }

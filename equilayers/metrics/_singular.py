@@ -99,21 +99,21 @@ def lanczos(linear: Linearised, k: int, tolerance: float, seed: int) -> tuple[Si
     right = [_normal(start.expand(size, -1))[0]]
     left: list[Tensor] = []
     small = torch.zeros(size, basis, basis, dtype=torch.float64, device=x.device)
-    for _ in range(ROUNDS):
+    for last_round in (*[False] * (ROUNDS - 1), True):
         while len(left) < basis:
             j = len(left)
             u, along = _orthogonal(linear.forward(right[-1]), left)
-            u, length = _normal(u)
+            u, length = _normal(u, small)
             small[:, :j, j], small[:, j, j] = along, length
             left.append(u)
-            w, beta = _normal(_orthogonal(linear.transposed(u), right)[0])
+            w, beta = _normal(_orthogonal(linear.transposed(u), right)[0], small)
             right.append(w)
         P, values, Q = torch.linalg.svd(small)
         last = beta[:, None] * P[:, -1, :].abs()
         gaps = (values[:, :k] - torch.cat((values, values.new_zeros(size, 1)), 1)[:, 1 : k + 1]).clamp_min(1e-300)
         errors = torch.minimum(last[:, :k], last[:, :k].square() / gaps)
         converged = (errors <= tolerance * values[:, :1]).all(1)
-        if converged.all():
+        if last_round or converged.all():
             break
         left = _combined(left, P[:, :, :kept])
         right = [*_combined(right[:-1], Q.mT[:, :, :kept]), right[-1]]
@@ -136,10 +136,15 @@ def _orthogonal(v: Tensor, basis: list[Tensor]) -> tuple[Tensor, Tensor]:
     return v, total
 
 
-def _normal(v: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Vectors v (B, N) divided by their lengths, and these, float64; zeros stay."""
+def _normal(v: Tensor, small: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    r"""Vectors v (B, N) divided by their lengths, and these, float64.
+
+    Zero where only rounding is left, next to the entries of `small`: no more directions are to be had.
+    """
     length = torch.linalg.vector_norm(v, dim=1, dtype=torch.float64)
-    return v / torch.where(length > 0, length, 1).to(v.dtype)[:, None], length
+    least = 0.0 if small is None else 16 * torch.finfo(v.dtype).eps * small.abs().amax((1, 2))
+    length = torch.where(length > least, length, 0)
+    return torch.where(length > 0, 1 / length, 0).to(v.dtype)[:, None] * v, length
 
 
 def _combined(columns: list[Tensor], weights: Tensor) -> list[Tensor]:

@@ -1,8 +1,8 @@
 r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line as they are measured.
 
-linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. construction, memory: of
-convolutions. report: cost against width and against the order of the group, with a drawing. calibrate: the constants of
-the cost model.
+linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. turns: their errors under turns.
+jacobian: singular values. construction, memory: of convolutions. report: cost against width and against the order of
+the group, with a drawing. calibrate: the constants of the cost model.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import calibrate, construction, conv, jacobian, linear, memory, report, shift
+from benchmarks import calibrate, construction, conv, jacobian, linear, memory, report, shift, turns
 
 SUBJECTS = {
     "linear": linear.report,
     "conv": conv.report,
     "construction": construction.report,
     "shift": shift.report,
+    "turns": turns.report,
     "jacobian": jacobian.report,
     "memory": memory.report,
     "calibrate": calibrate.report,

@@ -70,7 +70,7 @@ def by_svds(model: nn.Module, x: Tensor) -> Tensor:
     from scipy.sparse.linalg import LinearOperator, svds
 
     def norm(sample: Tensor) -> float:
-        y, back = torch.func.vjp(model, sample[None])
+        y, back = torch.func.vjp(model, sample[None])[:2]
         into = lambda v: torch.from_numpy(v).float().view(1, *sample.shape)  # noqa: E731
         operator = LinearOperator(
             (y.numel(), sample.numel()),

@@ -90,3 +90,77 @@ def similarity(maps: NumpyModel, x: Array, group: Group, include_identity: bool 
             moved = maps(act(group, g, sample[None])[0])
             values.append(cosine(maps(sample), act(group, inverse(group, g), moved[None])[0]))
     return math.fsum(values) / len(values)
+
+
+Place = tuple[int, int]
+
+
+def rolled(sample: Array, shift: Place) -> Array:
+    """One image (C, H, W) whose content went down and right around the torus."""
+    channels, height, width = sample.shape
+    out = np.zeros_like(sample)
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                out[c, (i + shift[0]) % height, (j + shift[1]) % width] = sample[c, i, j]
+    return out
+
+
+def window(sample: Array, size: Place, shift: Place) -> Array:
+    """The window of one image (C, H, W) in which its content stands lower and more to the right than in the middle."""
+    top, left = ((n - k) // 2 - s for n, k, s in zip(sample.shape[1:], size, shift, strict=True))
+    assert top >= 0
+    assert left >= 0
+    out = np.zeros((sample.shape[0], *size))
+    for c in range(len(sample)):
+        for i in range(size[0]):
+            for j in range(size[1]):
+                out[c, i, j] = sample[c, top + i, left + j]
+    return out
+
+
+def wobble(model: NumpyModel, views: list[Array]) -> float:
+    """The largest change of the probability that the first view gives to its own class."""
+    first = softmax(model(views[0]))
+    c = first.index(max(first))
+    return max(abs(softmax(model(view))[c] - first[c]) for view in views)
+
+
+def relative_distance(f: Array, fg: Array) -> float:
+    """`||f - fg|| / ||f||`; 0 where both are zero."""
+    gap = math.sqrt(math.fsum((float(a) - float(b)) ** 2 for a, b in zip(f.flat, fg.flat, strict=True)))
+    size = math.sqrt(math.fsum(float(a) ** 2 for a in f.flat))
+    return gap / size if gap or size else 0.0
+
+
+def warped(image: Array, tau: Array) -> Array:
+    """One image (H, W) read at `u - tau(u)`, bilinear, the border going on for ever."""
+    height, width = image.shape
+
+    def pixel(i: int, j: int) -> float:
+        return float(image[min(max(i, 0), height - 1), min(max(j, 0), width - 1)])
+
+    out = np.zeros((height, width))
+    for i in range(height):
+        for j in range(width):
+            y, x = i - float(tau[0, i, j]), j - float(tau[1, i, j])
+            top, left = math.floor(y), math.floor(x)
+            for di in (0, 1):
+                for dj in (0, 1):
+                    weight = (1 - abs(y - top - di)) * (1 - abs(x - left - dj))
+                    out[i, j] += weight * pixel(top + di, left + dj)
+    return out
+
+
+def steepness(tau: Array) -> float:
+    """The largest singular value of a gradient made of one-sided differences that share a pixel."""
+    _, height, width = tau.shape
+    found = 0.0
+    for i in range(height):
+        for j in range(width):
+            downs = [tau[:, i + s, j] * s - tau[:, i, j] * s for s in (-1, 1) if 0 <= i + s < height]
+            rights = [tau[:, i, j + s] * s - tau[:, i, j] * s for s in (-1, 1) if 0 <= j + s < width]
+            for down in downs or [np.zeros(2)]:
+                for right in rights or [np.zeros(2)]:
+                    found = max(found, float(np.linalg.svd(np.stack((down, right), 1))[1][0]))
+    return found

@@ -1,16 +1,23 @@
-r"""Measures of invariance for any model: functions, and torchmetrics classes of the same stems.
+r"""Measures of invariance and equivariance for any model: functions, and torchmetrics classes of the same stems.
 
 The classes need torchmetrics and are imported when they are first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from equilayers.metrics._deafness import InvarianceGap, invariance_gap
+from equilayers.metrics._deformation import DeformationCurve, deformation_stability
+from equilayers.metrics._equivariance import equivariance_error
 from equilayers.metrics._errors import (
     distribution_invariance_error,
     logit_invariance_error,
     prediction_consistency,
 )
+from equilayers.metrics._jacobian import jacobian_singular_values, jacobian_spectral_norm
 from equilayers.metrics._saliency import integrated_gradients_saliency, saliency_invariance_similarity
+from equilayers.metrics._shift import shift_consistency, shift_wobble
+from equilayers.metrics._singular import SingularTriplets
+from equilayers.metrics._warp import displacement_gradient_norm, random_displacement, warp
 
 if TYPE_CHECKING:
     from equilayers.metrics._classes import (
@@ -19,17 +26,40 @@ if TYPE_CHECKING:
         PredictionConsistency,
         SaliencyInvarianceSimilarity,
     )
+    from equilayers.metrics._shift_classes import (
+        DeformationStability,
+        EquivarianceError,
+        ShiftConsistency,
+        ShiftWobble,
+    )
 
 __all__ = [
+    "DeformationCurve",
+    "DeformationStability",
     "DistributionInvarianceError",
+    "EquivarianceError",
+    "InvarianceGap",
     "LogitInvarianceError",
     "PredictionConsistency",
     "SaliencyInvarianceSimilarity",
+    "ShiftConsistency",
+    "ShiftWobble",
+    "SingularTriplets",
+    "deformation_stability",
+    "displacement_gradient_norm",
     "distribution_invariance_error",
+    "equivariance_error",
     "integrated_gradients_saliency",
+    "invariance_gap",
+    "jacobian_singular_values",
+    "jacobian_spectral_norm",
     "logit_invariance_error",
     "prediction_consistency",
+    "random_displacement",
     "saliency_invariance_similarity",
+    "shift_consistency",
+    "shift_wobble",
+    "warp",
 ]
 
 
@@ -37,8 +67,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from equilayers.metrics import _classes
+        from equilayers.metrics import _classes, _shift_classes
     except ImportError as error:
         todo = "Run pip install 'equilayers[metrics]'."
         raise ImportError(f"equilayers.metrics.{name}: expected torchmetrics to be installed. {todo}") from error
-    return getattr(_classes, name)
+    return getattr(_classes if hasattr(_classes, name) else _shift_classes, name)

@@ -17,8 +17,8 @@ from equilayers.metrics._saliency import Saliency, integrated_gradients_saliency
 class _OrbitMean(Metric):
     r"""A mean over samples and elements: a float64 sum and a count, added over batches and processes.
 
-    The states are named after the measure: a MetricCollection takes metrics whose states agree, as the zeros of an
-    exact model do, for one and the same.
+    The states are named after the measure and its settings: a MetricCollection takes metrics whose states agree, as
+    the zeros of an exact model do, for one and the same.
     """
 
     full_state_update = False
@@ -30,8 +30,9 @@ class _OrbitMean(Metric):
         self.group = group
         self.batch_size = batch_size
         self.include_identity = include_identity
-        self.add_state(f"{self.stem}_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state(f"{self.stem}_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self._prefix = f"{self.stem}({group!r}, {include_identity})"
+        self.add_state(f"{self._prefix}_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state(f"{self._prefix}_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
     def stem(self) -> str:
@@ -40,12 +41,12 @@ class _OrbitMean(Metric):
 
     def add(self, total: Total) -> None:
         r"""Add a sum over pairs to what was seen so far."""
-        setattr(self, f"{self.stem}_sum", getattr(self, f"{self.stem}_sum") + total.sum)
-        setattr(self, f"{self.stem}_count", getattr(self, f"{self.stem}_count") + total.count)
+        for state, value in ((f"{self._prefix}_sum", total.sum), (f"{self._prefix}_count", total.count)):
+            setattr(self, state, getattr(self, state) + value)
 
     def compute(self) -> Tensor:
         r"""The mean over all pairs seen, a scalar of the default dtype."""
-        mean = getattr(self, f"{self.stem}_sum") / getattr(self, f"{self.stem}_count")
+        mean = getattr(self, f"{self._prefix}_sum") / getattr(self, f"{self._prefix}_count")
         return mean.to(torch.get_default_dtype())
 
 
@@ -101,8 +102,13 @@ class SaliencyInvarianceSimilarity(_OrbitMean):
     higher_is_better = True
 
     def __init__(self, group: Group, *, saliency: Saliency = integrated_gradients_saliency, **kwargs: Any) -> None:
+        self._saliency_name = str(getattr(saliency, "__qualname__", type(saliency).__name__))
         super().__init__(group, **kwargs)
         self.saliency = saliency
+
+    @property
+    def stem(self) -> str:
+        return f"{type(self).__name__} of {self._saliency_name}"
 
     def update(self, model: Model, x: Tensor, target: Tensor) -> None:
         r"""Add the samples x (B, ...) with classes target (B,) as seen by the model."""

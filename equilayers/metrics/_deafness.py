@@ -41,8 +41,8 @@ def invariance_gap(
 ) -> InvarianceGap:
     r"""The end-to-end change along the group against that along random directions of the same length.
 
-    `moved = sqrt(mean ||f(gx) - f(x)||^2) / r`, `noisy = sqrt(mean ||f(x + d) - f(x)||^2) / r`, `||d|| = ||gx - x||`, with
-    `r = sqrt(mean ||f(x) - mean f||^2)`, how far the outputs of the samples lie apart.
+    `moved = sqrt(mean ||f(gx) - f(x)||^2) / r`, `noisy = sqrt(mean ||f(x + d) - f(x)||^2) / r`, `||d|| = ||gx - x||`,
+    with `r = sqrt(mean ||f(x) - mean f||^2)`, how far the outputs of the samples lie apart.
 
     A regulariser can make LI small by making the network deaf to everything; then `moved` is small and `ratio` is not.
 
@@ -87,8 +87,9 @@ def invariance_gap(
     apart = (f - f.mean(0)).square().sum(1).mean().sqrt()
     along, across = (torch.cat(squares).mean().sqrt() for squares in (moved, noisy))
     trivial = bool(apart <= FAINT * size) or bool(across <= FAINT * apart)
-    found = along / apart, across / apart, along / across, apart / size
-    return InvarianceGap(*(value.to(dtype) for value in found), trivial)
+    numbers = torch.stack((along / apart, across / apart, along / across, apart / size)).to(dtype)
+    under_group, under_noise, ratio, spread = numbers
+    return InvarianceGap(under_group, under_noise, ratio, spread, trivial)
 
 
 def _length(d: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+r"""Proposition 3.1: what the gradient flow of the invariance error does to a linear network.
+
+For `f(x) = W x` the invariance error is `LI(W) = 1/2 tr(W S W^T)`, with `S = mean of (x - gx)(x - gx)^T` over samples
+and elements. Its gradient flow `dW/dt = -W S` has the solution `W(t) = W(0) exp(-S t)`: every direction in which the
+group moves the data dies out, none grows, so the largest singular value never rises.
+
+Source: Moskalev et al. 2023, Proposition 3.1 (arXiv:2308.03904).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equilayers.groups import Group
+from equilayers.losses import InvarianceLoss
+
+TIMES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+PER_UNIT = 8.0  # steps per unit of time and of the largest eigenvalue of S
+
+
+@dataclass(frozen=True)
+class Flow:
+    r"""One flow at `times` (T,), in units of one over the largest eigenvalue of S.
+
+    sigma, exact_sigma: (T,), largest singular values of W, as integrated and as of `W(0) exp(-S t)`. loss: (T,), LI.
+    error: (T,), `||W - W(0) exp(-S t)|| / ||W(0)||`. kept: the share of directions that the group leaves alone.
+    """
+
+    times: Tensor
+    sigma: Tensor
+    exact_sigma: Tensor
+    loss: Tensor
+    error: Tensor
+    kept: float
+
+
+def displacement(x: Tensor, group: Group) -> Tensor:
+    r"""S (N, N), float64: the mean of `(x - gx)(x - gx)^T` over samples x (B, ...) and g other than e."""
+    gaps = [(x - group.act(g, x)).flatten(1).double() for g in range(1, group.order)]
+    return sum((d.mT @ d for d in gaps[1:]), gaps[0].mT @ gaps[0]) / (len(x) * len(gaps))
+
+
+def gradient_flow(x: Tensor, group: Group, outputs: int = 10, times: Sequence[float] = TIMES, seed: int = 0) -> Flow:
+    r"""The flow of a random linear network on samples x (B, ...) by Runge-Kutta steps along the gradient of LI.
+
+    The gradient is that of `equilayers.losses.InvarianceLoss` by autograd, in float64: it knows nothing of the solution.
+    """
+    S = displacement(x, group)
+    eigenvalues, basis = torch.linalg.eigh(S)
+    top = float(eigenvalues[-1])
+    layer = nn.Linear(S.shape[0], outputs, bias=False, dtype=torch.float64)
+    start = torch.randn(outputs, S.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    penalty, samples = InvarianceLoss(group), x.double()
+
+    def descent(W: Tensor) -> Tensor:
+        layer.weight.data = W
+        loss = penalty(lambda x: layer(x.flatten(1)), samples)
+        (gradient,) = torch.autograd.grad(loss, layer.weight)
+        return -gradient
+
+    W, now, records = start.clone(), 0.0, []
+    for time in times:
+        steps = max(1, round(PER_UNIT * (time - now)))
+        for _ in range(steps if time > now else 0):
+            W = _step(descent, W, (time - now) / (steps * top))
+        now = time
+        exact = start @ basis @ (-eigenvalues * time / top).exp().diag() @ basis.mT
+        records.append(
+            (_largest(W), _largest(exact), 0.5 * float((W @ S * W).sum()), float((W - exact).norm() / start.norm()))
+        )
+    sigma, exact_sigma, loss, error = torch.tensor(records, dtype=torch.float64).T
+    kept = float((eigenvalues <= 1e-9 * top).double().mean())
+    return Flow(torch.tensor([float(time) for time in times]), sigma, exact_sigma, loss, error, kept)
+
+
+def _step(descent: Callable[[Tensor], Tensor], W: Tensor, h: float) -> Tensor:
+    r"""One step of the classical Runge-Kutta method of order four."""
+    a = descent(W)
+    b = descent(W + h / 2 * a)
+    c = descent(W + h / 2 * b)
+    d = descent(W + h * c)
+    return W + h / 6 * (a + 2 * b + 2 * c + d)
+
+
+def _largest(W: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(W, 2))

@@ -47,7 +47,7 @@ def displacement(x: Tensor, group: Group) -> Tensor:
 def gradient_flow(x: Tensor, group: Group, outputs: int = 10, times: Sequence[float] = TIMES, seed: int = 0) -> Flow:
     r"""The flow of a random linear network on samples x (B, ...) by Runge-Kutta steps along the gradient of LI.
 
-    The gradient is that of `equilayers.losses.InvarianceLoss` by autograd, in float64: it knows nothing of the solution.
+    The gradient is that of `equilayers.losses.InvarianceLoss` by autograd, in float64, which knows no solution.
     """
     S = displacement(x, group)
     eigenvalues, basis = torch.linalg.eigh(S)

@@ -1,4 +1,4 @@
-r"""`python -m baselines study`: the command line of the study."""
+r"""`python -m baselines study` and `python -m baselines shift`: the command lines."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     try:
-        from baselines import study
+        from baselines import shift, study
     except ImportError as error:
         print(
             f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", file=sys.stderr
         )
         return 2
     study.add_arguments(commands.add_parser("study", help=study.__doc__, description=study.__doc__))
+    shift.add_arguments(commands.add_parser("shift", help=shift.__doc__, description=shift.__doc__))
     args = parser.parse_args(arguments)
     try:
-        study.main(args)
+        (shift.main if args.command == "shift" else study.main)(args)
     except KeyboardInterrupt:
         print("interrupted; --resume goes on with the finished runs", file=sys.stderr)
         return 130

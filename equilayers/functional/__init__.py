@@ -1,5 +1,6 @@
 r"""All the mathematics, as functions of plain tensors."""
 
+from equilayers.functional import _ops as _ops
 from equilayers.functional._antialias import avg_blur_pool2d, blur_pool2d, max_blur_pool2d
 from equilayers.functional._conv import group_conv2d, lift_conv2d
 from equilayers.functional._linear import group_linear, lift_linear

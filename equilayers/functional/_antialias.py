@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
 
 from equilayers._checks import check_choice, check_float, check_int, refuse
-from equilayers.functional._axes import Axis, Weights, axis_of, binomial
-from equilayers.functional._blur import Blur, blur_densely, blur_plainly
+from equilayers.functional._axes import MOST_TAPS, Reading, Weights, binomial
+from equilayers.functional._blur import blurred_by
 from equilayers.functional._geometry import PADDING_MODES, Pair, pair_of
+from equilayers.functional._windows import window_max, window_mean, windows
 
-MOST_TAPS = 7
 ALGORITHMS = ("bitwise", "dense")
 Taps = int | str | Sequence[float]
 Stride = int | Sequence[int]
@@ -81,12 +79,13 @@ def max_blur_pool2d(
 
     Args:
         x: maps (..., H, W), floating-point.
-        taps: of `blur_pool2d`, which sees a map smaller by kernel_size - 1.
+        taps: of `blur_pool2d`, which sees a map smaller by kernel_size - 1, or as large with "circular".
         stride: of the blur.
         padding_mode: of the blur.
         exact: of the blur.
         algorithm: of the blur.
-        kernel_size: pixels of a window, which is cut to the map where that is smaller.
+        kernel_size: pixels of a window, which is cut to the map where that is smaller. With "circular" padding windows
+            go around and the map keeps its size.
 
     Returns:
         (..., ceil((H - kernel_size + 1) / s), ...) of the dtype and device of x.
@@ -103,9 +102,8 @@ def max_blur_pool2d(
     checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact, algorithm
     check_choice(who, "algorithm", algorithm, ALGORITHMS)
     k = check_int(who, "kernel_size", kernel_size, 1)
-    for dim in (-2, -1):
-        x = _largest(x, dim, min(k, x.shape[dim]))
-    return _blur(who, x, *checked)
+    top, offset = windows(x, k, padding_mode, window_max)
+    return _blur(who, top, *checked, offset)
 
 
 def avg_blur_pool2d(
@@ -122,12 +120,13 @@ def avg_blur_pool2d(
 
     Args:
         x: maps (..., H, W), floating-point.
-        taps: of `blur_pool2d`, which sees a map smaller by kernel_size - 1.
+        taps: of `blur_pool2d`, which sees a map smaller by kernel_size - 1, or as large with "circular".
         stride: of the blur.
         padding_mode: of the blur.
         exact: of the blur.
         algorithm: of the blur.
-        kernel_size: pixels of a window, which is cut to the map where that is smaller.
+        kernel_size: pixels of a window, which is cut to the map where that is smaller. With "circular" padding windows
+            go around and the map keeps its size.
 
     Returns:
         (..., ceil((H - kernel_size + 1) / s), ...) of the dtype and device of x.
@@ -142,47 +141,8 @@ def avg_blur_pool2d(
     checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact, algorithm
     check_choice(who, "algorithm", algorithm, ALGORITHMS)
     k = check_int(who, "kernel_size", kernel_size, 1)
-    down, right = (Axis((1.0,) * min(k, n), 0, 1, max(1, n - k + 1), n, "zeros") for n in x.shape[-2:])
-    return _blur(who, _apply(x, (down, right), bitwise=True), *checked)
-
-
-def _largest(x: Tensor, dim: int, window: int) -> Tensor:
-    r"""The maximum of every window along `dim`, by doubling; torch's max_pool2d takes ten times as long at stride 1."""
-    seen = 1
-    while seen < window:
-        step = min(seen, window - seen)
-        x = _LargerOfTwo.apply(x, dim, step)
-        seen += step
-    return x
-
-
-class _LargerOfTwo(Function):
-    r"""`max(x[i], x[i + step])` along dim, whose gradient equal ones share: torch's own takes ten times as long."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, dim: int, step: int) -> Tensor:
-        return torch.maximum(*_apart(x, dim, step))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        x, ctx.dim, ctx.step = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        first, second = _apart(x, ctx.dim, ctx.step)
-        share = (first >= second).to(v.dtype).add_((first > second).to(v.dtype)).mul_(0.5)
-        kept = v * share
-        zeros = [0, 0] * (-1 - ctx.dim)
-        return F.pad(kept, [*zeros, 0, ctx.step]) + F.pad(v - kept, [*zeros, ctx.step, 0]), None, None
-
-
-def _apart(x: Tensor, dim: int, step: int) -> tuple[Tensor, Tensor]:
-    length = x.shape[dim] - step
-    return x.narrow(dim, 0, length), x.narrow(dim, step, length)
+    mean, offset = windows(x, k, padding_mode, window_mean)
+    return _blur(who, mean, *checked, offset)
 
 
 def check_map(who: str, x: Tensor) -> None:
@@ -200,12 +160,16 @@ def check_taps(who: str, taps: Taps) -> Weights | None:
         if taps != "auto":
             refuse(who, "taps to be 'auto', an int or weights", repr(taps), todo)
         return None
-    if isinstance(taps, Sequence | Tensor):
+    if not isinstance(taps, Sequence | Tensor | np.ndarray) or isinstance(taps, bytes):
+        return binomial(check_int(who, "taps", taps, 1, MOST_TAPS))
+    try:
         weights = tuple(float(weight) for weight in taps)
-        if not weights or not all(map(math.isfinite, weights)) or sum(weights) == 0:
-            refuse(who, "taps to be finite weights that do not sum to zero", weights, todo)
-        return weights
-    return binomial(check_int(who, "taps", taps, 1, MOST_TAPS))
+    except (TypeError, ValueError, RuntimeError):
+        refuse(who, "taps to be a list of numbers", repr(taps), todo)
+    size = sum(map(abs, weights))
+    if not weights or not math.isfinite(size) or abs(sum(weights)) <= 1e-6 * size:
+        refuse(who, "taps to be finite weights that do not sum to zero", weights, todo)
+    return weights
 
 
 def check_stride(who: str, stride: Stride) -> Pair:
@@ -218,16 +182,16 @@ def check_mode(who: str, mode: str) -> str:
     return check_choice(who, "padding_mode", mode, PADDING_MODES)
 
 
-def _blur(who: str, x: Tensor, taps: Weights | None, stride: Pair, mode: str, exact: bool, algorithm: str) -> Tensor:
-    (height, width), (sh, sw) = x.shape[-2:], stride
-    down = axis_of(who, "H", height, taps, sh, mode, exact)
-    right = axis_of(who, "W", width, taps, sw, mode, exact)
-    return _apply(x, (down, right), bitwise=algorithm == "bitwise" and (exact or taps is None))
-
-
-def _apply(x: Tensor, axes: tuple[Axis, Axis], *, bitwise: bool) -> Tensor:
+def _blur(
+    who: str,
+    x: Tensor,
+    taps: Weights | None,
+    stride: Pair,
+    mode: str,
+    exact: bool,
+    algorithm: str,
+    offset: Pair = (0, 0),
+) -> Tensor:
     precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    if torch.compiler.is_compiling():
-        return blur_plainly(precise, axes).to(x.dtype)
-    blurred: Tensor = Blur.apply(precise, axes) if bitwise else blur_densely(precise, axes)
-    return blurred.to(x.dtype)
+    bitwise = algorithm == "bitwise" and (exact or taps is None)
+    return blurred_by(who, precise, Reading(taps, stride, mode, exact, offset), bitwise=bitwise).to(x.dtype)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equilayers._checks import refuse
+from equilayers.functional._geometry import Pair
 
+MOST_TAPS = 7
 Weights = tuple[float, ...]
 Places = NDArray[np.int64]
 
@@ -33,10 +36,9 @@ class Axis:
     mode: str
 
     @property
-    def centred(self) -> bool:
-        r"""Whether reading commutes with a mirror."""
-        ends = 2 * self.start + len(self.weights) + (self.count - 1) * self.stride
-        return ends == self.length and self.weights == self.weights[::-1]
+    def symmetric(self) -> bool:
+        r"""Whether the weights are, so that sums of both ends commute with a mirror."""
+        return self.weights == self.weights[::-1]
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -63,18 +65,53 @@ def binomial(taps: int) -> Weights:
     return tuple(float(math.comb(taps - 1, j)) for j in range(taps))
 
 
+@dataclass(frozen=True)
+class Reading:
+    r"""How maps of any size are read: checked settings.
+
+    taps: the weights along one axis, or None for as many binomial ones as the size asks for. offset: how much earlier
+    the middle of what is read lies than the middle of its pixels, in halves of a pixel, height and width.
+    """
+
+    taps: Weights | None
+    stride: Pair
+    mode: str
+    exact: bool
+    offset: Pair = (0, 0)
+
+    @classmethod
+    def of(
+        cls, taps: Sequence[float] | None, stride: Sequence[int], mode: str, exact: bool, offset: Sequence[int]
+    ) -> Reading:
+        r"""Of what `plain` gave."""
+        weights = None if taps is None else tuple(taps)
+        return cls(weights, (stride[0], stride[1]), mode, exact, (offset[0], offset[1]))
+
+    @property
+    def plain(self) -> tuple[Any, ...]:
+        r"""The settings as an operator of torch takes them."""
+        return None if self.taps is None else list(self.taps), list(self.stride), self.mode, self.exact, [*self.offset]
+
+    def axes(self, who: str, size: Pair) -> tuple[Axis, Axis]:
+        r"""How the axes of maps of this size are read."""
+        down, right = (_axis(who, name, size[dim], dim, self) for dim, name in enumerate("HW"))
+        return down, right
+
+
 @functools.lru_cache(maxsize=4096)
-def axis_of(who: str, name: str, length: int, taps: Weights | None, stride: int, mode: str, exact: bool) -> Axis:
-    r"""How an axis is read: symmetrically if taps is None or `exact`, else from where the published BlurPool starts."""
+def _axis(who: str, name: str, length: int, dim: int, reading: Reading) -> Axis:
+    r"""Symmetrically if taps is None or `exact`, else from where the published BlurPool starts."""
+    stride, mode = reading.stride[dim], reading.mode
     count = (length - 1) // stride + 1
-    twice = length - 1 - (count - 1) * stride  # 2c of the symmetric grid
-    weights = binomial(stride + 1 + (stride + twice) % 2) if taps is None else taps
+    twice = length - 1 - reading.offset[dim] - (count - 1) * stride  # 2c of the symmetric grid
+    weights = binomial(stride + 1 + (stride + twice) % 2) if reading.taps is None else reading.taps
     k = len(weights)
-    if taps is not None and not exact:
+    if reading.taps is not None and not reading.exact:
         return Axis(weights, -((k - 1) // 2), stride, count, length, mode)
     if (k - 1 - twice) % 2:
         parity = "even" if twice % 2 else "odd"
-        todo = f"A turned input would be sampled elsewhere. Take {k - 1 or 2} or {k + 1} taps, or taps='auto'."
+        others = " or ".join(str(taps) for taps in (k - 1, k + 1) if 1 <= taps <= MOST_TAPS)
+        todo = f"A turned input would be sampled elsewhere. Take {others} taps, or taps='auto'."
         refuse(who, f"an {parity} number of taps with exact=True at {name}={length} and stride={stride}", k, todo)
     return Axis(weights, (twice - (k - 1)) // 2, stride, count, length, mode)
 

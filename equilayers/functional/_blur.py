@@ -7,6 +7,7 @@ that rounds is fused with a sum, for whether it would be depends on how the numb
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import Any
@@ -17,8 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers.functional._axes import Axis, Weights, padded_places, read_places
+from equilayers._checks import in_autocast
+from equilayers.functional._axes import Axis, Reading, Weights, padded_places, read_places
 from equilayers.functional._filters import to_tensor
+
+
+def blurred_by(who: str, x: Tensor, reading: Reading, *, bitwise: bool) -> Tensor:
+    r"""Maps (..., H, W) of float32 or float64, blurred and subsampled."""
+    if torch.compiler.is_compiling() and not is_exporting():  # sizes may be symbols: the operator is not looked into
+        return torch.ops.equilayers.blur(x, who, *reading.plain, bitwise)
+    axes = reading.axes(who, (x.shape[-2], x.shape[-1]))
+    if is_exporting():
+        return blur_plainly(x, axes)
+    y: Tensor = Blur.apply(x, axes) if bitwise or x.numel() == 0 else blur_densely(x, axes)
+    return y
+
+
+def is_exporting() -> bool:
+    r"""Whether torch.export or an ONNX exporter looks on, which should find plain operations."""
+    return getattr(torch.compiler, "is_exporting", lambda: False)() or torch.onnx.is_in_onnx_export()
 
 
 def blur(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
@@ -26,9 +44,15 @@ def blur(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
     down, right = axes
     total = sum(down.weights) * sum(right.weights)
     y = _read(_read(x, -2, down), -1, right)
-    if down == right and down.centred:
+    if down == right and down.symmetric:
         return y.add_(_read(_read(x, -1, right), -2, down)).mul_(1 / (2 * total))
     return y.mul_(1 / total)
+
+
+def spread(v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+    r"""The transpose of `blur`, and of `blur_densely`."""
+    down, right = axes
+    return _spread(_spread(v * (1 / (sum(down.weights) * sum(right.weights))), -1, right), -2, down)
 
 
 def blur_plainly(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
@@ -59,7 +83,8 @@ def blur_densely(x: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
             maps = maps.index_select(dim, torch.from_numpy(padded_places(places, axis.length, axis.mode)).to(x.device))
     channels = maps.shape[1]
     filters = _filter(down.weights, right.weights, x.dtype, x.device).expand(channels, 1, -1, -1)
-    y = F.conv2d(maps, filters, None, (down.stride, right.stride), inside, groups=channels)
+    with torch.autocast(x.device.type, enabled=False) if in_autocast(x) else contextlib.nullcontext():
+        y = F.conv2d(maps, filters, None, (down.stride, right.stride), inside, groups=channels)
     return y.view(*x.shape[:-2], *y.shape[-2:])
 
 
@@ -85,6 +110,10 @@ class Blur(Function):
         return _Spread.apply(v, ctx.axes), None
 
     @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
+        return Blur.apply(t, ctx.axes)
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, axes: tuple[Axis, Axis]) -> tuple[Tensor, int]:  # noqa: ARG004
         return Blur.apply(x.movedim(in_dims[0], 0), axes), 0
 
@@ -94,8 +123,7 @@ class _Spread(Function):
 
     @staticmethod
     def forward(v: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
-        down, right = axes
-        return _spread(_spread(v * (1 / (sum(down.weights) * sum(right.weights))), -1, right), -2, down)
+        return spread(v, axes)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
@@ -104,6 +132,10 @@ class _Spread(Function):
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:
         return Blur.apply(u, ctx.axes), None
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
+        return _Spread.apply(t, ctx.axes)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], v: Tensor, axes: tuple[Axis, Axis]) -> tuple[Tensor, int]:  # noqa: ARG004
@@ -139,10 +171,11 @@ def _spread(v: Tensor, dim: int, axis: Axis) -> Tensor:
             _every(x, dim, first + phase, s, part.shape[dim]).copy_(part)
     if len(inner) < axis.count:
         places, outside = _borders(axis, v.device)
-        weights = torch.tensor(axis.weights, dtype=v.dtype, device=v.device).expand(places.shape)
-        weights = weights if outside is None else weights.masked_fill(outside, 0)
+        weights = torch.tensor(axis.weights, dtype=v.dtype, device=v.device)
         border = torch.cat([v[theirs] for _, theirs in _border_slices(axis, dim)], dim).unsqueeze(dim % v.ndim + 1)
-        border = border * (weights if dim == -1 else weights[:, :, None])
+        border = border * (weights if dim == -1 else weights[:, None])
+        if outside is not None:  # zeros of the padding take nothing, not even of what is infinite
+            border.masked_fill_(outside if dim == -1 else outside[:, :, None], 0)
         x.index_add_(dim, places.flatten(), border.flatten(dim - 1, dim))
     return x
 

@@ -10,17 +10,16 @@ Which one that is, `_selection` tells.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from equilayers._checks import check_float, refuse
+from equilayers._checks import check_float, check_tensor, refuse
+from equilayers.functional._blur import is_exporting
 from equilayers.functional._geometry import Pair, pair_of
-from equilayers.functional._selection import choose, choose_quickly, components
-
-LARGE = 4_000  # numbers of a sample that are worth a call
+from equilayers.functional._sampling import Choose, Put, Take, put_by_index, take_by_index
+from equilayers.functional._selection import choose_quickly
 
 
 @overload
@@ -53,8 +52,9 @@ def polyphase_pool2d(
     `y[b] = x[b, ..., i_b::s, j_b::s]`, `(i_b, j_b) = argmax over (i, j) of ||x[b, ..., i::s, j::s]||`
 
     The norm is taken over channels, fiber and map together. Of components with equal norms the one with the largest
-    hash of its content is kept, first a hash that turns and mirrors leave alone, then one that only shifts do; where
-    these are equal too, as in constant and periodic images, the first, row by row: then they are shifts of each other.
+    hash of its content is kept: first of a hash that turns and mirrors leave alone, then of one that turns do, half
+    turns, and shifts only. Where all are equal, as in constant and periodic images, they are shifts of each other, and
+    the first is kept, row by row.
 
     Args:
         x: (B, C, H, W) or regular features (B, C, |G|, H, W), floating-point.
@@ -75,7 +75,8 @@ def polyphase_pool2d(
     Law: for cyclic shifts by (dy, dx), `pool(roll(x)) == roll(pool(x))`, rolled by `((i + dy) // s, (j + dx) // s)`;
         for turns and mirrors g, `pool(act(g, x)) == act(g, pool(x))` (`act_regular` for features): bitwise. Where two
         components are images of each other, as in an image that is its own mirror image, the output may be that image
-        as well; what is made of it by invariant layers stays the same.
+        as well; what layers make of it that are invariant to shifts and to C2, C4 or D4 stays the same. (To mirrors
+        without quarter turns, D1 or D2, an image with a quarter turn of its own may look different.)
 
     Source: Chaman and Dokmanic 2021, Eq. 6 (arXiv:2011.14214); with turns, Xu et al. 2021 (arXiv:2106.05886).
     """
@@ -95,11 +96,16 @@ def polyphase_pool2d(
             around = torch.arange(length + step - length % step, device=x.device) % length
             x = x.index_select(axis, around)
     if torch.compiler.is_compiling():
-        choice = choose_quickly(x.detach(), strides, float(norm))
-        y = components(x, strides)[torch.arange(len(x), device=x.device), choice[:, 0], choice[:, 1]]
+        fixed = x.detach()  # an operator that is not looked into, or plain operations where a graph leaves torch
+        choice = (
+            choose_quickly(fixed, strides, float(norm))
+            if is_exporting()
+            else torch.ops.equilayers.polyphase_choice(fixed, list(strides), float(norm))
+        )
+        y = take_by_index(x, choice, strides)
     else:
-        choice = _Choose.apply(x, strides, float(norm))
-        y = _Take.apply(x, choice, strides)
+        choice = Choose.apply(x, strides, float(norm))
+        y = Take.apply(x, choice, strides)
     return (y, choice) if return_choice else y
 
 
@@ -124,123 +130,25 @@ def polyphase_unpool2d(y: Tensor, choice: Tensor, stride: int | Sequence[int] = 
     """
     who = "polyphase_unpool2d"
     strides = check_polyphase(who, stride, 1.0)
+    check_tensor(who, "y", y)
+    check_tensor(who, "choice", choice)
     if y.ndim not in (4, 5):
         refuse(who, "y of shape (B, C, H', W') or (B, C, |G|, H', W')", tuple(y.shape), "Give it a batch of maps.")
-    if choice.shape != (len(y), 2) or choice.dtype != torch.int64:
+    if choice.shape != (y.shape[0], 2) or choice.dtype != torch.int64:
         todo = "Take it from polyphase_pool2d(..., return_choice=True)."
-        refuse(who, f"choice of shape ({len(y)}, 2) and dtype torch.int64", (tuple(choice.shape), choice.dtype), todo)
+        refuse(
+            who, f"choice of shape ({y.shape[0]}, 2) and dtype torch.int64", (tuple(choice.shape), choice.dtype), todo
+        )
     if torch.compiler.is_compiling():
-        return _put(y, choice, strides)
-    if len(y) and ((choice < 0).any() or (choice >= choice.new_tensor(strides)).any()):
-        refuse(who, f"choice within the stride {strides}", choice.tolist(), "Pass the stride of the pooling.")
-    x: Tensor = _Put.apply(y, choice, strides)
+        return put_by_index(y, choice, strides)
+    x: Tensor = Put.apply(y, choice, strides)
     return x
 
 
 def check_polyphase(who: str, stride: int | Sequence[int], norm: float) -> Pair:
     r"""The stride as a pair, of settings that make sense."""
+    if isinstance(norm, bool) or not isinstance(norm, int | float):
+        refuse(who, "norm to be a number", repr(norm), "Pass 2.0 for the Euclidean norm.", TypeError)
     if not norm >= 1:
         refuse(who, "norm to be a number >= 1 or infinity", norm, "Pass 2.0 for the Euclidean norm.")
     return pair_of(who, "stride", stride, 1)
-
-
-def _take(x: Tensor, choice: Tensor, strides: Pair) -> Tensor:
-    if _by_sample(x):
-        return torch.stack([part[_offset(at, strides)] for part, at in zip(x, choice.tolist(), strict=True)])
-    return components(x, strides)[torch.arange(len(x), device=x.device), choice[:, 0], choice[:, 1]]
-
-
-def _put(y: Tensor, choice: Tensor, strides: Pair) -> Tensor:
-    sh, sw = strides
-    x = y.new_zeros(*y.shape[:-2], y.shape[-2] * sh, y.shape[-1] * sw)
-    if _by_sample(x):
-        for part, value, at in zip(x, y, choice.tolist(), strict=True):
-            part[_offset(at, strides)] = value
-    else:
-        components(x, strides)[torch.arange(len(y), device=y.device), choice[:, 0], choice[:, 1]] = y
-    return x
-
-
-def _by_sample(x: Tensor) -> bool:
-    r"""Whether samples are large enough to be worth a call each."""
-    return x.device.type == "cpu" and len(x) > 0 and x[0].numel() >= LARGE
-
-
-def _offset(at: list[int], strides: Pair) -> tuple[Any, ...]:
-    return ..., slice(at[0], None, strides[0]), slice(at[1], None, strides[1])
-
-
-class _Choose(Function):
-    r"""The choice, which has no derivative."""
-
-    @staticmethod
-    def forward(x: Tensor, strides: Pair, norm: float) -> Tensor:
-        return choose(x, strides, norm)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        ctx.mark_non_differentiable(output)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[None, ...]:  # noqa: ARG004
-        return None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, strides: Pair, norm: float) -> tuple[Tensor, int]:
-        rows = _rows(x, in_dims[0], info.batch_size)
-        return _Choose.apply(rows.flatten(0, 1), strides, norm).unflatten(0, rows.shape[:2]), 0
-
-
-class _Take(Function):
-    r"""The chosen components y of x; `_Put` is its transpose, so gradients of any order are made of the two."""
-
-    @staticmethod
-    def forward(x: Tensor, choice: Tensor, strides: Pair) -> Tensor:
-        return _take(x, choice, strides)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        _, choice, ctx.strides = inputs
-        ctx.save_for_backward(choice)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None, None]:
-        return _Put.apply(v, *ctx.saved_tensors, ctx.strides), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, choice: Tensor, strides: Pair) -> tuple[Tensor, int]:
-        return _fold(_Take, info.batch_size, in_dims, x, choice, strides)
-
-
-class _Put(Function):
-    r"""Maps with y at the chosen offsets and zeros elsewhere."""
-
-    @staticmethod
-    def forward(y: Tensor, choice: Tensor, strides: Pair) -> Tensor:
-        return _put(y, choice, strides)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        _, choice, ctx.strides = inputs
-        ctx.save_for_backward(choice)
-
-    @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None, None]:
-        return _Take.apply(u, *ctx.saved_tensors, ctx.strides), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], y: Tensor, choice: Tensor, strides: Pair) -> tuple[Tensor, int]:
-        return _fold(_Put, info.batch_size, in_dims, y, choice, strides)
-
-
-def _rows(x: Tensor, axis: int | None, size: int) -> Tensor:
-    return x.expand(size, *x.shape) if axis is None else x.movedim(axis, 0)
-
-
-def _fold(
-    function: type[Function], size: int, in_dims: tuple[Any, ...], x: Tensor, choice: Tensor, strides: Pair
-) -> tuple[Tensor, int]:
-    r"""A vmap is a longer batch."""
-    rows, choices = _rows(x, in_dims[0], size), _rows(choice, in_dims[1], size)
-    out = function.apply(rows.flatten(0, 1), choices.flatten(0, 1), strides)
-    return out.unflatten(0, rows.shape[:2]), 0

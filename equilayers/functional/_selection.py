@@ -14,6 +14,7 @@ from torch import Tensor
 from equilayers.functional._geometry import Pair
 
 MANTISSA = 52  # whole numbers below 2^53 add up exactly in float64
+STEPS = 2**16  # that the numbers of a map are told apart in, for other norms than 1, 2 and infinity
 BLOCK = 200_000  # numbers that the caches of a core hold with room to work
 
 
@@ -26,6 +27,8 @@ def components(x: Tensor, strides: Pair) -> Tensor:
 def choose(x: Tensor, strides: Pair, norm: float) -> Tensor:
     r"""The offsets (B, 2) of the components that are kept."""
     x = x.detach()
+    if x.is_meta:
+        return x.new_empty(len(x), 2, dtype=torch.int64)
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     if x[:1].numel() == 0 or len(x) == 0:
         return torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
@@ -43,8 +46,12 @@ def _norms(x: Tensor, strides: Pair, norm: float) -> Tensor:
     if not torch.isfinite(top).all():
         x = torch.nan_to_num(x, 0.0)  # a NaN weighs nothing, an infinity as much as the largest number
         top = _top(x)
+    limit = torch.finfo(x.dtype).tiny ** 0.5
+    if (top < limit).any():  # brought up first, or their powers would be lost
+        scale = torch.ones_like(top).masked_fill_(top < limit, 1 / limit)
+        x, top = x * scale.view(-1, *[1] * (x.ndim - 1)), top * scale
     # Every entry is brought into -1..1, then to whole numbers whose sum float64 still holds.
-    unit = top.clamp_min(2.0**30 * torch.finfo(x.dtype).tiny).view(-1, *[1] * (x.ndim - 1))
+    unit = torch.where(top > 0, top, torch.ones_like(top)).view(-1, *[1] * (x.ndim - 1))
     terms = x[0].numel() // math.prod(strides)
     bits = MANTISSA - 1 - (0 if norm == math.inf else terms.bit_length())
     samples = max(1, BLOCK // x[0].numel())
@@ -62,9 +69,11 @@ def _powers(x: Tensor, unit: Tensor, norm: float, bits: int) -> Tensor:
     r"""`|x / unit|^p 2^bits` in whole numbers, summed over the channels, or their largest: (B, H, W), float64."""
     if norm == 2:
         powers = (x * (2.0 ** (bits // 2) / unit)).square_()
-    else:
-        powers = (x * (1 / unit)).abs_()
-        powers = (powers if norm in (1, math.inf) else powers.pow_(norm)).mul_(2.0**bits)
+    elif norm in (1, math.inf):
+        powers = (x * (1 / unit)).abs_().mul_(2.0**bits)
+    else:  # a power is not rounded alike wherever it stands: look it up
+        places = (x * (STEPS / unit)).abs_().round_().to(torch.int64)
+        powers = (torch.linspace(0, 1, STEPS + 1, dtype=torch.float64) ** norm).to(x.device)[places].mul_(2.0**bits)
     planes = powers.round_().flatten(1, -3)
     return planes.amax(1).double() if norm == math.inf else planes.sum(1, dtype=torch.float64)
 
@@ -78,9 +87,11 @@ def _break_ties(parts: Tensor, tied: Tensor) -> Tensor:
 
 
 def _hashes(parts: Tensor) -> list[Tensor]:
-    r"""Hashes (B, s, s) of components: one that turns, mirrors and shifts leave alone, and one that only shifts do.
+    r"""Hashes (B, s, s) of components that shifts leave alone, and of turns and mirrors first all, then ever fewer.
 
-    The hash of a map is the sum over its pixels of a hash of the whole map as seen from there, going around.
+    The hash of a map is the sum over its pixels of a hash of the whole map as seen from there, going around. Of several
+    images of a component, each under a larger group than the next, the first hash that differs decides: so what is kept
+    for a moved map is an image under the group that moved it, be that all, the turns, the half turns or none.
     """
     bits = parts + 0.0  # minus zero equals zero
     bits = _mix(bits.contiguous().view(torch.int32 if bits.element_size() == 4 else torch.int64).to(torch.int64))
@@ -89,9 +100,12 @@ def _hashes(parts: Tensor) -> list[Tensor]:
     of_channels, of_fiber = _odd(channels, bits.device).view(-1, 1, 1, 1), _odd(fiber, bits.device).view(-1, 1, 1)
     planes = _mix((bits * of_channels).sum(3))
     still, ordered = planes.sum(3), (planes * of_fiber).sum(3)  # whatever becomes of the fiber, and with its order
-    turns = range(4) if still.shape[-2] == still.shape[-1] else (0, 2)
-    images = [torch.rot90(image, turn, (-2, -1)) for turn in turns for image in (still, still.flip(-1))]
-    return [sum((_seen(image) for image in images[1:]), _seen(images[0])), _seen(ordered)]
+    turns = (1, 2, 3) if still.shape[-2] == still.shape[-1] else (2,)
+    upright, mirrored = _seen(still), _seen(still.flip(-1))
+    turned = {turn: _seen(torch.rot90(still, turn, (-2, -1))) for turn in turns}
+    mirrored = sum((_seen(torch.rot90(still.flip(-1), turn, (-2, -1))) for turn in turns), mirrored)
+    of_turns = sum(turned.values(), upright)
+    return [of_turns + mirrored, of_turns, upright + turned[2], _seen(ordered)]
 
 
 def _seen(h: Tensor) -> Tensor:
@@ -122,8 +136,9 @@ def _odd(count: int, device: torch.device) -> Tensor:
 
 
 def choose_quickly(x: Tensor, strides: Pair, norm: float) -> Tensor:
-    r"""The choice by rounded norms: a compiler reorders sums as it likes."""
-    norms = torch.linalg.vector_norm(components(x, strides).flatten(3).float(), norm, -1)
+    r"""The choice by rounded norms, of plain operations, for graphs that leave torch."""
+    precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    norms = torch.linalg.vector_norm(components(precise, strides).flatten(3), norm, -1)
     return _place(norms.flatten(1).argmax(1), strides)
 
 

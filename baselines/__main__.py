@@ -1,4 +1,4 @@
-r"""`python -m baselines study` and `python -m baselines shift`: the command lines."""
+r"""`python -m baselines study | shift | deform`: the command lines."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     try:
-        from baselines import shift, study
+        from baselines import deform, shift, study
     except ImportError as error:
         print(
             f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", file=sys.stderr
         )
         return 2
-    study.add_arguments(commands.add_parser("study", help=study.__doc__, description=study.__doc__))
-    shift.add_arguments(commands.add_parser("shift", help=shift.__doc__, description=shift.__doc__))
+    modules = {"study": study, "shift": shift, "deform": deform}
+    for name, module in modules.items():
+        module.add_arguments(commands.add_parser(name, help=module.__doc__, description=module.__doc__))
     args = parser.parse_args(arguments)
     try:
-        (shift.main if args.command == "shift" else study.main)(args)
+        modules[args.command].main(args)
     except KeyboardInterrupt:
         print("interrupted; --resume goes on with the finished runs", file=sys.stderr)
         return 130

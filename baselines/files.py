@@ -17,10 +17,17 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
     os.close(handle)
     try:
         save(Path(name))
+        Path(name).chmod(0o666 & ~_umask())  # mkstemp keeps others out, results are to be read
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,7 +52,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"read_json: expected {path} to be JSON, got {error}. Delete the file.") from error
 
 
-def writable_folder(path: Path) -> Path:
+def writable_folder(path: Path, who: str = "study") -> Path:
     r"""Make the folder and prove that it can be written to, before hours are spent on what should go there.
 
     Raises:
@@ -57,5 +64,5 @@ def writable_folder(path: Path) -> Path:
             pass
     except OSError as error:
         why = error.strerror or error
-        raise OSError(f"study: expected --out to be a writable folder, got {path} ({why}). Name another.") from error
+        raise OSError(f"{who}: expected --out to be a writable folder, got {path} ({why}). Name another.") from error
     return path

@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
     runs = plan(args)
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError("shift: expected matplotlib to be installed, got none. Run pip install 'equilayers[study]'.")
-    out = _writable(args.out)
+    out = writable_folder(args.out, "shift")
     load_dataset(args.data, data_dir=args.data_dir, splits=PROTOCOLS[args.data].splits)  # its faults show here
     console.print(toy_table())
     results = train_all(runs, out / "runs", args.resume, console)
@@ -119,11 +119,3 @@ def train_all(runs: list[Run], out: Path, resume: bool, console: Console) -> lis
             progress.update(bar, description=f"{run.task}, {run.kind} pooling, seed {run.seed}; epochs")
             results.append(known[run] or carry_out(run, out, lambda epoch: progress.advance(bar)))  # noqa: ARG005
     return results
-
-
-def _writable(path: Path) -> Path:
-    try:
-        return writable_folder(path)
-    except OSError as error:
-        # It speaks for the study.
-        raise OSError(str(error).replace("study:", "shift:", 1)) from error

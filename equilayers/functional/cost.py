@@ -16,7 +16,7 @@ from equilayers.groups import Dihedral, Group
 # multiplication costs a third and memory as much as ever. Only ratios matter.
 BLOCK_ROWS = 160  # patches that a matrix product should have at least
 CONSTANTS = {
-    "AVX2": {  # AMD EPYC; the convolutions on the same processor as below, held to AVX2
+    "AVX2": {  # AMD EPYC; convolutions on the processor below, held to AVX2; their training steps as forward passes
         "orbit": (2.24e4, 0.0638, 0.494, 0.0209),
         "fourier": (1.72e5, 0.251, 0.964, 1.16, 0.0198),
         "fourier cyclic": (4.17e5, 0.296, 2.23, 1.81, 0.0174, 0.116),
@@ -34,9 +34,9 @@ CONSTANTS = {
         "dense convolution": (3.88e4, 1.15, 0.217, 0.0119),
         "orbit convolution": (5.32e4, 0.538, 0.0138),
         "fourier convolution": (1.01e4, 5.52, 1.27, 0.943, 0.522, 0.00725),
-        "dense training step": (3.88e4, 1.15, 0.217, 0.0119),
-        "orbit training step": (5.32e4, 0.538, 0.0138),
-        "fourier training step": (1.01e4, 5.52, 1.27, 0.943, 0.522, 0.00725),
+        "dense training step": (1.08e5, 3.76, 1.3, 0.0316),
+        "orbit training step": (1.49e5, 2.06, 0.0376),
+        "fourier training step": (2.6e4, 17.5, 3.6, 4.72, 1.25, 0.0187),
     },
 }
 

@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     write_json(out / "deform.json", {"data": args.data, "epochs": recipe.epochs, "models": results})
     write_text(out / "deform.md", table(results))
     write(out / "deform.png", partial(draw, results))
-    console.print(table(results), markup=False, highlight=False)
+    console.print(table(results), markup=False, highlight=False, soft_wrap=True)
     console.print(f"deform.json, deform.md and deform.png are in {out}")
 
 

@@ -11,6 +11,7 @@ from equilayers._checks import refuse
 from equilayers.metrics._orbit import Model
 
 BASIS, ROUNDS = 24, 30  # vectors on either side, at least; restarts, at most
+TOGETHER = 16  # samples whose rows are multiplied at once
 
 
 class SingularTriplets(NamedTuple):
@@ -60,17 +61,19 @@ def gram(linear: Linearised, k: int, vectors: bool) -> SingularTriplets:
     r"""From the rows of the Jacobian: sigma^2 are the eigenvalues of J J^T."""
     y, x = linear.y.detach(), linear.x.detach()
     flat = y.flatten(1)
-    rows = x.new_empty(len(x), flat.shape[1], x[:1].numel())
+    rows = []
     for i in range(flat.shape[1]):
         unit = torch.zeros_like(flat)
         unit[:, i] = 1
-        rows[:, i] = linear.transposed(unit)
-    precise = rows.double()
-    products = precise @ precise.mT
-    if not vectors:
-        values = torch.linalg.eigvalsh(products)[:, -1:].clamp_min(0).sqrt().to(x.dtype)
+        rows.append(linear.transposed(unit))
+    if not vectors:  # a few samples at a time, in the cache; rounding of the largest eigenvalue is halved by the root
+        parts = zip(*(row.split(TOGETHER) for row in rows), strict=True)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        products = torch.cat([J @ J.mT for J in (torch.stack(part, 1).to(wide) for part in parts)])
+        values = torch.linalg.eigvalsh(products.double())[:, -1:].clamp_min(0).sqrt().to(x.dtype)
         return SingularTriplets(values, x[:, :0], y[:, :0])
-    squares, left = torch.linalg.eigh(products)
+    precise = torch.stack(rows, 1).double()
+    squares, left = torch.linalg.eigh(precise @ precise.mT)
     values, left = squares[:, -k:].flip(1).clamp_min(0).sqrt(), left[:, :, -k:].flip(2).mT
     right = left @ precise / torch.where(values > 0, values, 1)[:, :, None]
     return _shaped(linear, values, right, left)

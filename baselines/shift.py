@@ -19,6 +19,7 @@ from baselines.files import writable_folder, write_json, write_text
 from baselines.shift_models import KINDS, TASKS
 from baselines.shift_runs import PROTOCOLS, Result, Run, carry_out, finished
 from baselines.shift_tables import markdown, rich_tables, verdict
+from baselines.terminal import console_of_output, positive
 from baselines.toy_signal import toy_rows, toy_table
 
 FIGURES = ("toy.png", "accuracy.png", "probability.png", "segmentation.png")
@@ -29,11 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     r"""The options of `python -m baselines shift`."""
     parser.add_argument("--data", choices=DATASETS, default="digits", help="data set (default: digits, built in)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the idx files; else EQUILAYERS_DATA")
-    parser.add_argument("--epochs", type=_positive, help="passes over the training split (default: the protocol's)")
-    parser.add_argument("--seeds", type=_positive, default=1, metavar="N", help="runs of each kind (default: 1)")
+    parser.add_argument("--epochs", type=positive, help="passes over the training split (default: the protocol's)")
+    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="runs of each kind (default: 1)")
     parser.add_argument(
         "--consistency-samples",
-        type=_positive,
+        type=positive,
         metavar="N",
         help=f"test scenes under two random shifts each (default: {SAMPLES}, or all of fewer)",
     )
@@ -41,17 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="keep the finished runs found in --out")
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an int >= 1, got {text!r}")
-    return int(text)
-
-
 def main(args: argparse.Namespace) -> None:
     r"""Show the toy signal, train and shift the networks; leave shift.json, shift.md and the figures in the folder."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120, soft_wrap=True)  # a file has no edge to wrap at
+    console = console_of_output()
     started = time.perf_counter()
     runs = plan(args)
     if importlib.util.find_spec("matplotlib") is None:

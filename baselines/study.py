@@ -18,6 +18,7 @@ from baselines.files import writable_folder, write_json, write_text
 from baselines.models import METHODS, MODELS, UPRIGHT, WIDTHS, group_of
 from baselines.runs import Pool, Result, Run, Source, finished, pool
 from baselines.tables import markdown, rich_table, sizes, verdict
+from baselines.terminal import console_of_output, positive
 from baselines.training import Recipe
 from equilayers.groups import CyclicTranslation
 
@@ -81,27 +82,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD",
         help=f"of WT DA IR (all by default) and {UPRIGHT}, trained without augmentation",
     )
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="runs of each kind (default: digits 2, else 4)")
-    parser.add_argument("--epochs", type=_positive, help="passes over the training split (default: the protocol's)")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="runs of each kind (default: digits 2, else 4)")
+    parser.add_argument("--epochs", type=positive, help="passes over the training split (default: the protocol's)")
     parser.add_argument(
         "--nu", nargs="+", metavar="NU", help="weight of IR: one, one for each group, or auto to tune it"
     )
-    parser.add_argument("--workers", type=_positive, default=None, help="processes, one core each (default: all)")
+    parser.add_argument("--workers", type=positive, default=None, help="processes, one core each (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the results")
     parser.add_argument("--resume", action="store_true", help="keep the finished runs found in --out")
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an int >= 1, got {text!r}")
-    return int(text)
-
-
 def main(args: argparse.Namespace) -> None:
     r"""Train what is asked for, print the table, and leave results.json and table.md in the folder."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120, soft_wrap=True)  # a file has no edge to wrap at
+    console = console_of_output()
     started = time.perf_counter()
     out = writable_folder(args.out)
     data_dir = str(download_files(args.data, args.data_dir)) if args.download else args.data_dir

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from baselines.models import group_of
 from benchmarks.peers import escnn_convolution, import_escnn
-from benchmarks.timing import Call, Timing, in_turn, machine
+from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.nn import GroupConv2d
 
 ALGORITHMS = ("dense", "orbit", "fourier", "auto")
@@ -110,12 +110,8 @@ def both_passes(cases: Iterable[Case]) -> list[Case]:
 
 def measure(case: Case, seconds: float, names: Iterable[str] | None = None) -> dict[str, Timing]:
     r"""The timings of one case, under its number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(case.threads)
-    try:
+    with threads(case.threads):
         return in_turn(competitors(case, names), seconds=seconds)
-    finally:
-        torch.set_num_threads(before)
 
 
 def ratio(timings: Mapping[str, Timing], slow: str, fast: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.models import mlp
-from benchmarks.timing import Call, Timing, in_turn, machine
+from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.metrics import jacobian_spectral_norm
 
 LOOP, VMAP, SVDS = "loop over samples", "vmap(jacrev) + svdvals", "scipy svds"
@@ -101,12 +101,8 @@ def competitors(case: Case) -> dict[str, Call]:
 
 def measure(case: Case, seconds: float) -> dict[str, Timing]:
     r"""The timings of one case, under its number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(case.threads)
-    try:
+    with threads(case.threads):
         return in_turn(competitors(case), seconds=seconds, warmup=1, rounds=5)
-    finally:
-        torch.set_num_threads(before)
 
 
 def report(seconds: float) -> Iterator[str]:

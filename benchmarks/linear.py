@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.models import group_of, mlp, weight_tied_mlp
-from benchmarks.timing import Call, Timing, in_turn, machine
+from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.nn import LiftingLinear
 
 ALGORITHMS = ("orbit", "dense", "fourier", "auto")
@@ -96,12 +96,8 @@ CASES = [
 
 def measure(case: Case, seconds: float) -> dict[str, Timing]:
     r"""The timings of one case, under its number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(case.threads)
-    try:
+    with threads(case.threads):
         return in_turn(competitors(case), seconds=seconds)
-    finally:
-        torch.set_num_threads(before)
 
 
 def report(seconds: float) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.conv import call, ratio
-from benchmarks.timing import Call, Timing, in_turn, machine
+from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.nn import BlurPool2d, MaxBlurPool2d, PolyphasePool2d
 
 KORNIA, ANTIALIASED = "kornia", "antialiased-cnns"
@@ -80,12 +80,8 @@ CASES = [
 
 def measure(case: Case, seconds: float, names: Iterable[str] | None = None) -> dict[str, Timing]:
     r"""The timings of one case, under its number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(case.threads)
-    try:
+    with threads(case.threads):
         return in_turn(competitors(case, names), seconds=seconds)
-    finally:
-        torch.set_num_threads(before)
 
 
 def report(seconds: float) -> Iterator[str]:

@@ -2,11 +2,12 @@ r"""Timing competitors in turn, so that a drift of the machine's speed touches a
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,17 @@ def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3,
         gc.enable()
     quartiles = {name: statistics.quantiles(values, n=4) for name, values in taken.items()}
     return {name: Timing(middle, low, high) for name, (low, middle, high) in quartiles.items()}
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    r"""So many threads for torch, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def machine() -> str:

@@ -157,6 +157,7 @@ def test_training_after_inference_mode(layer: nn.Module, function: Callable[[Ten
         x.requires_grad_()
         (gradient,) = torch.autograd.grad(layer(x).pow(2).sum(), x, create_graph=True)
         gradient.pow(2).sum().backward()
+        assert torch.isfinite(x.grad).all()
         first(x.detach())
 
 

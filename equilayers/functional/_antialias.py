@@ -3,7 +3,7 @@ r"""Anti-aliased subsampling: blur first, so that no frequency is left that the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -97,13 +97,8 @@ def max_blur_pool2d(
 
     Source: Zhang 2019, section 3.2 (arXiv:1904.11486).
     """
-    who = "max_blur_pool2d"
-    check_map(who, x)
-    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact, algorithm
-    check_choice(who, "algorithm", algorithm, ALGORITHMS)
-    k = check_int(who, "kernel_size", kernel_size, 1)
-    top, offset = windows(x, k, padding_mode, window_max)
-    return _blur(who, top, *checked, offset)
+    who, reduce = "max_blur_pool2d", window_max
+    return _blur_windows(who, x, taps, stride, padding_mode, exact, algorithm, kernel_size, reduce)
 
 
 def avg_blur_pool2d(
@@ -136,13 +131,8 @@ def avg_blur_pool2d(
 
     Law: that of `blur_pool2d`.
     """
-    who = "avg_blur_pool2d"
-    check_map(who, x)
-    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact, algorithm
-    check_choice(who, "algorithm", algorithm, ALGORITHMS)
-    k = check_int(who, "kernel_size", kernel_size, 1)
-    mean, offset = windows(x, k, padding_mode, window_mean)
-    return _blur(who, mean, *checked, offset)
+    who, reduce = "avg_blur_pool2d", window_mean
+    return _blur_windows(who, x, taps, stride, padding_mode, exact, algorithm, kernel_size, reduce)
 
 
 def check_map(who: str, x: Tensor) -> None:
@@ -180,6 +170,25 @@ def check_stride(who: str, stride: Stride) -> Pair:
 def check_mode(who: str, mode: str) -> str:
     r"""The padding mode, if there is such a one."""
     return check_choice(who, "padding_mode", mode, PADDING_MODES)
+
+
+def _blur_windows(
+    who: str,
+    x: Tensor,
+    taps: Taps,
+    stride: Stride,
+    padding_mode: str,
+    exact: bool,
+    algorithm: str,
+    kernel_size: int,
+    reduce: Callable[[Tensor, Pair], Tensor],
+) -> Tensor:
+    check_map(who, x)
+    checked = check_taps(who, taps), check_stride(who, stride), check_mode(who, padding_mode), exact, algorithm
+    check_choice(who, "algorithm", algorithm, ALGORITHMS)
+    k = check_int(who, "kernel_size", kernel_size, 1)
+    reduced, offset = windows(x, k, padding_mode, reduce)
+    return _blur(who, reduced, *checked, offset)
 
 
 def _blur(

@@ -1,0 +1,20 @@
+r"""What the commands have in common: numbers read from the command line, and where they print."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+
+def positive(text: str) -> int:
+    r"""An int >= 1, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an int >= 1, got {text!r}")
+    return int(text)
+
+
+def console_of_output() -> Console:
+    r"""The terminal, or standard output as a file, which has no edge to wrap at."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120, soft_wrap=True)

@@ -16,12 +16,13 @@ MAX_FUNCTION_LINES = 40
 _MATHEMATICS = {"_checks", "groups", "functional"}
 PARTS = {
     "_checks": set[str](),
+    "_products": set[str](),
     "groups": {"_checks"},
-    "functional": {"_checks", "groups"},
+    "functional": {"_checks", "_products", "groups"},
     "nn": _MATHEMATICS,
     "convert": _MATHEMATICS | {"nn"},
     "interop": _MATHEMATICS | {"nn"},
-    "metrics": {"_checks", "groups"},
+    "metrics": {"_checks", "_products", "groups"},
     "losses": {"_checks", "groups", "metrics"},
     "testing": {"_checks", "groups", "metrics"},
 }

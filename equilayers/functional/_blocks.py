@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from equilayers.functional._products import times
+from equilayers._products import times
 
 Rows = tuple[Tensor, ...]  # the rows of one block; an exact group acts on them by a signed permutation
 

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import refuse
+from equilayers._products import wide_products
 from equilayers.metrics._orbit import Model
 
 BASIS, ROUNDS = 24, 30  # vectors on either side, at least; restarts, at most
-TOGETHER = 16  # samples whose rows are multiplied at once
+# Steps whose backward passes for all outputs are one product: autograd can batch them, and gains by it. Of
+# convolutions it makes grouped ones, which are slower than one after the other.
+BATCHED = {
+    *("torch::autograd::AccumulateGrad", "AddmmBackward0", "MmBackward0", "TBackward0"),
+    *("ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0"),
+    *("ReluBackward0", "LeakyReluBackward0", "EluBackward0", "GeluBackward0", "SiluBackward0", "SoftplusBackward0"),
+    *("TanhBackward0", "SigmoidBackward0", "HardtanhBackward0"),
+}
 
 
 class SingularTriplets(NamedTuple):
@@ -33,8 +41,9 @@ class Linearised:
     """
 
     def __init__(self, who: str, model: Model, x: Tensor, *, twice: bool) -> None:
-        self.x = x.detach().clone().requires_grad_()
-        self.y = model(self.x)
+        self.x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+        with wide_products(x):
+            self.y = model(self.x)
         if not self.y.requires_grad:
             todo = "It may be detached, rounded or an argmax on the way."
             refuse(who, "a model whose output depends on x by differentiable steps", "one without a gradient", todo)
@@ -48,6 +57,17 @@ class Linearised:
         (v,) = torch.autograd.grad(self.y, self.x, given, retain_graph=True, materialize_grads=True)
         return v.flatten(1)
 
+    def rows(self) -> Tensor:
+        r"""The Jacobians themselves, (B, K, N)."""
+        size, outputs = self.y.flatten(1).shape
+        units = torch.eye(outputs, dtype=self.y.dtype, device=self.y.device)[:, None].expand(-1, size, -1)
+        if _steps(self.y) <= BATCHED:
+            with wide_products(self.x):
+                units = units.reshape(outputs, *self.y.shape)
+                (J,) = torch.autograd.grad(self.y, self.x, units, retain_graph=True, is_grads_batched=True)
+            return J.flatten(2).transpose(0, 1)
+        return torch.stack([self.transposed(unit) for unit in units], 1)
+
     def forward(self, v: Tensor) -> Tensor:
         r"""J v of v (B, N)."""
         if not self.back.requires_grad:  # no step of the model has a derivative
@@ -57,25 +77,29 @@ class Linearised:
         return u.flatten(1)
 
 
+def _steps(y: Tensor) -> set[str]:
+    r"""The names of all steps that autograd recorded on the way to y."""
+    names, seen, waiting = set(), set(), [y.grad_fn]
+    while waiting:
+        step = waiting.pop()
+        if step is not None and step not in seen:
+            seen.add(step)
+            names.add(step.name())
+            waiting += [before for before, _ in step.next_functions]
+    return names
+
+
 def gram(linear: Linearised, k: int, vectors: bool) -> SingularTriplets:
     r"""From the rows of the Jacobian: sigma^2 are the eigenvalues of J J^T."""
-    y, x = linear.y.detach(), linear.x.detach()
-    flat = y.flatten(1)
-    rows = []
-    for i in range(flat.shape[1]):
-        unit = torch.zeros_like(flat)
-        unit[:, i] = 1
-        rows.append(linear.transposed(unit))
-    if not vectors:  # a few samples at a time, in the cache; rounding of the largest eigenvalue is halved by the root
-        parts = zip(*(row.split(TOGETHER) for row in rows), strict=True)
-        wide = torch.promote_types(x.dtype, torch.float32)
-        products = torch.cat([J @ J.mT for J in (torch.stack(part, 1).to(wide) for part in parts)])
-        values = torch.linalg.eigvalsh(products.double())[:, -1:].clamp_min(0).sqrt().to(x.dtype)
-        return SingularTriplets(values, x[:, :0], y[:, :0])
-    precise = torch.stack(rows, 1).double()
-    squares, left = torch.linalg.eigh(precise @ precise.mT)
+    x, J = linear.x.detach(), linear.rows()
+    if not vectors:  # rounding of the largest eigenvalue is halved by the root
+        J = J.to(torch.promote_types(x.dtype, torch.float32))
+        values = torch.linalg.eigvalsh((J @ J.mT).double())[:, -1:].clamp_min(0).sqrt().to(x.dtype)
+        return SingularTriplets(values, x[:, :0], linear.y.detach()[:, :0])
+    J = J.double()
+    squares, left = torch.linalg.eigh(J @ J.mT)
     values, left = squares[:, -k:].flip(1).clamp_min(0).sqrt(), left[:, :, -k:].flip(2).mT
-    right = left @ precise / torch.where(values > 0, values, 1)[:, :, None]
+    right = left @ J / torch.where(values > 0, values, 1)[:, :, None]
     return _shaped(linear, values, right, left)
 
 

@@ -1,0 +1,72 @@
+r"""Matrix products by the faster of the two libraries that torch's CPU build carries.
+
+torch hands float32 products to MKL, which uses AVX2 on any processor not made by its maker; oneDNN, which torch's
+convolutions go through, uses AVX-512 wherever there is some, and is then twice as fast. There it takes the large
+products; it needs ten microseconds longer to start, so small ones stay with MKL.
+
+Which of them is used depends on the processor and on shapes alone, never on values or on time: what is bitwise equal
+stays so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LARGE = 1_500_000  # multiplications
+
+
+def times(a: Tensor, b: Tensor) -> Tensor:
+    r"""The product a @ b; not differentiable where `b` is large."""
+    if a.ndim == b.ndim == 2 and type(a) is type(b) is Tensor and _suits(a, b) and _onednn():
+        return _linear(a, b, None)
+    return a @ b
+
+
+def wide_products(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    r"""Within it the large products of any code, autograd's included, on float32 like x go through oneDNN as well."""
+    plain = x.dtype == torch.float32 and x.device.type == "cpu" and type(x) is Tensor
+    return _WideProducts() if plain and _onednn() else contextlib.nullcontext()
+
+
+class _WideProducts(TorchDispatchMode):
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],  # noqa: ARG002
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.ops.aten.mm.default and _suits(*args):
+            return _linear(*args, None)
+        if func is torch.ops.aten.addmm.default and not kwargs and args[0].ndim == 1 and _suits(*args[1:]):
+            bias, a, b = args
+            return _linear(a, b, bias)
+        return func(*args, **(kwargs or {}))
+
+
+def _suits(a: Tensor, b: Tensor) -> bool:
+    large = a.shape[0] * a.shape[1] * b.shape[1] >= LARGE
+    return large and a.dtype == torch.float32 and a.device.type == "cpu"
+
+
+def _linear(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(a, b.mT, bias, "none", [], "")
+
+
+def _onednn() -> bool:
+    # A compiler has its own way with products, and derives them.
+    return not torch.compiler.is_compiling() and wide()
+
+
+@functools.cache
+def wide() -> bool:
+    r"""Whether the processor has AVX-512 and torch the library that uses it everywhere."""
+    capable = "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.backends.mkldnn.is_available()
+    return capable and hasattr(torch.ops.mkldnn, "_linear_pointwise")

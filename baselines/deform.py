@@ -16,7 +16,7 @@ from torch import nn
 from baselines.data import DATASETS, Dataset, load_dataset
 from baselines.files import writable_folder, write, write_json, write_text
 from baselines.models import PLANES, cnn, parameters, weight_tied_cnn
-from baselines.study import PROTOCOLS
+from baselines.protocols import PROTOCOLS
 from baselines.training import accuracy, train
 from equilayers.groups import CyclicRotation
 from equilayers.metrics import deformation_stability

@@ -1,31 +1,27 @@
-r"""The runs of the study: what one is, how it is carried out, and how many go on side by side."""
+r"""The trainings of the study: what one is, how it is carried out, and what is kept of it."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
-import threading
+import hashlib
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from baselines.data import Dataset, load_dataset
-from baselines.files import read_json, write_json
-from baselines.measures import BATCHES, measure
+from baselines.files import read_json, write, write_json
 from baselines.models import build, group_of, parameters
+from baselines.parallel import place
 from baselines.training import Advance, Recipe, train
+from equilayers.groups import Group
 
-FORMAT = 2  # of a run's result file; a change of what a run means or measures makes it another
-MEASURES = (
-    *("parameters", "accuracy", "upright_accuracy", "LI", "LI_normalized", "DI", "SI", "consistency"),
-    *("validation_SI", "training_seconds"),
-)
+FORMAT = 3  # of the files; a change of what a run means or measures makes it another
+TRAINING = "training"  # the part that every other begins with
 Result = dict[str, Any]
 
 
@@ -40,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Run:
-    r"""One training and its measures; model and width are among `models.MODELS` and `models.WIDTHS`."""
+    r"""One training; model and width are among `models.MODELS` and `models.WIDTHS`."""
 
     source: Source
     model: str
@@ -53,7 +49,8 @@ class Run:
     @property
     def name(self) -> str:
         model = "" if self.model == "mlp" else f"{self.model}-{self.width}-"
-        weight = f"-nu{self.recipe.nu:g}" if self.recipe.nu else ""
+        form = "" if self.recipe.form == "logit" else f"-{self.recipe.form}"
+        weight = f"{form}-nu{self.recipe.nu:g}" if self.recipe.nu else ""
         return f"{model}{self.group}-{self.method}{weight}-seed{self.seed}"
 
     def settings(self) -> Result:
@@ -63,121 +60,97 @@ class Run:
         return {"format": FORMAT, "torch": torch.__version__.split("+")[0], **settings}
 
 
-def carry_out(run: Run, out: Path, advance: Advance | None = None) -> Result:
-    r"""Train, measure on the test split, and write `<out>/<name>.json`."""
+@dataclass(frozen=True, eq=False)
+class Subject:
+    r"""A trained network, and what it is measured on."""
+
+    run: Run
+    model: nn.Module
+    data: Dataset
+    group: Group
+
+
+def train_run(run: Run, out: Path, advance: Advance | None = None) -> Result:
+    r"""Train, and write `<out>/<name>.pt` with the weights and then `<name>.training.json`."""
     torch.set_num_threads(1)  # so that a result does not depend on how many runs share the machine
-    data = _dataset(run.source.data, run.source.data_dir, run.seed)
-    group, in_shape = group_of(run.group), tuple(data.train.x.shape[1:])
+    data, group = dataset(run), group_of(run.group)
     torch.manual_seed(run.seed)
-    model = build(run.model, run.method == "WT", run.width, group, in_shape, data.num_classes)
+    model = _model(run, data)
     started = time.perf_counter()
     trained = train(model, data, group, run.recipe, run.seed, advance)
-    seconds = time.perf_counter() - started
     result = {
         **run.settings(),
         "parameters": parameters(model),
         "best_epoch": trained.best_epoch,
         "validation_accuracy": trained.validation_accuracy,
-        **measure(model, data, group, run.source.saliency_samples, BATCHES[run.model]),
-        "training_seconds": seconds,
+        "training_seconds": time.perf_counter() - started,
     }
-    write_json(out / f"{run.name}.json", result)
+    if place()[0] == 0:
+        write(out / f"{run.name}.pt", partial(torch.save, model.state_dict()))
+        result["weights_sha256"] = _digest(out / f"{run.name}.pt")
+        write_json(out / f"{run.name}.{TRAINING}.json", result)
     return result
+
+
+def subject(run: Run, out: Path) -> Subject:
+    r"""The network that `train_run` left in the folder, ready to be measured."""
+    data = dataset(run)
+    model = _model(run, data)
+    model.load_state_dict(torch.load(out / f"{run.name}.pt", weights_only=True, map_location="cpu"))
+    return Subject(run, model.eval(), data, group_of(run.group))
+
+
+def measure_part(part: str, measure: Callable[[Subject], Result], trained: Subject, out: Path) -> Result:
+    r"""Measure a network for a part, and write `<out>/<name>.<part>.json`."""
+    result = {**trained.run.settings(), "measures": measure(trained)}
+    write_json(out / f"{trained.run.name}.{part}.json", result)
+    return result
+
+
+def finished(run: Run, part: str, out: Path) -> Result | None:
+    r"""What an earlier invocation left of a part of the run, or None.
+
+    Raises:
+        ValueError: there is something, but of other settings.
+    """
+    path, weights = out / f"{run.name}.{part}.json", out / f"{run.name}.pt"
+    if not path.exists() or not weights.exists():
+        return None
+    result: Result = read_json(path)
+    found = result if isinstance(result, dict) else {}
+    todo = "Name another --out, or leave --resume out to begin anew."
+    for key, value in run.settings().items():
+        if found.get(key) != value:
+            raise ValueError(f"study: expected {path} of {key} {value!r}, got {found.get(key)!r}. {todo}")
+    if ("weights_sha256" if part == TRAINING else "measures") not in found:
+        raise ValueError(f"study: expected {path} to hold the {part} of a run, got another file. Delete the file.")
+    if part == TRAINING and _digest(weights) != result["weights_sha256"]:
+        raise ValueError(f"study: expected {weights} to be that of {path}, got others. Delete both files.")
+    return result
+
+
+def dataset(run: Run) -> Dataset:
+    r"""The data set of a run, kept for the next run of this process with the same seed."""
+    return cached_dataset(run.source.data, run.source.data_dir, run.seed)
 
 
 _loaded: dict[tuple[str, str | None, int], Dataset] = {}
 
 
-def _dataset(name: str, data_dir: str | None, seed: int) -> Dataset:
-    r"""The data set, kept for the next run of this process with the same seed."""
+def cached_dataset(name: str, data_dir: str | None, seed: int) -> Dataset:
+    r"""A data set; the two last asked for are kept."""
     key = name, data_dir, seed
     if key not in _loaded:
-        _loaded.clear()
+        if len(_loaded) > 1:
+            del _loaded[next(iter(_loaded))]
         _loaded[key] = load_dataset(name, data_dir=data_dir, seed=seed)
     return _loaded[key]
 
 
-def finished(run: Run, out: Path) -> Result | None:
-    r"""The result of an earlier invocation, or None.
-
-    Raises:
-        ValueError: there is one, but of other settings.
-    """
-    path = out / f"{run.name}.json"
-    if not path.exists():
-        return None
-    result: Result = read_json(path)
-    for key, value in run.settings().items():
-        if isinstance(result, dict) and result.get(key) != value:
-            todo = "Name another --out, or leave --resume out to begin anew."
-            raise ValueError(f"study: expected {path} of {key} {value!r}, got {result.get(key)!r}. {todo}")
-    if not isinstance(result, dict) or not set(MEASURES) <= set(result):
-        raise ValueError(f"study: expected {path} to hold a run's measures, got another file. Delete the file.")
-    return result
+def _model(run: Run, data: Dataset) -> nn.Module:
+    in_shape = tuple(data.train.x.shape[1:])
+    return build(run.model, run.method == "WT", run.width, group_of(run.group), in_shape, data.num_classes)
 
 
-class Pool:
-    r"""Processes that carry out runs side by side, each on one core."""
-
-    def __init__(self, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._epochs = context.Array("i", SLOTS + 1, lock=False)
-        self._executor = ProcessPoolExecutor(workers, context, _share, (self._epochs, os.getpid()))
-
-    def results(
-        self, runs: list[Run], out: Path, progress: Callable[[int, Run], object]
-    ) -> Iterator[tuple[Run, Result]]:
-        r"""The runs and their results in the order they finish; `progress(epoch, run)` is called meanwhile."""
-        waiting: dict[Future[Result], tuple[int, Run]] = {}
-        for number, run in enumerate(runs):
-            slot = number % SLOTS
-            self._epochs[slot] = 0
-            waiting[self._executor.submit(_work, run, out, slot)] = slot, run
-        while waiting:
-            done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for slot, run in waiting.values():
-                progress(self._epochs[slot], run)
-            for future in done:
-                _, run = waiting.pop(future)
-                yield run, future.result()
-
-    def close(self) -> None:
-        r"""Stop the processes: runs that have not begun are dropped, the others end with their epoch."""
-        self._epochs[SLOTS] = 1
-        self._executor.shutdown(wait=False, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def pool(workers: int) -> Iterator[Pool]:
-    r"""A pool that is closed on the way out, whatever happens."""
-    made = Pool(workers)
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-SLOTS = 65536  # of shared memory, one for the progress of each run; one more says stop
-_shared: Any = None
-
-
-def _share(epochs: Any, parent: int) -> None:
-    global _shared  # noqa: PLW0603  the only way to hand shared memory to a spawned worker
-    _shared = epochs
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    r"""End this process when the study that began it is gone: killed, it could not say so."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-def _work(run: Run, out: Path, slot: int) -> Result:
-    def advance(epoch: int) -> None:
-        _shared[slot] = epoch
-        if _shared[SLOTS]:  # nobody waits for this run any more
-            os._exit(1)
-
-    return carry_out(run, out, advance)
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -46,8 +46,14 @@ def cell(key: str, values: list[float]) -> str:
     return f"{mean:{digits}}" + (f" ± {spread:{spread_digits}}" if spread else "")
 
 
-def rich_table(results: list[Result]) -> Table:
-    r"""The table for the terminal."""
+def nu(runs: list[Result]) -> str:
+    r"""The weight of the regulariser, empty without one."""
+    weight = runs[0]["recipe"]["nu"]
+    return f"{weight:g}" if weight else ""
+
+
+def rich_table(results: list[Result], seconds: dict[str, float]) -> Table:
+    r"""The table for the terminal; `seconds` of training by the runs' names."""
     table = Table("group", "method", "nu", *COLUMNS.values(), "training s", box=box.SIMPLE_HEAD)
     for column in table.columns:
         column.no_wrap = True
@@ -56,8 +62,12 @@ def rich_table(results: list[Result]) -> Table:
         if previous not in (None, group):
             table.add_section()
         previous = group
-        table.add_row(group, method, _nu(runs), *cells(runs), _seconds(runs))
+        table.add_row(group, method, nu(runs), *cells(runs), _mean_seconds(runs, seconds))
     return table
+
+
+def _mean_seconds(runs: list[Result], seconds: dict[str, float]) -> str:
+    return f"{statistics.fmean(seconds[run['name']] for run in runs):.0f}"
 
 
 def verdict(results: list[Result]) -> list[str]:
@@ -88,27 +98,21 @@ def sizes(results: list[Result]) -> str:
     return f"Parameters of the {results[0]['model']}, {results[0]['width']}: {words}"
 
 
-def markdown(summary: Result) -> str:
+def markdown(results: list[Result], times: Result) -> str:
     r"""The table of a finished study, with the paper's figures where it has them, machine, versions and wall time."""
-    results = summary["runs"]
-    first, machine = results[0], summary["machine"]
+    first, machine = results[0], times["machine"]
     in_paper = (first["model"], first["source"]["data"]) == ("mlp", "mnist")  # the paper's
     head = ["group", "method", "ν", *COLUMNS.values(), "training s"]
     head += ["paper: accuracy %", "LI", "DI", "SI"] if in_paper else []
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for (group, method), runs in grouped(results).items():
-        row = [group, method, _nu(runs), *cells(runs), _seconds(runs)]
+        row = [group, method, nu(runs), *cells(runs), _mean_seconds(runs, times["training_seconds"])]
         row += PAPER.get((group, method), ("",) * 4) if in_paper else ()
         lines.append(f"| {' | '.join(row)} |")
-    recipe = first["recipe"]
-    seeds = len({run["seed"] for run in results})
     lines += [
         "",
-        f"Data: {first['source']['data']}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, "
-        f"Adam {recipe['lr']:g}{' one-cycle' if recipe['one_cycle'] else ''}; {seeds} seed(s), "
-        f"mean ± standard deviation. SI on {first['source']['saliency_samples']} test images.",
-        f"{sizes(results)}.",
-        f"Wall time {summary['wall_seconds']:.0f} s with {machine['workers']} worker processes on "
+        f"{protocol(results)} {sizes(results)}.",
+        f"Wall time {times['wall_seconds']:.0f} s with {machine['workers']} worker processes on "
         f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, torch {machine['torch']}.",
         "",
         *(f"- {line}" for line in verdict(results)),
@@ -117,10 +121,12 @@ def markdown(summary: Result) -> str:
     return "\n".join(lines)
 
 
-def _nu(runs: list[Result]) -> str:
-    nu = runs[0]["recipe"]["nu"]
-    return f"{nu:g}" if nu else ""
-
-
-def _seconds(runs: list[Result]) -> str:
-    return f"{statistics.fmean(run['training_seconds'] for run in runs):.0f}"
+def protocol(results: list[Result]) -> str:
+    r"""How the networks were trained and measured, in a sentence or two."""
+    first = results[0]
+    recipe, source = first["recipe"], first["source"]
+    return (
+        f"Data: {source['data']}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, Adam {recipe['lr']:g}"
+        f"{' one-cycle' if recipe['one_cycle'] else ''}; {len({run['seed'] for run in results})} seed(s), mean ± "
+        f"standard deviation. SI on {source['saliency_samples']} test images."
+    )

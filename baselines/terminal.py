@@ -3,7 +3,9 @@ r"""What the commands have in common: numbers read from the command line, and wh
 from __future__ import annotations
 
 import argparse
+import platform
 
+import torch
 from rich.console import Console
 
 
@@ -18,3 +20,12 @@ def console_of_output() -> Console:
     r"""The terminal, or standard output as a file, which has no edge to wrap at."""
     console = Console()
     return console if console.is_terminal else Console(width=120, soft_wrap=True)
+
+
+def this_machine() -> dict[str, str]:
+    r"""Processor and versions, to stand beside results."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.data import Dataset
+from baselines.parallel import add_gradients, share
 from equilayers.groups import Group
 from equilayers.losses import InvarianceLoss
 
@@ -22,8 +24,8 @@ Advance = Callable[[int], object]  # told the number of each finished epoch, fro
 class Recipe:
     r"""How a model is trained: Adam, `epochs` passes in batches of `batch_size` samples.
 
-    lr is the learning rate, constant, or the peak of a one-cycle schedule. nu weighs the invariance regulariser; 0
-    leaves it out. Without `augment` no sample is moved, neither to train on nor to select by.
+    lr is the learning rate, constant, or the peak of a one-cycle schedule. nu weighs the invariance regulariser, whose
+    form is one of `equilayers.losses.InvarianceLoss`; 0 leaves it out. Without `augment` no sample is moved, neither to train on nor to select by.
     """
 
     epochs: int
@@ -31,6 +33,7 @@ class Recipe:
     lr: float
     one_cycle: bool = False
     nu: float = 0.0
+    form: str = "logit"
     augment: bool = True
 
 
@@ -55,6 +58,8 @@ def train(
 
     `loss = cross entropy of f(gx) + nu · LI(f(gx), f(hgx))`, g random in the group, h random among the others.
 
+    In a process group (torchrun) each process takes its share of every batch, and all end with the same weights.
+
     Args:
         model: images (B, 1, H, W) to logits (B, K), trained in place.
         data: its training split is learned, its validation split selects; each validation image is moved once, too.
@@ -66,8 +71,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     images, labels = group.orbit(data.train.x), data.train.y  # moved once, not in every step
     held_out = _moved(data.validation.x, group, generator) if recipe.augment else data.validation.x
-    penalty = InvarianceLoss(group) if recipe.nu else None
-    products = torch.as_tensor(group.cayley_table.copy())
+    penalty = InvarianceLoss(group, recipe.form) if recipe.nu else None
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
     steps = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
     schedule = (
@@ -77,17 +81,15 @@ def train(
     weights = copy.deepcopy(model.state_dict())
     for epoch in range(1, recipe.epochs + 1):
         model.train()
-        for batch in torch.randperm(len(labels), generator=generator).split(recipe.batch_size):
-            g = torch.randint(group.order if recipe.augment else 1, batch.shape, generator=generator)
-            x = images[g, batch]
-            if penalty is None:
-                loss = F.cross_entropy(model(x), labels[batch])
-            else:
-                h = torch.randint(1, group.order, batch.shape, generator=generator)
-                f, fh = model(torch.cat((x, images[products[h, g], batch]))).chunk(2)
-                loss = F.cross_entropy(f, labels[batch]) + recipe.nu * penalty.between(f, fh)
+        for batch in _batches(len(labels), group, recipe, generator):
+            whole = len(batch.n)
+            mine = batch.part(share(whole))
             optimizer.zero_grad()
-            loss.backward()
+            if len(mine.n):
+                x, y = images[mine.g, mine.n], labels[mine.n]
+                moved = None if penalty is None else images[mine.hg, mine.n]
+                (_loss(model, x, y, moved, penalty, recipe.nu) * (len(y) / whole)).backward()
+            add_gradients(model)
             optimizer.step()
             if schedule is not None:
                 schedule.step()
@@ -99,6 +101,35 @@ def train(
             advance(epoch)
     model.load_state_dict(weights)
     return best
+
+
+class _Batch(NamedTuple):
+    r"""Numbers of samples n, the elements g they are moved by, and hg, which the regulariser compares with; all (B,)."""
+
+    n: Tensor
+    g: Tensor
+    hg: Tensor
+
+    def part(self, places: slice) -> _Batch:
+        return _Batch(self.n[places], self.g[places], self.hg[places])
+
+
+def _batches(count: int, group: Group, recipe: Recipe, generator: torch.Generator) -> Iterator[_Batch]:
+    r"""One epoch: every sample once, in random order, each with random elements."""
+    products = torch.as_tensor(group.cayley_table.copy())
+    for n in torch.randperm(count, generator=generator).split(recipe.batch_size):
+        g = torch.randint(group.order if recipe.augment else 1, n.shape, generator=generator)
+        h = torch.randint(1, group.order, n.shape, generator=generator) if recipe.nu else torch.zeros_like(g)
+        yield _Batch(n, g, products[h, g])
+
+
+def _loss(
+    model: nn.Module, x: Tensor, y: Tensor, moved: Tensor | None, penalty: InvarianceLoss | None, nu: float
+) -> Tensor:
+    if penalty is None or moved is None:
+        return F.cross_entropy(model(x), y)
+    f, fh = model(torch.cat((x, moved))).chunk(2)
+    return F.cross_entropy(f, y) + nu * penalty.between(f, fh)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2048) -> float:

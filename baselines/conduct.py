@@ -1,0 +1,131 @@
+r"""What is missing of a plan is carried out, shown while it goes on, and kept when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from baselines.jobs import AloneJob, RunJob
+from baselines.parts import PARTS
+from baselines.parts.base import PartAlone
+from baselines.plan import Plan
+from baselines.pool import Here, Pool
+from baselines.protocols import LADDER, SALIENCY_TARGET, Nu
+from baselines.runs import TRAINING, Result, Run, finished
+
+Known = dict[tuple[Run, str], Result]
+
+
+class Conduct:
+    r"""One invocation of the study: what it found in the folder, and what it adds."""
+
+    def __init__(self, console: Console, out: Path, *, resume: bool, quiet: bool = False) -> None:
+        self.console = console
+        self.out = out
+        self.resume = resume
+        self.quiet = quiet
+        self.known: Known = {}
+
+    def tune(self, plan: Plan, doers: Pool | Here) -> Plan:
+        r"""The plan with, for each group and form without a nu, the smallest of the ladder that reaches the target SI.
+
+        That is SI on validation images; all groups and forms climb side by side. A nu that none reaches is the last of
+        the ladder, and said so.
+        """
+        open_ = [(group, form) for group, form in self._without_nu(plan)]
+        chosen: Nu = {}
+        for nu in LADDER:
+            climbing = {key: plan.first(key[0], "IR", key[1], nu) for key in open_ if key not in chosen}
+            runs = {key: run for key, run in climbing.items() if run is not None}
+            if not runs:
+                break
+            self.runs({run: ["table"] for run in runs.values()}, [], doers, f"tuning nu = {nu:g}")
+            for (group, form), run in runs.items():
+                similarity = self.known[run, "table"]["measures"]["validation_SI"]
+                self._say(f"{group} IR {form} nu = {nu:g}: SI {similarity:.3f} on validation images")
+                if similarity >= SALIENCY_TARGET or nu == LADDER[-1]:
+                    chosen[group, form] = nu
+                if nu == LADDER[-1] and similarity < SALIENCY_TARGET:
+                    self._say(f"{group} {form}: no nu up to {nu:g} reaches SI {SALIENCY_TARGET}")
+        return plan.with_nu(chosen)
+
+    def _without_nu(self, plan: Plan) -> list[tuple[str, str]]:
+        r"""The groups and forms that some part of the plan wants a nu for, and that have none."""
+        guess = plan.with_nu({(group, form): 1.0 for group, form, nu in plan.nu if nu is None})
+        wanted = {(run.group, run.recipe.form) for name in plan.parts for run in PARTS[name].needs(guess) if run.recipe.nu}
+        return [(group, form) for group, form, nu in plan.nu if nu is None and (group, form) in wanted]
+
+    def carry_out(self, plan: Plan, doers: Pool | Here) -> tuple[dict[str, list[Result]], dict[str, float]]:
+        r"""The results of each part, and the seconds that each training took."""
+        wanted: dict[Run, list[str]] = {}
+        for name in plan.parts:
+            for run in PARTS[name].needs(plan):
+                of = wanted.setdefault(run, [])
+                of += [part for part in (*PARTS[name].needs_measures_of, name) if part not in of]
+        alone = [AloneJob(name, plan, self.out, self.resume) for name in plan.parts if _is_alone(name)]
+        done = self.runs(wanted, alone, doers, "the study")
+        results = {}
+        for name in plan.parts:
+            part = PARTS[name]
+            entries = [self._entry(run, (*part.needs_measures_of, name)) for run in part.needs(plan)]
+            results[name] = done[name] if _is_alone(name) else entries
+        return results, {run.name: self.known[run, TRAINING]["training_seconds"] for run in wanted}
+
+    def _entry(self, run: Run, parts: tuple[str, ...]) -> Result:
+        r"""What is known of a run: its settings and training, and the measures of these parts."""
+        training = dict(self.known[run, TRAINING])
+        del training["training_seconds"]  # the same run again is the same result
+        entry: Result = {"name": run.name, **training}
+        for part in parts:
+            entry |= self.known[run, part]["measures"]
+        return entry
+
+    def runs(
+        self, wanted: dict[Run, list[str]], alone: list[AloneJob], doers: Pool | Here, title: str
+    ) -> dict[str, list[Result]]:
+        r"""Have the parts of the runs carried out that are not known yet, and the parts that stand alone: their results."""
+        jobs: list[Any] = [*alone, *self._missing(wanted)]
+        steps = dict.fromkeys(jobs, 0)
+        done = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(
+            *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=self.quiet
+        ) as progress:
+            task = progress.add_task(f"{title}, epochs and measures", total=sum(job.steps for job in jobs))
+
+            def show(step: int, job: Any) -> None:
+                steps[job] = step
+                progress.update(task, completed=sum(steps.values()))
+
+            for job, result in doers.results(jobs, show):
+                show(job.steps, job)
+                if isinstance(job, AloneJob):
+                    done[job.part] = result
+                else:
+                    self.known |= {(job.run, part): found for part, found in result.items()}
+        return done
+
+    def _missing(self, wanted: dict[Run, list[str]]) -> list[RunJob]:
+        jobs = []
+        for run, parts in wanted.items():
+            for part in (TRAINING, *parts):
+                if (run, part) not in self.known and self.resume and (found := finished(run, part, self.out / "runs")):
+                    self.known[run, part] = found
+            missing = tuple(part for part in (TRAINING, *parts) if (run, part) not in self.known)
+            if TRAINING in missing:  # measures of other weights are worth nothing
+                missing = (TRAINING, *parts)
+            if missing:
+                jobs.append(RunJob(run, missing, self.out / "runs"))
+        return jobs
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            self.console.print(line)
+
+
+def _is_alone(name: str) -> bool:
+    return isinstance(PARTS[name], PartAlone)

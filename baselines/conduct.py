@@ -2,7 +2,6 @@ r"""What is missing of a plan is carried out, shown while it goes on, and kept w
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from baselines.jobs import AloneJob, RunJob
-from baselines.parts import PARTS
-from baselines.parts.base import PartAlone
+from baselines.parts import ALONE_PARTS, RUN_PARTS
 from baselines.plan import Plan
 from baselines.pool import Here, Pool
 from baselines.protocols import LADDER, SALIENCY_TARGET, Nu
@@ -56,24 +54,23 @@ class Conduct:
     def _without_nu(self, plan: Plan) -> list[tuple[str, str]]:
         r"""The groups and forms that some part of the plan wants a nu for, and that have none."""
         guess = plan.with_nu({(group, form): 1.0 for group, form, nu in plan.nu if nu is None})
-        wanted = {(run.group, run.recipe.form) for name in plan.parts for run in PARTS[name].needs(guess) if run.recipe.nu}
+        wanted = {(run.group, run.recipe.form) for name in plan.parts for run in _runs(name, guess) if run.recipe.nu}
         return [(group, form) for group, form, nu in plan.nu if nu is None and (group, form) in wanted]
 
     def carry_out(self, plan: Plan, doers: Pool | Here) -> tuple[dict[str, list[Result]], dict[str, float]]:
         r"""The results of each part, and the seconds that each training took."""
         wanted: dict[Run, list[str]] = {}
         for name in plan.parts:
-            for run in PARTS[name].needs(plan):
+            for run in _runs(name, plan):
                 of = wanted.setdefault(run, [])
-                of += [part for part in (*PARTS[name].needs_measures_of, name) if part not in of]
-        alone = [AloneJob(name, plan, self.out, self.resume) for name in plan.parts if _is_alone(name)]
-        done = self.runs(wanted, alone, doers, "the study")
-        results = {}
+                of += [part for part in _measured(name) if part not in of]
+        alone = [AloneJob(name, plan, self.out, self.resume) for name in plan.parts if name in ALONE_PARTS]
+        results = self.runs(wanted, alone, doers, "the study")
         for name in plan.parts:
-            part = PARTS[name]
-            entries = [self._entry(run, (*part.needs_measures_of, name)) for run in part.needs(plan)]
-            results[name] = done[name] if _is_alone(name) else entries
-        return results, {run.name: self.known[run, TRAINING]["training_seconds"] for run in wanted}
+            if name in RUN_PARTS:
+                results[name] = [self._entry(run, _measured(name)) for run in _runs(name, plan)]
+        ordered = {name: results[name] for name in plan.parts}
+        return ordered, {run.name: self.known[run, TRAINING]["training_seconds"] for run in wanted}
 
     def _entry(self, run: Run, parts: tuple[str, ...]) -> Result:
         r"""What is known of a run: its settings and training, and the measures of these parts."""
@@ -87,7 +84,7 @@ class Conduct:
     def runs(
         self, wanted: dict[Run, list[str]], alone: list[AloneJob], doers: Pool | Here, title: str
     ) -> dict[str, list[Result]]:
-        r"""Have the parts of the runs carried out that are not known yet, and the parts that stand alone: their results."""
+        r"""Have carried out what is not known yet of the runs, and the parts that stand alone: the results of these."""
         jobs: list[Any] = [*alone, *self._missing(wanted)]
         steps = dict.fromkeys(jobs, 0)
         done = {}
@@ -127,5 +124,11 @@ class Conduct:
             self.console.print(line)
 
 
-def _is_alone(name: str) -> bool:
-    return isinstance(PARTS[name], PartAlone)
+def _runs(name: str, plan: Plan) -> list[Run]:
+    r"""The trainings that a part measures; none for one that stands alone."""
+    return RUN_PARTS[name].needs(plan) if name in RUN_PARTS else []
+
+
+def _measured(name: str) -> tuple[str, ...]:
+    r"""Whose measures a part shows: its own, and those of others."""
+    return (*RUN_PARTS[name].needs_measures_of, name)

@@ -3,64 +3,99 @@ r"""Stability to deformations: how far the logits of three networks move when th
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from torch import nn
 
 from baselines.data import DATASETS, Dataset, load_dataset
-from baselines.files import writable_folder, write, write_json, write_text
+from baselines.files import read_json, writable_folder, write, write_json, write_text
 from baselines.models import PLANES, cnn, parameters, weight_tied_cnn
 from baselines.protocols import PROTOCOLS
-from baselines.training import accuracy, train
+from baselines.terminal import positive
+from baselines.training import Recipe, accuracy, train
 from equilayers.groups import CyclicRotation
 from equilayers.metrics import deformation_stability
 from equilayers.nn import BlurConv2d, MaxBlurPool2d
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMAT = 1  # of a network's file
 GROUP = CyclicRotation(4)
 MODELS = ("max pooling", "blur pooling", "weight tying")
 MAGNITUDES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
 SAMPLES = 200
+Result = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     r"""The options of `python -m baselines deform`."""
     parser.add_argument("--data", choices=DATASETS, default="digits", help="data set (default: digits, built in)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the idx files; else EQUILAYERS_DATA")
-    parser.add_argument("--epochs", type=int, help="passes over the training split (default: the study's for a CNN)")
+    parser.add_argument(
+        "--epochs", type=positive, help="passes over the training split (default: the study's for a CNN)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/deform"), help="folder of the results")
+    parser.add_argument("--resume", action="store_true", help="keep the finished networks found in --out")
 
 
 def main(args: argparse.Namespace) -> None:
     r"""Train the three, warp test images, and leave deform.json, deform.md and deform.png in the folder."""
     console = Console()
-    if args.epochs is not None and args.epochs < 1:
-        raise ValueError(f"deform: expected --epochs >= 1, got {args.epochs}. Leave it out for the study's.")
     out = writable_folder(args.out, "deform")
-    data = load_dataset(args.data, data_dir=args.data_dir)
-    recipe = PROTOCOLS["cnn", args.data].recipe
-    recipe = replace(recipe, epochs=args.epochs or recipe.epochs, augment=False)
-    results = {}
-    for name in track(MODELS, "training and warping", console=console, transient=True):
-        torch.manual_seed(0)
-        model = build(name, data)
-        train(model, data, GROUP, recipe, seed=0)
-        curve = deformation_stability(model, data.test.x[:SAMPLES], magnitudes=MAGNITUDES)
-        results[name] = {
-            "parameters": parameters(model),
-            "accuracy": accuracy(model, data.test.x, data.test.y),
-            **{key: value.tolist() for key, value in curve._asdict().items()},
-        }
-    write_json(out / "deform.json", {"data": args.data, "epochs": recipe.epochs, "models": results})
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("training and warping", total=len(MODELS))
+        results = carry_out(
+            args.data, args.data_dir, args.epochs, out, lambda n: progress.update(bar, completed=n), resume=args.resume
+        )
+    epochs = next(iter(results.values()))["epochs"]
+    write_json(out / "deform.json", {"data": args.data, "epochs": epochs, "models": results})
     write_text(out / "deform.md", table(results))
-    write(out / "deform.png", partial(draw, results))
+    drawn = drawing(results)
+    write(out / "deform.png", partial(drawn.savefig, format="png"))
     console.print(table(results), markup=False, highlight=False, soft_wrap=True)
     console.print(f"deform.json, deform.md and deform.png are in {out}")
+
+
+def carry_out(
+    name: str, data_dir: str | None, epochs: int | None, out: Path, advance: Callable[[int], object], *, resume: bool
+) -> dict[str, Result]:
+    r"""What is measured of each of MODELS on a data set; each is kept in `out` when it is done."""
+    recipe = PROTOCOLS["cnn", name].recipe
+    recipe = replace(recipe, epochs=epochs or recipe.epochs, augment=False)
+    settings = {"data": name, "epochs": recipe.epochs, "magnitudes": list(MAGNITUDES), "samples": SAMPLES}
+    settings |= {"format": FORMAT, "torch": torch.__version__.split("+")[0]}
+    results = {}
+    data = None
+    for number, model_name in enumerate(MODELS):
+        path = out / f"{model_name.replace(' ', '-')}.json"
+        known = read_json(path) if resume and path.exists() else {}
+        if {key: known.get(key) for key in settings} != settings:
+            data = data or load_dataset(name, data_dir=data_dir)
+            known = {**settings, **_measured(model_name, data, recipe)}
+            write_json(path, known)
+        results[model_name] = known
+        advance(number + 1)
+    return results
+
+
+def _measured(name: str, data: Dataset, recipe: Recipe) -> Result:
+    torch.manual_seed(0)
+    model = build(name, data)
+    train(model, data, GROUP, recipe, seed=0)
+    curve = deformation_stability(model, data.test.x[:SAMPLES], magnitudes=MAGNITUDES)
+    return {
+        "parameters": parameters(model),
+        "accuracy": accuracy(model, data.test.x, data.test.y),
+        **{key: value.tolist() for key, value in curve._asdict().items()},
+    }
 
 
 def build(name: str, data: Dataset) -> nn.Module:
@@ -90,7 +125,7 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, f"| interpolation, of the image | – | {floor} |"]) + "\n"
 
 
-def draw(results: dict[str, Any], path: Path) -> None:
+def drawing(results: dict[str, Any]) -> Figure:
     r"""The curves with their quartiles, and the interpolation floor."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -112,4 +147,4 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path, format="png")
+    return figure

@@ -27,7 +27,8 @@ class Flow:
     r"""One flow at `times` (T,), in units of one over the largest eigenvalue of S.
 
     sigma, exact_sigma: (T,), largest singular values of W, as integrated and as of `W(0) exp(-S t)`. loss: (T,), LI.
-    error: (T,), `||W - W(0) exp(-S t)|| / ||W(0)||`. kept: the share of directions that the group leaves alone.
+    error: (T,), `||W - W(0) exp(-S t)|| / ||W(0)||`. kept: the share of directions in which the group does
+    not move the samples.
     """
 
     times: Tensor

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baselines.parallel import from_first, place
-from baselines.parts import PARTS
-from baselines.parts.base import PartAlone
+from baselines.parts import ALONE_PARTS, RUN_PARTS
 from baselines.plan import Plan
 from baselines.pool import Advance
 from baselines.runs import TRAINING, Result, Run, measure_part, subject, train_run
@@ -35,7 +34,7 @@ class RunJob:
         if others and place()[0] == 0:
             trained = subject(self.run, self.out)
             for number, part in enumerate(others):
-                results[part] = measure_part(part, PARTS[part].measure, trained, self.out)
+                results[part] = measure_part(part, RUN_PARTS[part].measure, trained, self.out)
                 advance(self.steps - len(others) + number + 1)
         return from_first(results)
 
@@ -51,18 +50,11 @@ class AloneJob:
 
     @property
     def steps(self) -> int:
-        return self._part.steps(self.plan)
+        return ALONE_PARTS[self.part].steps(self.plan)
 
     def carry_out(self, advance: Advance) -> list[Result]:
         r"""Its results; under torchrun the first process has them for all."""
         done = []
         if place()[0] == 0:
-            done = self._part.alone(self.plan, self.out / self.part, advance, resume=self.resume)
+            done = ALONE_PARTS[self.part].alone(self.plan, self.out / self.part, advance, resume=self.resume)
         return from_first(done)
-
-    @property
-    def _part(self) -> PartAlone:
-        part = PARTS[self.part]
-        if not isinstance(part, PartAlone):
-            raise TypeError(f"AloneJob: expected part to stand alone, got {self.part}. Take a RunJob for it.")
-        return part

@@ -75,9 +75,7 @@ def plan_of(args: argparse.Namespace, data_dir: str | None) -> Plan:
             raise ValueError(f"study: expected --groups of more than one element, got {name}. Try R4 or T3.")
     given = {"logit": args.nu, "distribution": args.nu_distribution, "normalized_logit": args.nu_normalized_logit}
     weights = tuple(
-        (group, form, nu)
-        for form in FORMS
-        for group, nu in _weights(form, groups, given[form], protocol).items()
+        (group, form, nu) for form in FORMS for group, nu in _weights(form, groups, given[form], protocol).items()
     )
     return Plan(
         Source(args.data, data_dir, protocol.saliency_samples),
@@ -109,7 +107,9 @@ def _weights(form: str, groups: list[str], given: list[str] | None, protocol: Pr
     if given is None:
         return {group: protocol.nu.get((group, form)) for group in groups}
     if len(given) not in (1, len(groups)):
-        raise ValueError(f"study: expected one {option}, or one for each group, got {len(given)}. The groups: {groups}.")
+        raise ValueError(
+            f"study: expected one {option}, or one for each group, got {len(given)}. The groups: {groups}."
+        )
     each = given if len(given) == len(groups) else given * len(groups)
     return {group: _number(option, nu) for group, nu in zip(groups, each, strict=True)}
 

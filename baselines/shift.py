@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -19,7 +17,7 @@ from baselines.files import writable_folder, write_json, write_text
 from baselines.shift_models import KINDS, TASKS
 from baselines.shift_runs import PROTOCOLS, Result, Run, carry_out, finished
 from baselines.shift_tables import markdown, rich_tables, verdict
-from baselines.terminal import console_of_output, positive
+from baselines.terminal import console_of_output, positive, this_machine
 from baselines.toy_signal import toy_rows, toy_table
 
 FIGURES = ("toy.png", "accuracy.png", "probability.png", "segmentation.png")
@@ -54,11 +52,7 @@ def main(args: argparse.Namespace) -> None:
     console.print(toy_table())
     results = train_all(runs, out / "runs", args.resume, console)
     summary: dict[str, Any] = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
+        "machine": this_machine(),
         "wall_seconds": round(time.perf_counter() - started, 1),
         "toy": [asdict(row) for row in toy_rows()],
         "runs": results,
@@ -82,19 +76,23 @@ def plan(args: argparse.Namespace) -> list[Run]:
     Raises:
         ValueError: more scenes than there are.
     """
-    protocol = PROTOCOLS[args.data]
+    return runs_of(args.data, args.data_dir, args.epochs, args.seeds, args.consistency_samples)
+
+
+def runs_of(
+    data: str, data_dir: str | None, epochs: int | None, seeds: int, consistency_samples: int | None
+) -> list[Run]:
+    r"""The runs on a data set; what is None is the protocol's."""
+    protocol = PROTOCOLS[data]
     there = protocol.splits[1]
-    samples = args.consistency_samples or min(SAMPLES, there)
+    samples = consistency_samples or min(SAMPLES, there)
     if samples > there:
-        most = f"at most the {there} test scenes of {args.data}"
+        most = f"at most the {there} test scenes of {data}"
         raise ValueError(f"shift: expected --consistency-samples to be {most}, got {samples}. Ask for fewer.")
-    epochs = {
-        "detector": args.epochs or protocol.detector_epochs,
-        "segmentor": args.epochs or protocol.segmentor_epochs,
-    }
+    each = {"detector": epochs or protocol.detector_epochs, "segmentor": epochs or protocol.segmentor_epochs}
     return [
-        Run(args.data, args.data_dir, task, kind, seed, epochs[task], samples)
-        for seed in range(args.seeds)
+        Run(data, data_dir, task, kind, seed, each[task], samples)
+        for seed in range(seeds)
         for task in TASKS
         for kind in KINDS
     ]

@@ -34,6 +34,12 @@ CLASSES = ListedColormap(
 
 def draw(out: Path, results: list[Result]) -> None:
     r"""All figures, as PNG files in the folder."""
+    for name, figure in drawings(results).items():
+        write(out / f"{name}.png", partial(figure.savefig, format="png"))
+
+
+def drawings(results: list[Result]) -> dict[str, Figure]:
+    r"""All figures, by name."""
     detectors, segmentors = grouped(results, "detector"), grouped(results, "segmentor")
     figures = {
         "toy": toy(),
@@ -41,9 +47,9 @@ def draw(out: Path, results: list[Result]) -> None:
         "probability": probability(detectors),
         "segmentation": segmentation(segmentors),
     }
-    for name, figure in figures.items():
+    for figure in figures.values():
         FigureCanvasAgg(figure)
-        write(out / f"{name}.png", partial(figure.savefig, format="png"))
+    return figures
 
 
 def toy() -> Figure:

@@ -13,6 +13,7 @@ from baselines.shift_scenes import MOTIONS
 from baselines.toy_signal import toy_markdown
 
 Result = dict[str, Any]
+SECONDS = "training s"
 ROUNDING = 1e-5  # of float32 through a few layers; what is above is no rounding
 
 #: For each task the columns: title, where it stands in a run's result, unit factor, format.
@@ -63,24 +64,32 @@ def reach(result: Result, path: tuple[str, ...]) -> float:
     return float(value)
 
 
-def rows_of(results: list[Result], task: str) -> list[list[str]]:
+def measures_of(results: list[Result], task: str) -> list[list[str]]:
     r"""One row for each kind of pooling, without titles."""
     return [
-        [kind, *(cell(runs, *column[1:]) for column in COLUMNS[task]), cell(runs, ("training_seconds",), 1, ".0f")]
-        for kind, runs in grouped(results, task).items()
+        [kind, *(cell(runs, *column[1:]) for column in COLUMNS[task])] for kind, runs in grouped(results, task).items()
+    ]
+
+
+def rows_of(results: list[Result], task: str) -> list[list[str]]:
+    r"""The same with the seconds of training."""
+    kinds = grouped(results, task).values()
+    return [
+        [*row, cell(runs, ("training_seconds",), 1, ".0f")]
+        for row, runs in zip(measures_of(results, task), kinds, strict=True)
     ]
 
 
 def titles(task: str) -> list[str]:
-    r"""The titles of `rows_of`."""
-    return [task, *(column[0] for column in COLUMNS[task]), "training s"]
+    r"""The titles of `measures_of`."""
+    return [task, *(column[0] for column in COLUMNS[task])]
 
 
 def rich_tables(results: list[Result]) -> list[Table]:
     r"""The tables for the terminal."""
     tables = []
     for task in TASKS:
-        table = Table(*titles(task), box=box.SIMPLE_HEAD)
+        table = Table(*titles(task), SECONDS, box=box.SIMPLE_HEAD)
         for row in rows_of(results, task):
             table.add_row(*row)
         tables.append(table)
@@ -130,7 +139,7 @@ def markdown(summary: dict[str, Any]) -> str:
     results = summary["runs"]
     parts = [toy_markdown()]
     for task in TASKS:
-        heads = titles(task)
+        heads = [*titles(task), SECONDS]
         lines = [heads, ["---"] * len(heads), *rows_of(results, task)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     parts.append("\n".join(f"- {line}" for line in verdict(results)))

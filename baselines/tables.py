@@ -21,6 +21,13 @@ PAPER = {
     ("T3", "IR"): ("93.1 ± 0.1", "0.01", "0.0", "0.95"),
 }
 
+PAPER_COLUMNS = ("paper: accuracy %", "LI", "DI", "SI")
+
+
+def of_the_paper(run: Result) -> bool:
+    r"""Whether the paper has figures for a run's model and data."""
+    return (run["model"], run["source"]["data"]) == ("mlp", "mnist")
+
 
 def grouped(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
     r"""The runs of each group and method, over seeds."""
@@ -101,13 +108,13 @@ def sizes(results: list[Result]) -> str:
 def markdown(results: list[Result], times: Result) -> str:
     r"""The table of a finished study, with the paper's figures where it has them, machine, versions and wall time."""
     first, machine = results[0], times["machine"]
-    in_paper = (first["model"], first["source"]["data"]) == ("mlp", "mnist")  # the paper's
+    in_paper = of_the_paper(first)
     head = ["group", "method", "ν", *COLUMNS.values(), "training s"]
-    head += ["paper: accuracy %", "LI", "DI", "SI"] if in_paper else []
+    head += PAPER_COLUMNS if in_paper else ()
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for (group, method), runs in grouped(results).items():
         row = [group, method, nu(runs), *cells(runs), _mean_seconds(runs, times["training_seconds"])]
-        row += PAPER.get((group, method), ("",) * 4) if in_paper else ()
+        row += PAPER.get((group, method), ("",) * len(PAPER_COLUMNS)) if in_paper else ()
         lines.append(f"| {' | '.join(row)} |")
     lines += [
         "",

@@ -24,8 +24,9 @@ Advance = Callable[[int], object]  # told the number of each finished epoch, fro
 class Recipe:
     r"""How a model is trained: Adam, `epochs` passes in batches of `batch_size` samples.
 
-    lr is the learning rate, constant, or the peak of a one-cycle schedule. nu weighs the invariance regulariser, whose
-    form is one of `equilayers.losses.InvarianceLoss`; 0 leaves it out. Without `augment` no sample is moved, neither to train on nor to select by.
+    lr is the learning rate, constant, or the peak of a one-cycle schedule. nu weighs the invariance regulariser, 0
+    leaves it out; form is one of `equilayers.losses.InvarianceLoss`. Without `augment` no sample is moved, neither to
+    train on nor to select by.
     """
 
     epochs: int
@@ -104,7 +105,7 @@ def train(
 
 
 class _Batch(NamedTuple):
-    r"""Numbers of samples n, the elements g they are moved by, and hg, which the regulariser compares with; all (B,)."""
+    r"""Numbers of samples n, elements g that they are moved by, and hg, which the regulariser compares with: (B,)."""
 
     n: Tensor
     g: Tensor

@@ -39,12 +39,13 @@ class _WideProducts(TorchDispatchMode):
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if func is torch.ops.aten.mm.default and _suits(*args):
-            return _linear(*args, None)
+            a, b = args
+            return _linear(a, b, None)
         if func is torch.ops.aten.addmm.default and not kwargs and args[0].ndim == 1 and _suits(*args[1:]):
             bias, a, b = args
             return _linear(a, b, bias)

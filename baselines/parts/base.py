@@ -2,8 +2,9 @@ r"""What a part of the study is: what it needs to be trained, what it measures, 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -50,7 +51,7 @@ class Page:
 
     findings: Sequence[Finding]
     tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = field(default=())
+    pictures: Sequence[Picture] = ()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -61,36 +62,38 @@ class Page:
         return "holds" if all(claims) else "partly" if any(claims) else "does not hold"
 
 
-class Part:
-    r"""One part of the study: of networks that the study trains (`needs`, `measure`) or of its own (`alone`)."""
+class Part(ABC):
+    r"""One part of the study."""
 
     title = ""
     claim = ""  # of the paper or the lecture, in our words
+
+    @abstractmethod
+    def show(self, results: list[Result]) -> Page:
+        r"""What is said and drawn of the results."""
+
+
+class RunPart(Part):
+    r"""A part that measures networks the study trains: its results are the runs with their measures."""
+
     needs_measures_of: tuple[str, ...] = ()  # other parts
 
+    @abstractmethod
     def needs(self, plan: Plan) -> list[Run]:
         r"""The trainings it measures."""
-        raise TypeError(f"{type(self).__name__}: expected a part that measures trainings, got one that does not.")
 
+    @abstractmethod
     def measure(self, trained: Subject) -> Result:
         r"""What is measured of one network, as JSON."""
-        raise TypeError(f"{type(self).__name__}: expected a part that measures trainings, got one that does not.")
-
-    def show(self, results: list[Result]) -> Page:
-        r"""What is said and drawn of the results: entries of the runs with their measures."""
-        raise TypeError(f"{type(self).__name__}: expected a part that shows its results, got one that does not.")
 
 
-class PartAlone(Part):
+class AlonePart(Part):
     r"""A part that trains what it needs by itself."""
 
-    def needs(self, plan: Plan) -> list[Run]:  # noqa: ARG002
-        return []
-
-    def steps(self, plan: Plan) -> int:  # noqa: ARG002
+    @abstractmethod
+    def steps(self, plan: Plan) -> int:
         r"""How many steps `alone` tells of."""
-        return 1
 
+    @abstractmethod
     def alone(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
         r"""Train and measure; what is kept of it in `out` is taken up again with `resume`."""
-        raise TypeError(f"{type(self).__name__}: expected a part of its own, got one without.")

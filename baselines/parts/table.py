@@ -2,18 +2,22 @@ r"""Table 1: accuracy and invariance of weight tying, augmentation and regularis
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from baselines.measures import BATCHES, exact, invariance, orbit_logits, similarity
-from baselines.parts.base import Finding, Page, Part, Table
+from baselines.parts.base import Finding, Page, RunPart, Table
+from baselines.protocols import SALIENCY_TARGET
 from baselines.runs import Result, Run, Subject
-from baselines.tables import COLUMNS, cells, grouped, nu, verdict
+from baselines.tables import COLUMNS, PAPER, PAPER_COLUMNS, cells, grouped, nu, of_the_paper, protocol, sizes, verdict
 
 if TYPE_CHECKING:
     from baselines.plan import Plan
 
+EQUAL = 0.01  # of accuracy: what is called as accurate
 
-class TablePart(Part):
+
+class TablePart(RunPart):
     r"""Accuracy, LI, DI and SI of every method."""
 
     title = "Accuracy and invariance"
@@ -38,6 +42,31 @@ class TablePart(Part):
         return {**invariance(logits, data.test.y, group), **similarities}
 
     def show(self, results: list[Result]) -> Page:
-        rows = [[group, method, nu(runs), *cells(runs)] for (group, method), runs in grouped(results).items()]
-        findings = [Finding(line) for line in verdict(results)]
-        return Page(findings, [Table(("group", "method", "ν", *COLUMNS.values()), rows)])
+        runs = grouped(results)
+        paper = of_the_paper(results[0])
+        head = ["group", "method", "ν", *COLUMNS.values(), *(PAPER_COLUMNS if paper else ())]
+        rows = [
+            [*key, nu(seeds), *cells(seeds), *(PAPER.get(key, ("",) * len(PAPER_COLUMNS)) if paper else ())]
+            for key, seeds in runs.items()
+        ]
+        means = {key: {name: fmean(run[name] for run in seeds) for name in COLUMNS} for key, seeds in runs.items()}
+        findings = [Finding(f"{line}.", _claims(key, means)) for key, line in zip(runs, verdict(results), strict=True)]
+        caption = f"{protocol(results)} {sizes(results)}."
+        return Page(findings, [Table(head, rows, caption)])
+
+
+Means = dict[tuple[str, str], dict[str, float]]
+
+
+def _claims(key: tuple[str, str], means: Means) -> tuple[bool, ...]:
+    r"""What the means of a group and method say of the claim, where there is something to compare with."""
+    group, method = key
+    mean, augmented = means[key], means.get((group, "DA"))
+    if method == "WT":
+        exact = mean["LI"] == mean["DI"] == 0
+        return (exact, mean["accuracy"] > augmented["accuracy"] - EQUAL) if augmented else (exact,)
+    if method == "DA":
+        return (mean["LI"] > 0, mean["SI"] < SALIENCY_TARGET)
+    if method == "IR" and augmented:
+        return (mean["LI"] < augmented["LI"], mean["accuracy"] < augmented["accuracy"])
+    return ()

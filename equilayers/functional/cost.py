@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-from equilayers.functional._fourier import fourier_of
 from equilayers._products import wide
+from equilayers.functional._fourier import fourier_of
 from equilayers.groups import Dihedral, Group
 
 # Nanoseconds for one unit of each quantity below, torch 2.13, float32, by what the processor can do: with AVX-512 a

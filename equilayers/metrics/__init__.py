@@ -22,6 +22,7 @@ from equilayers.metrics._warp import displacement_gradient_norm, random_displace
 if TYPE_CHECKING:
     from equilayers.metrics._classes import (
         DistributionInvarianceError,
+        JacobianSpectralNorm,
         LogitInvarianceError,
         PredictionConsistency,
         SaliencyInvarianceSimilarity,
@@ -39,6 +40,7 @@ __all__ = [
     "DistributionInvarianceError",
     "EquivarianceError",
     "InvarianceGap",
+    "JacobianSpectralNorm",
     "LogitInvarianceError",
     "PredictionConsistency",
     "SaliencyInvarianceSimilarity",

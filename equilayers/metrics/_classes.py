@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from equilayers.groups import Group
 from equilayers.metrics._forms import agreement, distribution_gap, logit_gap, normalized_logit_gap
+from equilayers.metrics._jacobian import jacobian_spectral_norm
 from equilayers.metrics._orbit import Compare, Model, Total, orbit_total
 from equilayers.metrics._saliency import Saliency, integrated_gradients_saliency, saliency_total
 
@@ -48,6 +49,41 @@ class _OrbitMean(Metric):
         r"""The mean over all pairs seen, a scalar of the default dtype."""
         mean = getattr(self, f"{self._prefix}_sum") / getattr(self, f"{self._prefix}_count")
         return mean.to(torch.get_default_dtype())
+
+
+class JacobianSpectralNorm(Metric):
+    r"""The mean of `equilayers.metrics.jacobian_spectral_norm` over the samples of all `update(model, x)`.
+
+    Args:
+        method, batch_size, tolerance, seed: as of the function.
+    """
+
+    full_state_update = False
+    higher_is_better = None
+
+    def __init__(
+        self,
+        *,
+        method: str = "auto",
+        batch_size: int | None = None,
+        tolerance: float = 1e-6,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.settings = {"method": method, "batch_size": batch_size, "tolerance": tolerance, "seed": seed}
+        self.add_state("spectral_norm_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("spectral_norm_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, model: Model, x: Tensor) -> None:
+        r"""Add the samples x (B, ...) as seen by the model."""
+        norms = jacobian_spectral_norm(model, x, **self.settings)
+        self.spectral_norm_sum = self.spectral_norm_sum + norms.double().sum()
+        self.spectral_norm_count = self.spectral_norm_count + len(norms)
+
+    def compute(self) -> Tensor:
+        r"""The mean over all samples seen, a scalar of the default dtype."""
+        return (self.spectral_norm_sum / self.spectral_norm_count).to(torch.get_default_dtype())
 
 
 class _LogitMean(_OrbitMean):

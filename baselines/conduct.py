@@ -31,24 +31,26 @@ class Conduct:
     def tune(self, plan: Plan, doers: Pool | Here) -> Plan:
         r"""The plan with, for each group and form without a nu, the smallest of the ladder that reaches the target SI.
 
-        That is SI on validation images; all groups and forms climb side by side. A nu that none reaches is the last of
-        the ladder, and said so.
+        That is SI on validation images; all groups and forms climb side by side. Where none reaches it, which is said,
+        the nu with the highest SI is taken: too strong a regulariser leaves nothing to look at.
         """
-        open_ = [(group, form) for group, form in self._without_nu(plan)]
-        chosen: Nu = {}
+        reached: dict[tuple[str, str], dict[float, float]] = {key: {} for key in self._without_nu(plan)}
         for nu in LADDER:
-            climbing = {key: plan.first(key[0], "IR", key[1], nu) for key in open_ if key not in chosen}
-            runs = {key: run for key, run in climbing.items() if run is not None}
+            climbing = [
+                key for key, similarities in reached.items() if max(similarities.values(), default=0) < SALIENCY_TARGET
+            ]
+            runs = {key: run for key in climbing if (run := plan.first(key[0], "IR", key[1], nu)) is not None}
             if not runs:
                 break
             self.runs({run: ["table"] for run in runs.values()}, [], doers, f"tuning nu = {nu:g}")
             for (group, form), run in runs.items():
                 similarity = self.known[run, "table"]["measures"]["validation_SI"]
+                reached[group, form][nu] = similarity
                 self._say(f"{group} IR {form} nu = {nu:g}: SI {similarity:.3f} on validation images")
-                if similarity >= SALIENCY_TARGET or nu == LADDER[-1]:
-                    chosen[group, form] = nu
-                if nu == LADDER[-1] and similarity < SALIENCY_TARGET:
-                    self._say(f"{group} {form}: no nu up to {nu:g} reaches SI {SALIENCY_TARGET}")
+        chosen: Nu = {key: max(similarities, key=similarities.__getitem__) for key, similarities in reached.items()}
+        for (group, form), nu in chosen.items():
+            if reached[group, form][nu] < SALIENCY_TARGET:
+                self._say(f"{group} {form}: no nu up to {LADDER[-1]:g} reaches SI {SALIENCY_TARGET}; {nu:g} is nearest")
         return plan.with_nu(chosen)
 
     def _without_nu(self, plan: Plan) -> list[tuple[str, str]]:

@@ -22,6 +22,11 @@ class Protocol:
     nu: Nu = field(default_factory=dict)
 
 
+def _nu(**of: tuple[float, float, float]) -> Nu:
+    r"""Weights found by `--nu auto` and trials between its steps, by group, in the order of `FORMS`."""
+    return {(group, form): nu for group, weights in of.items() for form, nu in zip(FORMS, weights, strict=True)}
+
+
 def _mlp(nu: Nu) -> Protocol:
     return Protocol(Recipe(epochs=300, batch_size=512, lr=8e-4), saliency_samples=1000, seeds=4, nu=nu)
 
@@ -35,7 +40,7 @@ PROTOCOLS = {
         Recipe(epochs=300, batch_size=32, lr=1.5e-3, one_cycle=True),
         saliency_samples=200,
         seeds=2,
-        nu={("R4", "logit"): 30.0, ("T3", "logit"): 80.0},
+        nu=_nu(R4=(30, 100, 500), T3=(80, 450, 500)),
     ),
     ("mlp", "mnist"): _mlp({}),
     ("mlp", "fashion-mnist"): _mlp({}),

@@ -71,6 +71,7 @@ def main(args: argparse.Namespace) -> None:
     plan = _checked(plan_of(args, data_dir))
     with contextlib.ExitStack() as stack:
         rank, count = stack.enter_context(processes())
+        _check_together(plan, count)
         workers = min(args.workers or _cores(), 64)
         doers = Here() if count > 1 else stack.enter_context(pool(workers))
         conduct = Conduct(console, out, resume=args.resume, quiet=rank > 0)
@@ -108,6 +109,14 @@ def _checked(plan: Plan) -> Plan:
         group_of(name).check_space(in_shape, f"study --groups {name}")
     parts = tuple(name for name in PARTS if name in plan.parts or "all" in plan.parts)
     return replace(plan, parts=parts)
+
+
+def _check_together(plan: Plan, count: int) -> None:
+    r"""Whether the networks of the plan can be trained by several processes together."""
+    if count > 1 and (plan.model == "cnn" or "deform" in plan.parts):
+        got = f"--model {plan.model} and --parts {' '.join(plan.parts)}"
+        todo = "Batch norm takes the statistics of whole batches: leave torchrun out, --workers trains side by side."
+        raise ValueError(f"study: expected --model mlp, and no part deform, under torchrun, got {got}. {todo}")
 
 
 def _cores() -> int:

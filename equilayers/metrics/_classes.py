@@ -60,6 +60,8 @@ class JacobianSpectralNorm(Metric):
 
     full_state_update = False
     higher_is_better = None
+    spectral_norm_sum: Tensor
+    spectral_norm_count: Tensor
 
     def __init__(
         self,
@@ -71,15 +73,17 @@ class JacobianSpectralNorm(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.settings = {"method": method, "batch_size": batch_size, "tolerance": tolerance, "seed": seed}
+        self.method, self.batch_size, self.tolerance, self.seed = method, batch_size, tolerance, seed
         self.add_state("spectral_norm_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("spectral_norm_count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, model: Model, x: Tensor) -> None:
         r"""Add the samples x (B, ...) as seen by the model."""
-        norms = jacobian_spectral_norm(model, x, **self.settings)
-        self.spectral_norm_sum = self.spectral_norm_sum + norms.double().sum()
-        self.spectral_norm_count = self.spectral_norm_count + len(norms)
+        norms = jacobian_spectral_norm(
+            model, x, self.method, batch_size=self.batch_size, tolerance=self.tolerance, seed=self.seed
+        )
+        self.spectral_norm_sum += norms.double().sum()
+        self.spectral_norm_count += len(norms)
 
     def compute(self) -> Tensor:
         r"""The mean over all samples seen, a scalar of the default dtype."""

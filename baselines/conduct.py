@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from baselines.jobs import AloneJob, RunJob
+from baselines.parallel import from_first
 from baselines.parts import ALONE_PARTS, RUN_PARTS
 from baselines.plan import Plan
 from baselines.pool import Here, Pool
@@ -87,7 +88,8 @@ class Conduct:
         self, wanted: dict[Run, list[str]], alone: list[AloneJob], doers: Pool | Here, title: str
     ) -> dict[str, list[Result]]:
         r"""Have carried out what is not known yet of the runs, and the parts that stand alone: the results of these."""
-        jobs: list[Any] = [*alone, *self._missing(wanted)]
+        self.known, missing = from_first((self.known, self._missing(wanted)))  # so that all processes do the same
+        jobs: list[Any] = [*alone, *missing]
         steps = dict.fromkeys(jobs, 0)
         done = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -32,9 +32,8 @@ class RunJob:
             results[TRAINING] = train_run(self.run, self.out, advance)
         others = [part for part in self.parts if part != TRAINING]
         if others and place()[0] == 0:
-            trained = subject(self.run, self.out)
             for number, part in enumerate(others):
-                results[part] = measure_part(part, RUN_PARTS[part].measure, trained, self.out)
+                results[part] = measure_part(part, RUN_PARTS[part].measure, subject(self.run, self.out), self.out)
                 advance(self.steps - len(others) + number + 1)
         return from_first(results)
 

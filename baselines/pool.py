@@ -66,6 +66,7 @@ class Here:
 
     def results(self, jobs: Sequence[J], progress: Callable[[int, J], object]) -> Iterator[tuple[J, Any]]:
         r"""As `Pool.results`, in the order given."""
+        torch.set_num_threads(1)  # as in a pool
         for job in jobs:
             yield job, job.carry_out(lambda step, job=job: progress(step, job))  # type: ignore[misc]
 

@@ -42,7 +42,7 @@ PROTOCOLS = {
         seeds=2,
         nu=_nu(R4=(30, 100, 500), T3=(80, 450, 500)),
     ),
-    ("mlp", "mnist"): _mlp({}),
+    ("mlp", "mnist"): _mlp(_nu(R4=(20, 300, 2000), T3=(150, 800, 700))),
     ("mlp", "fashion-mnist"): _mlp({}),
     ("cnn", "digits"): Protocol(
         Recipe(epochs=30, batch_size=32, lr=0.01, one_cycle=True), saliency_samples=100, seeds=2, nu=_CNN_NU

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import importlib.util
 import io
 import json
 from dataclasses import dataclass
@@ -58,14 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     r"""Write the page, one file that needs no network."""
+    for module in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"report: expected {module} to be installed, got none. pip install 'equilayers[study]'.")
     results, times = _read(args.folder)
     parts = shown(results)
     out = args.out or args.folder / "report.html"
     write_text(out, html(results, times, parts))
-    Console().print(f"{out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True)
+    Console().print(f"{out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
     if args.markdown:
         write_markdown(args.markdown, results, times, parts)
-        Console().print(f"{args.markdown}, figures in {_figures(args.markdown)}", soft_wrap=True)
+        Console().print(f"{args.markdown}, figures in {_figures(args.markdown)}", soft_wrap=True, markup=False)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -83,8 +87,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             raise FileNotFoundError(f"report: expected folder with a finished study, got no {path}. {todo}")
         found.append(read_json(path))
     results, times = found
-    if not isinstance(results, dict) or not {"configuration", "parts"} <= set(results):
-        raise ValueError(f"report: expected {folder / 'results.json'} of a study, got other JSON. Run the study again.")
+    wanted = {"results.json": {"configuration", "parts"}, "times.json": {"machine", "wall_seconds"}}
+    for (name, keys), value in zip(wanted.items(), found, strict=True):
+        if not isinstance(value, dict) or not keys <= set(value):
+            raise ValueError(f"report: expected {folder / name} of a study, got other JSON. Run the study again.")
     return results, times
 
 

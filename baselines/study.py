@@ -93,9 +93,10 @@ def main(args: argparse.Namespace) -> None:
         console.print(sizes(results["table"]))
     for name, entries in results.items():
         for finding in PARTS[name].show(entries).findings:
-            console.print(finding.text)
+            console.print(finding.text, markup=False)
     todo = f"python -m baselines report {out} makes a page of them"
-    console.print(f"{', '.join(results)} in {times['wall_seconds']:.0f} s; results.json is in {out}; {todo}")
+    line = f"{', '.join(results)} in {times['wall_seconds']:.0f} s; results.json is in {out}; {todo}"
+    console.print(line, markup=False)
 
 
 def _checked(plan: Plan) -> Plan:

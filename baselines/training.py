@@ -141,11 +141,6 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2048) -> 
     return float((predicted == y).double().mean())
 
 
-def orbit_accuracy(model: nn.Module, x: Tensor, y: Tensor, group: Group, batch_size: int = 2048) -> float:
-    r"""The accuracy on samples moved by a random element, in expectation: its mean over the group."""
-    return sum(accuracy(model, group.act(g, x), y, batch_size) for g in range(group.order)) / group.order
-
-
 def _moved(x: Tensor, group: Group, generator: torch.Generator) -> Tensor:
     drawn = torch.randint(group.order, x.shape[:1], generator=generator)
     return group.orbit(x)[drawn, torch.arange(len(x))]

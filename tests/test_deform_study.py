@@ -2,14 +2,32 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from baselines import deform
 from baselines.__main__ import main
 from baselines.deform import MAGNITUDES, MODELS
 
 
-def test_the_command_leaves_numbers_a_table_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The networks that were trained, not read."""
+    names: list[str] = []
+    measured = deform._measured
+
+    def note(name: str, *rest: Any) -> deform.Result:
+        names.append(name)
+        return measured(name, *rest)
+
+    monkeypatch.setattr(deform, "_measured", note)
+    return names
+
+
+def test_the_command_leaves_numbers_a_table_and_a_picture(
+    tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["deform", "--epochs", "1", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "deform.json").read_text(encoding="utf-8"))
     assert list(results["models"]) == list(MODELS)
@@ -18,9 +36,33 @@ def test_the_command_leaves_numbers_a_table_and_a_picture(tmp_path: Path, capsys
         assert result["distance"][0] == result["interpolation_floor"][0] == 0  # the identity
         assert result["distance"][1] < result["distance"][-1]
     assert (tmp_path / "deform.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "deform.md").read_text(encoding="utf-8") in capsys.readouterr().out
+    table = (tmp_path / "deform.md").read_text(encoding="utf-8")
+    assert table in capsys.readouterr().out
+    assert trained == list(MODELS)
+    (tmp_path / "blur-pooling.json").unlink()
+    before = (tmp_path / "deform.json").read_bytes()
+    assert main(["deform", "--epochs", "1", "--out", str(tmp_path), "--resume"]) == 0
+    assert trained[3:] == ["blur pooling"]
+    assert (tmp_path / "deform.json").read_bytes() == before
+
+
+def test_what_was_trained_otherwise_is_not_taken(tmp_path: Path, trained: list[str]) -> None:
+    def measured(name: str, *rest: Any) -> deform.Result:
+        trained.append(name)
+        return {"accuracy": 1.0}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deform, "_measured", measured)
+        for epochs in (1, 1, 2):
+            deform.carry_out("digits", None, epochs, tmp_path, lambda number: None, resume=True)
+    assert trained == [*MODELS, *MODELS]  # once for one epoch, once for two
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["deform", "--epochs", "0", "--out", str(tmp_path)]) == 2
-    assert "deform: expected --epochs >= 1, got 0" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["deform", "--epochs", "0", "--out", str(tmp_path)])
+    assert "argument --epochs: expected an int >= 1, got '0'" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["deform", "--out", str(tmp_path / "file")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("deform: expected --out to be a writable folder, got ")

@@ -5,9 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from baselines.data import Dataset, Split
-from baselines.measures import BATCHES, Batches, Remembered, exact, measure
+from baselines.measures import BATCHES, exact, invariance, orbit_logits
 from baselines.models import PLANES, build, cnn, equal_planes, group_of, mlp, parameters, weight_tied_cnn
-from baselines.training import Recipe, train
+from baselines.parts.table import TablePart
+from baselines.training import Recipe, accuracy, train
 from equilayers.groups import CyclicTranslation, Group
 from equilayers.metrics import (
     distribution_invariance_error,
@@ -16,6 +17,7 @@ from equilayers.metrics import (
     saliency_invariance_similarity,
 )
 from equilayers.nn import GroupConv2d, LiftingConv2d
+from studies import run_of, subject_of
 
 NAMES = ("R2", "R4", "D1", "D2", "D4")
 SHAPES = ((1, 36, 36), (1, 12, 12))
@@ -133,50 +135,81 @@ def test_translations_are_refused_with_the_reason() -> None:
         weight_tied_cnn(CyclicTranslation(4), SHAPES[0], 3)
 
 
-class Counting(nn.Module):
-    """A model that counts its calls."""
+class Remembering(nn.Module):
+    """A model that keeps what it is called on."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.calls = 0
+        self.seen: list[Tensor] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
+        self.seen.append(x)
         return self.model(x)
 
 
-def test_remembered_computes_each_batch_once_and_says_what_the_model_says() -> None:
-    inner = Counting(mlp((1, 4, 4), 3, (8,)))
-    model = Remembered(inner)
-    group, x = group_of("R4"), torch.randn(6, 1, 4, 4)
-    for _ in range(3):
-        for g in range(group.order):
-            assert torch.equal(model(group.act(g, x)), inner.model(group.act(g, x)))
-    assert inner.calls == group.order
-    model(x[:5])
-    model(x + 1e-7)
-    assert inner.calls == group.order + 2
+@pytest.mark.parametrize("name", ["R4", "T3", "D4"])
+def test_orbit_logits_are_one_call_for_each_element_and_batch(name: str) -> None:
+    """On batches of one shape: equal samples then stand in equal rows, and an exact model is reported as exact."""
+    model = Remembering(mlp((1, 12, 12), 3, (8,)))
+    group, x = group_of(name), torch.randn(10, 1, 12, 12)
+    logits = orbit_logits(model, x, group, batch_size=4)
+    assert [len(seen) for seen in model.seen] == [n for n in (4, 4, 2) for _ in range(group.order)]
+    assert (logits.shape, logits.dtype) == ((group.order, 10, 3), torch.float64)
+    assert not logits.requires_grad
+    for g in range(group.order):
+        for part, found in zip(x.split(4), logits[g].split(4), strict=True):
+            assert torch.equal(found, model.model(group.act(g, part)).detach().double())
+
+
+@pytest.mark.parametrize("name", ["R4", "T3", "D4"])
+def test_measures_of_logits_are_those_of_the_library(name: str) -> None:
+    group, shape = group_of(name), (1, 12, 12)
+    data, model = noise(shape), mlp(shape, 3, (16, 16)).double()
+    x = data.test.x.double()
+    y = model(x).argmax(1)  # upright all are right
+    measured = invariance(orbit_logits(model, x, group, batch_size=7), y, group)
+    expected = {
+        "LI": logit_invariance_error(model, x, group).item(),
+        "LI_normalized": logit_invariance_error(model, x, group, normalized=True).item(),
+        "DI": distribution_invariance_error(model, x, group).item(),
+        "consistency": prediction_consistency(model, x, group).item(),
+        "accuracy": orbit_accuracy(model, x, y, group),
+        "upright_accuracy": accuracy(model, x, y),
+    }
+    assert measured == pytest.approx(expected, rel=1e-6)
+    assert 0 < expected["consistency"] < 1
+    assert expected["accuracy"] < expected["upright_accuracy"] == 1
+    assert measured != pytest.approx({**expected, "DI": 1.001 * expected["DI"]}, rel=1e-6)
+
+
+def orbit_accuracy(model: nn.Module, x: Tensor, y: Tensor, group: Group) -> float:
+    return sum(accuracy(model, group.act(g, x), y) for g in range(group.order)) / group.order
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["WT", "DA"])
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
-def test_measures_are_those_of_the_library(kind: str, tied: bool) -> None:
+def test_the_table_has_the_measures_of_the_library(kind: str, tied: bool) -> None:
     group, shape = group_of("R4"), (1, 8, 8)
-    data = noise(shape)
-    model = build(kind, tied, "equal-parameters", group, shape, 3)
-    batches = Batches(logits=8, saliency=2)
-    measured = measure(model, data, group, 3, batches)
-    x, y = data.test.x, data.test.y
-    counting = Counting(model)
-    assert measured["LI"] == float(logit_invariance_error(counting, x, group, batch_size=8))
-    assert counting.calls == 4 * group.order
-    assert measured["LI_normalized"] == float(logit_invariance_error(model, x, group, normalized=True, batch_size=8))
-    assert measured["DI"] == float(distribution_invariance_error(model, x, group, batch_size=8))
-    assert measured["consistency"] == float(prediction_consistency(model, x, group, batch_size=8))
-    assert measured["SI"] == pytest.approx(float(saliency_invariance_similarity(model, x[:3], y[:3], group)), abs=1e-3)
-    right = [float((model(group.act(g, x)).argmax(1) == y).double().mean()) for g in range(group.order)]
-    assert measured["upright_accuracy"] == right[0]
-    assert measured["accuracy"] == pytest.approx(sum(right) / group.order)
+    x = noise(shape).test.x
+    model = build(kind, tied, "equal-parameters", group, shape, 3).eval()
+    trained = subject_of(model, x, run_of("WT" if tied else "DA", model=kind), classes=3)
+    measured = TablePart().measure(trained)
+    few, y = trained.run.source.saliency_samples, trained.data.test.y
+    assert measured["LI"] == pytest.approx(logit_invariance_error(model, x, group).item(), rel=1e-5)
+    assert measured["DI"] == pytest.approx(distribution_invariance_error(model, x, group).item(), rel=1e-4)
+    assert measured["consistency"] == prediction_consistency(model, x, group).item()
+    assert measured["accuracy"] == pytest.approx(orbit_accuracy(model, x, y, group))
+    assert measured["SI"] == pytest.approx(
+        float(saliency_invariance_similarity(model, x[:few], y[:few], group)), abs=1e-3
+    )
     assert (measured["LI"] == measured["DI"] == 0) == tied
+    assert (measured["consistency"] == 1) >= tied
+    assert "validation_SI" not in measured
     assert set(BATCHES) == {"mlp", "cnn"}
+
+
+def test_what_nu_is_tuned_by_is_measured_with_a_regulariser_only() -> None:
+    model, x = mlp((1, 12, 12), 9, (8,)), torch.randn(9, 1, 12, 12)
+    measured = TablePart().measure(subject_of(model, x, run_of("IR", nu=2.0)))
+    assert measured["validation_SI"] == measured["SI"]  # the splits are the same here

@@ -1,199 +1,25 @@
 """The command line of the study, on tiny runs: what it writes, what it keeps, and how it says no."""
 
-import argparse
-import contextlib
-import json
-import os
-import signal
-import subprocess
+import io
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from baselines import files, study, tables
+from baselines import conduct, files, tables
 from baselines.__main__ import main
-from baselines.runs import MEASURES, Result, Run, Source, carry_out
+from baselines.protocols import FORMS, PROTOCOLS
+from studies import TINY, Jobs, entry, in_this_process, plan, refused, results_of, run_of, trained
 
-ROOT = Path(__file__).parent.parent
-TINY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--methods", "WT", "DA"]
-PROTOCOL = study.PROTOCOLS["mlp", "digits"]
 EQUAL = "equal-parameters"
-COMMAND = [sys.executable, "-m", "baselines"]
 
 
 @pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """The runs that were trained: in this process, instead of a pool of new ones."""
-    seen: list[Run] = []
-
-    class Inline:
-        def results(
-            self, runs: list[Run], out: Path, progress: Callable[[int, Run], object]
-        ) -> Iterator[tuple[Run, Result]]:
-            for run in runs:
-                seen.append(run)
-                yield run, carry_out(run, out)
-
-    monkeypatch.setattr(study, "pool", lambda workers: contextlib.nullcontext(Inline()))
-    return seen
-
-
-@pytest.fixture
-def few_saliencies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SI on few images: it takes longer than to train on one epoch."""
-    for model in ("mlp", "cnn"):
-        tiny = replace(study.PROTOCOLS[model, "digits"], saliency_samples=5)
-        monkeypatch.setitem(study.PROTOCOLS, (model, "digits"), tiny)
-
-
-def results_of(out: Path) -> list[Result]:
-    """The runs of results.json without their times."""
-    runs = json.loads((out / "results.json").read_text())["runs"]
-    return [{key: value for key, value in run.items() if key != "training_seconds"} for run in runs]
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    """The tiny study, run by run in this process."""
-    out = tmp_path_factory.mktemp("alone")
-    recipe = replace(PROTOCOL.recipe, epochs=1)
-    source = Source("digits", None, PROTOCOL.saliency_samples)
-    results = [carry_out(Run(source, "mlp", EQUAL, "R4", method, 0, recipe), out) for method in ("WT", "DA")]
-    files.write_json(out / "results.json", {"runs": results})
-    return results_of(out)
-
-
-def test_command_writes_the_same_results_with_two_workers(alone: list[Result], tmp_path: Path) -> None:
-    command = [*COMMAND, *TINY, "--workers", "2", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"exactly invariant" in done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs", "table.md"]
-    assert results_of(tmp_path) == alone
-    tied, plain = alone
-    assert (tied["LI"], tied["DI"], tied["SI"], tied["consistency"]) == (0.0, 0.0, 1.0, 1.0)
-    assert plain["LI"] > 0 < plain["DI"]
-    assert plain["SI"] < 0.95
-    assert tied["parameters"] == plain["parameters"]
-    table = (tmp_path / "table.md").read_text()
-    assert "| R4 | WT |  |" in table
-    assert "paper" not in table
-
-
-def test_killed_study_is_resumed_to_the_same_results(alone: list[Result], trained: list[Run], tmp_path: Path) -> None:
-    command = [*COMMAND, *TINY, "--workers", "1", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        assert until(lambda: any((tmp_path / "runs").glob("R4-*.json")), 60)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it was done before it was killed"
-        alive = not until(lambda: not members(process.pid), 10)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        until(lambda: not members(process.pid), 10)
-    assert not (tmp_path / "results.json").exists()
-    assert main([*TINY, "--out", str(tmp_path), "--resume"]) == 0
-    assert results_of(tmp_path) == alone
-    assert "R4-WT-seed0" not in [run.name for run in trained]
-    assert not alive, "workers outlive a study that was killed"
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for the condition; whether it came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
-def members(group: int) -> list[int]:
-    """The living processes of a process group."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, number = stat.read_text().rpartition(")")[2].split()[:3]
-            if int(number) == group and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
-
-
-def test_resume_keeps_what_is_done(trained: list[Run], few_saliencies: None, tmp_path: Path) -> None:
-    assert main([*TINY, "--out", str(tmp_path)]) == 0
-    names = ["R4-WT-seed0", "R4-DA-seed0"]
-    assert [run.name for run in trained] == names
-    before, times = results_of(tmp_path), modified(tmp_path)
-    assert main([*TINY, "--out", str(tmp_path), "--resume"]) == 0
-    assert [run.name for run in trained] == names
-    assert (results_of(tmp_path), modified(tmp_path)) == (before, times)
-    assert main([*TINY, "--seeds", "2", "--methods", "WT", "--out", str(tmp_path), "--resume"]) == 0
-    assert [run.name for run in trained] == [*names, "R4-WT-seed1"]
-    assert results_of(tmp_path)[0] == before[0]
-    assert main([*TINY, "--methods", "WT", "--out", str(tmp_path)]) == 0
-    assert [run.name for run in trained][3:] == ["R4-WT-seed0"]  # without --resume all is done anew
-    assert modified(tmp_path)["R4-WT-seed0.json"] > times["R4-WT-seed0.json"]
-
-
-def modified(out: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
-
-
-def no(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a refused command says: one line on standard error, with exit code 2."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert ": expected " in line
-    assert ", got " in line
-    assert line.endswith(".")
-    return line
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda text: text.replace('"format": 2', '"format": 1'), "format"),
-        (lambda text: text.replace('"model": "mlp"', '"model": "cnn"'), "model"),
-        (lambda text: text.replace('"width": "equal-parameters"', '"width": "equal-width"'), "width"),
-        (lambda text: text.replace('"epochs": 1', '"epochs": 7'), "epochs"),
-        (lambda text: text.replace('"torch": "', '"torch": "0.'), "torch"),
-        (lambda text: text[: len(text) // 2], "JSON"),
-        (lambda text: "", "JSON"),
-        (lambda text: "\x00" * len(text), "JSON"),
-        (lambda text: "[]\n", ""),
-        (lambda text: text[: text.index(',\n  "parameters"')] + "\n}\n", ""),
-    ],
-    ids=["format", "model", "width", "epochs", "torch", "truncated", "empty", "zeros", "list", "unmeasured"],
-)
-def test_resume_refuses_other_files(
-    spoil: Callable[[str], str],
-    says: str,
-    trained: list[Run],
-    few_saliencies: None,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    source = Source("digits", None, 5)
-    run = Run(source, "mlp", EQUAL, "R4", "DA", 0, replace(PROTOCOL.recipe, epochs=1))
-    path = tmp_path / "runs" / f"{run.name}.json"
-    measures = dict.fromkeys(MEASURES, 0.5)
-    good = {**run.settings(), **measures}
-    arguments = [*TINY, "--methods", "DA", "--out", str(tmp_path), "--resume"]
-    files.write_json(path, good)
-    assert main(arguments) == 0  # as it is, it is taken
-    path.write_text(spoil(path.read_text()))
-    line = no(arguments, capsys)
-    assert str(path) in line
-    assert says in line
-    assert "Name another --out" in line or "Delete the file" in line
-    assert not trained
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """What the study does: in this process, SI on few images."""
+    return in_this_process(monkeypatch, saliency_samples=5)
 
 
 @pytest.mark.parametrize(
@@ -220,11 +46,11 @@ def test_resume_refuses_other_files(
     ids=" ".join,
 )
 def test_wrong_arguments_are_found_before_any_training(
-    arguments: list[str], says: str, trained: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], says: str, jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = no([*TINY, "--out", str(tmp_path), *arguments], capsys)
+    line = refused([*TINY, "--out", str(tmp_path), *arguments], capsys)
     assert any(word in line for word in says.split("|"))
-    assert not trained
+    assert not jobs
 
 
 @pytest.mark.parametrize(
@@ -238,6 +64,7 @@ def test_wrong_arguments_are_found_before_any_training(
         ["--data", "x"],
         ["--model", "x"],
         ["--width", "x"],
+        ["--parts", "x"],
     ],
     ids=" ".join,
 )
@@ -251,44 +78,44 @@ def test_wrong_options_are_usage_errors(arguments: list[str], capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("under", ["file", "file/deeper"])
-def test_unwritable_folder(under: str, trained: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_folder(under: str, jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    line = no([*TINY, "--out", str(tmp_path / under)], capsys)
+    line = refused([*TINY, "--out", str(tmp_path / under)], capsys)
     assert str(tmp_path / under) in line
     assert "--out" in line
-    assert not trained
+    assert not jobs
 
 
 @pytest.mark.parametrize("data", ["mnist", "fashion-mnist"])
 def test_missing_data(
     data: str,
-    trained: list[Run],
+    jobs: Jobs,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("EQUILAYERS_DATA", raising=False)
     for given in ([], ["--data-dir", str(tmp_path / "nowhere")], ["--data-dir", str(tmp_path)]):
-        line = no([*TINY, "--data", data, *given, "--out", str(tmp_path / "out")], capsys)
+        line = refused([*TINY, "--data", data, *given, "--out", str(tmp_path / "out")], capsys)
         assert all(way in line for way in ("--data-dir", "EQUILAYERS_DATA", "--download", data))
-    assert not trained
+    assert not jobs
 
 
-def test_missing_captum(
-    trained: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("module", ["captum", "matplotlib"])
+def test_missing_extras(
+    module: str, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("captum", "captum.attr"):
-        monkeypatch.setitem(sys.modules, module, None)
-    assert main([*TINY, "--out", str(tmp_path)]) == 2
-    assert "pip install" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, module, None)
+    line = refused([*TINY, "--out", str(tmp_path)], capsys)
+    assert f"expected {module} to be installed" in line
+    assert "pip install" in line
+    assert not jobs
 
 
-def test_convolutional_networks(
-    trained: list[Run], few_saliencies: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_convolutional_networks(jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*TINY, "--model", "cnn", "--epochs", "3", "--methods", "WT", "DA", "UP", "--out", str(tmp_path)]
     assert main(arguments) == 0
-    tied, plain, upright = results_of(tmp_path)
+    tied, plain, upright = results_of(tmp_path)["parts"]["table"]
     assert (tied["LI"], tied["DI"], tied["SI"], tied["consistency"]) == (0.0, 0.0, 1.0, 1.0)
     assert tied["accuracy"] == tied["upright_accuracy"] > plain["accuracy"] > 0.2
     for run in (plain, upright):
@@ -306,83 +133,116 @@ def test_convolutional_networks(
     assert "upright images right" in table
 
 
-def test_resume_does_not_take_one_model_for_another(trained: list[Run], few_saliencies: None, tmp_path: Path) -> None:
-    arguments = [*TINY, "--methods", "DA", "--out", str(tmp_path), "--resume"]
-    kinds = [[], ["--model", "cnn"], ["--model", "cnn", "--width", "equal-width"], ["--methods", "UP"]]
-    found = []
-    for kind in kinds:
-        assert main([*arguments, *kind]) == 0
-        found.append(results_of(tmp_path))
-    assert [(run.model, run.width, run.method) for run in trained] == [
-        ("mlp", EQUAL, "DA"),
-        ("cnn", EQUAL, "DA"),
-        ("cnn", "equal-width", "DA"),
-        ("mlp", EQUAL, "UP"),
-    ]
-    assert len({run["parameters"] for (run,) in found}) == 3
-    assert sorted(path.stem for path in (tmp_path / "runs").iterdir()) == sorted(run.name for run in trained)
-    assert len({run.name for run in trained}) == 4
-    for kind, before in zip(kinds, found, strict=True):
-        assert main([*arguments, *kind]) == 0
-        assert results_of(tmp_path) == before
-    assert len(trained) == 4
-
-
 @pytest.mark.parametrize(("model", "groups"), [("mlp", ["R4", "T3"]), ("cnn", ["R4", "D4"])])
-def test_what_is_trained_by_default(model: str, groups: list[str]) -> None:
-    parser = argparse.ArgumentParser()
-    study.add_arguments(parser)
-    for data in ("digits", "mnist", "fashion-mnist"):
-        runs, tuned = study._plan(parser.parse_args(["--model", model, "--data", data]), None)
-        assert list(dict.fromkeys((run.group, run.method) for run in runs)) == [
-            (group, method) for group in groups for method in ("WT", "DA", "IR")
-        ]
-        assert {run.model for run in runs} == {model}
-        assert {run.width for run in runs} == {EQUAL}
-        assert list(tuned) == (groups if (model, data != "digits") == ("mlp", True) else [])
+@pytest.mark.parametrize("data", ["digits", "mnist", "fashion-mnist"])
+def test_what_is_trained_by_default(data: str, model: str, groups: list[str]) -> None:
+    default = plan("--model", model, "--data", data)
+    tried = default.with_nu({(group, form): 1.0 for group, form, nu in default.nu if nu is None})
+    runs = tried.runs(tried.methods)
+    assert list(dict.fromkeys((run.group, run.method) for run in runs)) == [
+        (group, method) for group in groups for method in ("WT", "DA", "IR")
+    ]
+    assert {(run.model, run.width, run.recipe.form) for run in runs} == {(model, EQUAL, "logit")}
+    assert all(bool(run.recipe.nu) == (run.method == "IR") for run in runs)
+    assert [key for *key, _ in default.nu] == [[group, form] for form in FORMS for group in groups]
+    for group, form, nu in default.nu:  # what the protocol does not hold is tuned
+        assert nu == PROTOCOLS[model, data].nu.get((group, form))
+    if (model, data) in {("mlp", "digits"), ("cnn", "digits")}:
+        assert all(nu for _, form, nu in default.nu if form == "logit"), "the default command tunes nothing"
 
 
+def test_a_weight_for_each_group_and_form() -> None:
+    asked = plan("--groups", "R4", "T3", "--nu", "2", "auto", "--nu-distribution", "5", "--nu-normalized-logit", "7")
+    assert asked.nu == (
+        *(("R4", "logit", 2.0), ("T3", "logit", None)),
+        *(("R4", "distribution", 5.0), ("T3", "distribution", 5.0)),
+        *(("R4", "normalized_logit", 7.0), ("T3", "normalized_logit", 7.0)),
+    )
+    names = [run.name for run in asked.runs(["IR"], FORMS) if run.seed == 0]
+    assert names == [
+        "R4-IR-nu2-seed0",
+        "R4-IR-distribution-nu5-seed0",
+        "R4-IR-normalized_logit-nu7-seed0",
+        "T3-IR-distribution-nu5-seed0",
+        "T3-IR-normalized_logit-nu7-seed0",
+    ]
+
+
+@pytest.mark.parametrize("ladder", [(1.0, 3.0), (3.0, 1.0)], ids=str)
 def test_nu_is_tuned_on_request(
-    trained: list[Run], few_saliencies: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ladder: tuple[float, ...], jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study, "LADDER", (1.0, 3.0))
-    monkeypatch.setattr(study, "SALIENCY_TARGET", 2.0)  # never reached: the last one is taken
+    def chosen() -> Any:
+        return results_of(tmp_path)["configuration"]["nu"][0]
+
+    monkeypatch.setattr(conduct, "LADDER", ladder)
+    monkeypatch.setattr(conduct, "SALIENCY_TARGET", 2.0)  # never reached: the nearest is taken
     arguments = [*TINY, "--methods", "IR", "--nu", "auto", "--out", str(tmp_path)]
     assert main(arguments) == 0
-    assert json.loads((tmp_path / "results.json").read_text())["nu"] == {"R4": 3.0}
-    assert [run.recipe.nu for run in trained] == [1.0, 3.0]  # seed 0 of nu = 3 was trained already
-    monkeypatch.setattr(study, "SALIENCY_TARGET", -2.0)
+    reached = {nu: files.read_json(tmp_path / "runs" / f"R4-IR-nu{nu:g}-seed0.table.json") for nu in ladder}
+    assert reached[3.0]["measures"]["validation_SI"] > reached[1.0]["measures"]["validation_SI"]
+    assert chosen() == ["R4", "logit", 3.0]
+    assert [run.recipe.nu for run in trained(jobs)] == list(ladder)  # seed 0 of nu = 3 was trained already
+    monkeypatch.setattr(conduct, "SALIENCY_TARGET", 0.1)
     assert main([*arguments, "--resume"]) == 0
-    assert json.loads((tmp_path / "results.json").read_text())["nu"] == {"R4": 1.0}
-    assert len(trained) == 2
+    assert chosen() == ["R4", "logit", ladder[0]]  # the first that reaches it
+    assert len(jobs) == 2
 
 
-def example(data: str, model: str = "mlp") -> dict[str, Any]:
-    """A finished study of made-up numbers."""
-    measures = {"accuracy": 0.9, "LI": 0.0, "DI": 0.0, "SI": 1.0, "consistency": 1.0}
-    measures |= {"training_seconds": 2.0, "parameters": 1234, "upright_accuracy": 0.9}
-    recipe = {"epochs": 3, "batch_size": 8, "lr": 8e-4, "one_cycle": False, "nu": 0.0, "augment": True}
-    source = {"data": data, "saliency_samples": 5}
-    run = {"source": source, "model": model, "width": EQUAL, "group": "R4", "method": "WT", "seed": 0, "recipe": recipe}
-    machine = {"workers": 1, "cores": 1, "processor": "x", "python": "3", "torch": "2"}
-    second = {**run, "seed": 1, **measures, "accuracy": 0.8}
-    return {"machine": machine, "wall_seconds": 1.0, "nu": {}, "runs": [{**run, **measures}, second]}
+def test_nu_is_tuned_on_validation_images_and_only_where_it_is_wanted(
+    jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(conduct, "LADDER", (1.0,))
+    asked = [*TINY, "--methods", "IR", "--nu", "auto", "--nu-distribution", "auto", "--nu-normalized-logit", "4"]
+    assert main([*asked, "--out", str(tmp_path)]) == 0
+    assert [run.recipe.form for run in trained(jobs)] == ["logit"]
+    assert results_of(tmp_path)["configuration"]["nu"][1] == ["R4", "distribution", None]  # no part has a use for it
+    (run,) = results_of(tmp_path)["parts"]["table"]
+    assert run["validation_SI"] != run["SI"]
+    said = capsys.readouterr().out
+    assert f"R4 IR logit nu = 1: SI {run['validation_SI']:.3f} on validation images" in said
+    assert "no nu up to 1 reaches SI 0.95" in said
+    assert main([*asked, "--parts", "decay", "--out", str(tmp_path), "--resume"]) == 0
+    assert [run.recipe.form for run in trained(jobs)] == ["logit", "distribution", "normalized_logit"]
+    assert [run["recipe"]["nu"] for run in results_of(tmp_path)["parts"]["decay"]] == [1.0, 1.0, 4.0]
+
+
+def example(data: str, model: str = "mlp") -> list[dict[str, Any]]:
+    """A finished table of made-up numbers."""
+    measures = {"LI": 0.0, "DI": 0.0, "SI": 1.0, "consistency": 1.0, "upright_accuracy": 0.9}
+    return [
+        entry(run_of("WT", model=model, data=data, seed=seed), accuracy=accuracy, **measures)
+        for seed, accuracy in enumerate((0.9, 0.8))
+    ]
+
+
+TIMES = {
+    "machine": {"workers": 3, "cores": 1, "processor": "abacus", "python": "3", "torch": "2"},
+    "wall_seconds": 71.2,
+    "training_seconds": {"R4-WT-seed0": 1.0, "R4-WT-seed1": 3.0, "cnn-equal-parameters-R4-WT-seed0": 1.0}
+    | {"cnn-equal-parameters-R4-WT-seed1": 3.0},
+}
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 @pytest.mark.parametrize("data", ["digits", "mnist", "fashion-mnist"])
 def test_figures_of_the_paper_stand_beside_its_model_and_data_only(data: str, model: str) -> None:
-    head, rule, row, *_ = tables.markdown(example(data, model)).splitlines()
+    text = tables.markdown(example(data, model), TIMES)
+    head, rule, row, *_ = text.splitlines()
     assert len(head.split("|")) == len(rule.split("|")) == len(row.split("|"))
     assert ("paper" in head) == ("94.6 ± 0.1" in row) == ((model, data) == ("mlp", "mnist"))
     assert row.startswith("| R4 | WT |  | 85.0 ± 7.1 | 0 | 0 | 1.000 | 100.0 | 2 |")
+    assert "Wall time 71 s with 3 worker processes on 1 cores (abacus)" in text
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(tables.rich_table(example(data, model), TIMES["training_seconds"]))
+    assert "85.0 ± 7.1" in console.export_text()
 
 
 def test_tables_do_not_round_to_exactness() -> None:
     assert tables.cell("LI", [0.0, 0.0]) == "0"
     assert tables.cell("LI", [0.0, 1e-3]) == "0.0005 ± 0.0007"
     assert tables.cell("DI", [1e-9]) != "0"
-    (line,) = tables.verdict([{**run, "LI": 1e-12} for run in example("digits")["runs"]])
+    (line,) = tables.verdict([{**run, "LI": 1e-12} for run in example("digits")])
     assert "exactly" not in line
 
 

@@ -19,10 +19,12 @@ from baselines.models import mlp, weight_tied_mlp
 from equilayers.groups import CyclicRotation
 from equilayers.metrics import (
     DistributionInvarianceError,
+    JacobianSpectralNorm,
     LogitInvarianceError,
     PredictionConsistency,
     SaliencyInvarianceSimilarity,
     distribution_invariance_error,
+    jacobian_spectral_norm,
     logit_invariance_error,
     prediction_consistency,
     saliency_invariance_similarity,
@@ -169,6 +171,9 @@ def work(rank: int, folder: str) -> None:
         metric = metric_of(kind)
         update(metric, kind, model, x[share], y[share])
         values[kind] = metric.compute().item()
+    norm = JacobianSpectralNorm()
+    norm.update(model, x[share])
+    values["spectral norm"] = norm.compute().item()
     torch.save(values, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -178,8 +183,34 @@ def test_two_processes_give_the_number_of_one(tmp_path: Path, monkeypatch: pytes
     torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
     model, x, y = model_and_data()
     expected = {kind: measured(kind, model, x, y) for kind in KINDS}
+    norms = jacobian_spectral_norm(model, x)
+    expected["spectral norm"] = norms.mean().item()
+    assert norms[:5].mean().item() != pytest.approx(expected["spectral norm"], rel=1e-3), "a share is not all"
     for rank in range(2):
         assert torch.load(tmp_path / f"{rank}.pt") == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "lanczos", "batch_size": 3, "seed": 1}], ids=["auto", "lanczos"])
+def test_spectral_norms_of_uneven_batches_merged_copied_and_pickled(options: dict[str, Any]) -> None:
+    torch.set_default_dtype(torch.float64)
+    model, x, _ = model_and_data()
+    first, second = JacobianSpectralNorm(**options), JacobianSpectralNorm(**options)
+    for part in x.split([1, 9, 7]):
+        first.update(model, part)
+    expected = jacobian_spectral_norm(model, x).mean().item()
+    assert first.compute().item() == pytest.approx(expected, rel=1e-6)
+    assert pickle.loads(pickle.dumps(first)).compute() == copy.deepcopy(first).compute() == first.compute()
+    second.update(model, x[:5])
+    value = second(model, x[5:])
+    assert value.item() == pytest.approx(jacobian_spectral_norm(model, x[5:]).mean().item(), rel=1e-6)
+    assert second.compute().item() == pytest.approx(expected, rel=1e-6)
+    second.merge_state(first)
+    assert second.compute().item() == pytest.approx(expected, rel=1e-6)
+    second.reset()
+    second.update(model, x[:2])
+    assert second.compute().item() == pytest.approx(jacobian_spectral_norm(model, x[:2]).mean().item(), rel=1e-6)
+    with pytest.raises(ValueError, match="expected method"):
+        JacobianSpectralNorm(method="x").update(model, x)
 
 
 @pytest.mark.parametrize("name", ["NoSuchName", "_classes_", "logit"])

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from baselines.data import Dataset, Split
+from baselines.measures import invariance, orbit_logits
 from baselines.models import group_of, mlp, weight_tied_mlp
-from baselines.training import Recipe, Trained, accuracy, orbit_accuracy, train
+from baselines.training import Recipe, Trained, accuracy, train
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.metrics import logit_invariance_error
 from strategies import name
@@ -118,11 +119,12 @@ def test_learns() -> None:
     data = toy_data(noise=0.5)
     result = trained(Recipe(epochs=30, batch_size=16, lr=0.01), data=data)
     assert result.validation_accuracy > 0.9
-    assert orbit_accuracy(result.model, data.test.x, data.test.y, C4) > 0.9
+    logits = orbit_logits(result.model, data.test.x, C4, 40)
+    assert invariance(logits, data.test.y, C4)["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("group", [C4, CyclicTranslation(3), Dihedral(4)], ids=name)
-def test_orbit_accuracy_is_the_mean_of_accuracies(group: Group) -> None:
+def test_accuracy_over_the_orbit_is_the_mean_over_samples_and_elements(group: Group) -> None:
     model, data = mlp(SHAPE, 3, (16,)), toy_data()
     right = [
         int(model(group.act(g, sample[None]))[0].argmax()) == int(label)
@@ -130,7 +132,9 @@ def test_orbit_accuracy_is_the_mean_of_accuracies(group: Group) -> None:
         for sample, label in zip(data.test.x, data.test.y, strict=True)
     ]
     expected = sum(right) / len(right)
-    assert orbit_accuracy(model, data.test.x, data.test.y, group) == pytest.approx(expected, rel=1e-12)
+    measured = invariance(orbit_logits(model, data.test.x, group, 9), data.test.y, group)
+    assert measured["accuracy"] == pytest.approx(expected, rel=1e-12)
+    assert measured["upright_accuracy"] == accuracy(model, data.test.x, data.test.y)
     assert 0 < expected < 1
 
 

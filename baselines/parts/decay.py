@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from baselines.measures import BATCHES
+from baselines.measures import BATCHES, exact
 from baselines.parts.base import Finding, Page, Picture, RunPart, Table
 from baselines.protocols import FORMS, SALIENCY_TARGET
 from baselines.runs import Result, Run, Subject
@@ -40,13 +40,17 @@ class DecayPart(RunPart):
         run, model, x = trained.run, trained.model, trained.data.test.x[:SAMPLES]
         batch = BATCHES[run.model].logits
         norms = jacobian_spectral_norm(model, x, batch_size=batch).double()
+        exact(model)
+        with torch.no_grad():
+            sizes = torch.cat([model(part) for part in x.split(batch)]).double().norm(dim=1)
         gap = invariance_gap(model, x, trained.group, batch_size=batch)
         measured: Result = {
             "sigma_max": float(norms.mean()),
+            "sigma_relative": float((norms / sizes.clamp_min(1e-300)).mean()),
             "sigma_quartiles": norms.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist(),
             "moved": float(gap.moved),
             "noisy": float(gap.noisy),
-            "ratio": float(gap.ratio),
+            "ratio": float(gap.ratio.nan_to_num(nan=0.0)),  # of a network that hears nothing
             "trivial": gap.trivial,
             "decay_samples": len(x),
         }
@@ -57,11 +61,12 @@ class DecayPart(RunPart):
     def show(self, results: list[Result]) -> Page:
         groups = _by_kind(results)
         rows = [[group, kind, *_cells(runs)] for (group, kind), runs in groups.items()]
-        head = ("group", "network", "ν", "SI", "sigma max", "moved by g", "by noise", "ratio")
+        head = ("group", "network", "ν", "SI", "sigma max", "relative", "moved by g", "by noise", "ratio")
         caption = (
             f"sigma max: mean over {results[0]['decay_samples']} test images of the largest singular value of "
-            "d logits / d input. Moved: how far the logits move under the group, and under noise as long as that "
-            "move is, relative to how far those of different images lie apart; ratio: one by the other."
+            "d logits / d input; relative: by the length of the logits. Moved: how far logits move under the group, "
+            "and under noise as long as that move is, relative to how far those of different images lie apart; ratio: "
+            "one by the other."
         )
         pictures = [_bars(groups)]
         if any("direction" in run for run in results):
@@ -92,27 +97,37 @@ def _by_kind(results: list[Result]) -> dict[Key, list[Result]]:
 
 
 def _cells(runs: list[Result]) -> list[str]:
-    def mean(key: str) -> float:
-        return statistics.fmean(run[key] for run in runs)
-
     nu = runs[0]["recipe"]["nu"]
     spread = f" ± {statistics.stdev(run['sigma_max'] for run in runs):.2g}" if len(runs) > 1 else ""
-    numbers = [f"{mean('SI'):.3f}", f"{mean('sigma_max'):.3g}{spread}", *(f"{mean(k):.2g}" for k in ("moved", "noisy"))]
-    return [f"{nu:g}" if nu else "", *numbers, "trivial" if any(r["trivial"] for r in runs) else f"{mean('ratio'):.2g}"]
+    others = (f"{_mean(runs, key):.2g}" for key in ("sigma_relative", "moved", "noisy"))
+    numbers = [f"{_mean(runs, 'SI'):.3f}", f"{_mean(runs, 'sigma_max'):.3g}{spread}", *others]
+    return [
+        f"{nu:g}" if nu else "",
+        *numbers,
+        "trivial" if any(r["trivial"] for r in runs) else f"{_mean(runs, 'ratio'):.2g}",
+    ]
+
+
+def _mean(runs: list[Result], key: str) -> float:
+    return statistics.fmean(run[key] for run in runs)
 
 
 def _findings(groups: dict[Key, list[Result]]) -> list[Finding]:
     found = []
-    sigma = {key: statistics.fmean(run["sigma_max"] for run in runs) for key, runs in groups.items()}
+    sigma = {key: _mean(runs, "sigma_max") for key, runs in groups.items()}
     for (group, kind), runs in groups.items():
-        if kind.startswith("IR") and (group, "DA") in sigma:
+        if kind.startswith("IR") and sigma.get((group, "DA")):
             share = sigma[group, kind] / sigma[group, "DA"]
-            reached = statistics.fmean(run["SI"] for run in runs)
-            text = f"{group}: sigma max of {kind} is {share:.2g} times augmentation's, at SI {reached:.3f}"
+            reached = _mean(runs, "SI")
+            relative = _mean(runs, "sigma_relative") / _mean(groups[group, "DA"], "sigma_relative")
+            text = (
+                f"{group}: sigma max of {kind} is {share:.2g} times augmentation's, relative to the length of the "
+                f"logits {relative:.2g} times, at SI {reached:.3f}"
+            )
             text += "." if reached >= SALIENCY_TARGET else f", which is under the target of {SALIENCY_TARGET}."
             found.append(Finding(text, (share < 1,)))
-        if kind == "WT" and (group, "DA") in sigma:
-            share, ratio = sigma[group, kind] / sigma[group, "DA"], statistics.fmean(run["ratio"] for run in runs)
+        if kind == "WT" and sigma.get((group, "DA")):
+            share, ratio = sigma[group, kind] / sigma[group, "DA"], _mean(runs, "ratio")
             text = f"{group}: sigma max of weight tying is {share:.2g} times augmentation's, "
             found.append(Finding(f"{text}and it moves {ratio:.2g} times as far under the group as under noise."))
     return found

@@ -14,7 +14,7 @@ from baselines.runs import Result
 if TYPE_CHECKING:
     from baselines.plan import Plan
 
-BOUNDED = 2.0  # distance by size: that at the smallest deformation by that at the largest
+BOUNDED = 2.0  # distance by size, at the smallest deformation by that at the next: no sudden step at nothing
 
 
 class DeformPart(AlonePart):
@@ -40,7 +40,7 @@ class DeformPart(AlonePart):
                 f"{result['network']}: the logits move by {min(factors):.2g} to {max(factors):.2g} times the largest "
                 f"gradient of the displacement, {factors[0]:.2g} times at the smallest."
             )
-            findings.append(Finding(text[0].upper() + text[1:], (factors[0] < BOUNDED * factors[-1],)))
+            findings.append(Finding(text[0].upper() + text[1:], (factors[0] < BOUNDED * factors[1],)))
             rows.append(
                 [result["network"], f"{100 * result['accuracy']:.1f}", *(f"{d:.3f}" for d in result["distance"])]
             )

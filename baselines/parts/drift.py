@@ -103,7 +103,8 @@ Curves = dict[str, NDArray[np.float64]]  # each (seeds, betas)
 
 def _curves(runs: list[Result]) -> Curves:
     curves = {key: np.array([run["drift"][key] for run in runs]) for key in ("DI", "accuracy", "consistency")}
-    return {**curves, "drop": 1 - curves["accuracy"] / curves["accuracy"][:, :1]}
+    start = np.maximum(curves["accuracy"][:, :1], 1e-12)  # a network that gets nothing right has nothing to lose
+    return {**curves, "drop": (start - curves["accuracy"]) / start}
 
 
 def _groups(results: list[Result]) -> list[str]:
@@ -127,7 +128,7 @@ def _findings(group: str, curves: dict[tuple[str, str], Curves]) -> list[Finding
         text = f"{group}: DI of augmentation goes from {start:.2g} nats to {soon:.2g} at beta 0.1 and {top:.2g} at"
         found.append(Finding(f"{text} {where}.", (bool(soon > start), bool(top > 2 * start))))
     if "DA" in di and "IR" in di:
-        share = di["IR"].max() / di["DA"].min()
+        share = di["IR"].max() / di["DA"].min() if di["DA"].min() else float("inf")
         top = di["IR"].max()
         text = f"{group}: DI of regularisation is at most {top:.2g} nats, {share:.2g} times augmentation's least."
         found.append(Finding(text, (bool(share < 0.1),)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -107,9 +108,12 @@ def _drawing(group: str, runs: dict[tuple[str, str], list[Result]]) -> Picture:
         for number in range(images):
             picture = firsts[method][number]
             first, *others = row[number * (1 + orientations) : (number + 1) * (1 + orientations)]
-            first.imshow(unpacked(picture["image"]), cmap="gray")
+            image = unpacked(picture["image"])
+            first.imshow(image, cmap="gray")
             for g, (ax, packed_map) in enumerate(zip(others, picture["maps"], strict=True)):
-                ax.imshow(unpacked(packed_map), cmap="inferno")
+                ax.imshow(image, cmap="gray", vmax=2.5 * image.max())  # dark, under the map
+                seen = unpacked(packed_map)
+                ax.imshow(np.ma.masked_less(seen, 0.02 * seen.max()), cmap="autumn")
                 if method == methods[0]:
                     ax.set_title("e" if g == 0 else f"g = {g}, put back", fontsize=8)
         row[0].set_ylabel(NAMES[method])

@@ -1,0 +1,106 @@
+"""Tiny studies in the process of the test, and made-up results, for the tests of the study."""
+
+import argparse
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from baselines import study
+from baselines.__main__ import main
+from baselines.data import Dataset, Split
+from baselines.jobs import AloneJob, RunJob
+from baselines.models import UPRIGHT, group_of
+from baselines.plan import Plan, plan_of
+from baselines.pool import Here
+from baselines.protocols import PROTOCOLS
+from baselines.runs import TRAINING, Result, Run, Source, Subject
+from baselines.training import Recipe
+
+TINY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--methods", "WT", "DA"]
+Jobs = list[RunJob | AloneJob]
+
+
+def in_this_process(patch: pytest.MonkeyPatch, saliency_samples: int | None = None) -> Jobs:
+    """Have every study carried out here, on one thread, instead of in a pool; the jobs it does, as it does them.
+
+    SI on few images: on 200 it takes longer than to train.
+    """
+    jobs: Jobs = []
+
+    def results(todo: Sequence[Any], progress: Callable[[int, Any], object]) -> Iterator[tuple[Any, Any]]:
+        jobs.extend(todo)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield from Here().results(todo, progress)
+        torch.set_num_threads(threads)
+
+    patch.setattr(study, "pool", lambda workers: contextlib.nullcontext(SimpleNamespace(results=results)))
+    if saliency_samples is not None:
+        for model in ("mlp", "cnn"):
+            few = replace(PROTOCOLS[model, "digits"], saliency_samples=saliency_samples)
+            patch.setitem(PROTOCOLS, (model, "digits"), few)
+    return jobs
+
+
+def trained(jobs: Jobs) -> list[Run]:
+    """The runs that were trained and not only measured."""
+    return [job.run for job in jobs if isinstance(job, RunJob) and TRAINING in job.parts]
+
+
+def refused(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a refused command says: one line on standard error, with exit code 2."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert ": expected " in line
+    assert ", got " in line
+    assert line.endswith(".")
+    return line
+
+
+def results_of(out: Path) -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return results
+
+
+def files_of(out: Path) -> dict[str, str]:
+    """The sums of what a study leaves that may not depend on how it went."""
+    files = [out / "results.json", *out.rglob("*.pt")]
+    return {path.relative_to(out).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def plan(*arguments: str) -> Plan:
+    """What a command line of the study asks for."""
+    parser = argparse.ArgumentParser()
+    study.add_arguments(parser)
+    return plan_of(parser.parse_args(arguments), None)
+
+
+def run_of(
+    method: str = "DA", group: str = "R4", model: str = "mlp", data: str = "digits", seed: int = 0, **recipe: Any
+) -> Run:
+    """A run as the study would have it."""
+    how = Recipe(epochs=1, batch_size=8, lr=1e-3, augment=method != UPRIGHT, **recipe)
+    return Run(Source(data, None, 5), model, "equal-parameters", group, method, seed, how)
+
+
+def subject_of(model: nn.Module, x: Tensor, run: Run | None = None, classes: int = 9) -> Subject:
+    """A network as if it had been trained, and test images x (N, ...) of classes 0, 1, 2, ... again and again."""
+    split = Split(x, torch.arange(len(x)) % classes)
+    data = Dataset("digits", split, split, split, 0.0, 1.0, classes)
+    run = run or run_of()
+    return Subject(run, model.eval(), data, group_of(run.group))
+
+
+def entry(run: Run, **measures: Any) -> Result:
+    """A run of results.json with made-up measures."""
+    return {"name": run.name, **run.settings(), "parameters": 1234, "best_epoch": 1, **measures}

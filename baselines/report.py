@@ -169,8 +169,9 @@ def _figures(path: Path) -> Path:
 
 
 def _machine(times: dict[str, Any]) -> str:
-    machine = times["machine"]
+    machine, seconds = times["machine"], times.get("training_seconds", {})
+    trainings = f"The trainings took {sum(seconds.values()):.0f} s of one core in all. " if seconds else ""
     return (
-        f"Wall time of the last invocation {times['wall_seconds']:.0f} s, {machine['workers']} processes on "
+        f"{trainings}Wall time of the last invocation {times['wall_seconds']:.0f} s, {machine['workers']} processes on "
         f"{machine['cores']} cores ({machine['processor']}); Python {machine['python']}, torch {machine['torch']}."
     )

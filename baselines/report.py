@@ -170,7 +170,8 @@ def _figures(path: Path) -> Path:
 
 def _machine(times: dict[str, Any]) -> str:
     machine, seconds = times["machine"], times.get("training_seconds", {})
-    trainings = f"The times of the trainings, one core each, add up to {sum(seconds.values()):.0f} s. " if seconds else ""
+    total = sum(seconds.values())
+    trainings = f"The times of the trainings, one core each, add up to {total:.0f} s. " if seconds else ""
     return (
         f"{trainings}Wall time of the last invocation {times['wall_seconds']:.0f} s, {machine['workers']} processes on "
         f"{machine['cores']} cores ({machine['processor']}); Python {machine['python']}, torch {machine['torch']}."

@@ -24,6 +24,7 @@ class Plan:
     groups: tuple[str, ...]
     methods: tuple[str, ...]
     parts: tuple[str, ...]
+    forms: tuple[str, ...]  # of the regulariser, of those that decay compares
     seeds: int
     recipe: Recipe
     epochs: int | None  # as asked for
@@ -84,6 +85,7 @@ def plan_of(args: argparse.Namespace, data_dir: str | None) -> Plan:
         tuple(groups),
         tuple(args.methods),
         tuple(args.parts),
+        tuple(args.forms),
         args.seeds or protocol.seeds,
         replace(protocol.recipe, epochs=args.epochs or protocol.recipe.epochs),
         args.epochs,

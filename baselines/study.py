@@ -18,6 +18,7 @@ from baselines.parallel import processes
 from baselines.parts import PARTS
 from baselines.plan import Plan, plan_of
 from baselines.pool import Here, pool
+from baselines.protocols import FORMS
 from baselines.tables import markdown, rich_table, sizes
 from baselines.terminal import console_of_output, positive, this_machine
 
@@ -57,6 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nu", nargs="+", metavar="NU", help=weight % "")
     parser.add_argument("--nu-distribution", nargs="+", metavar="NU", help=weight % " by DI, for decay")
     parser.add_argument("--nu-normalized-logit", nargs="+", metavar="NU", help=weight % " by normalised LI, for decay")
+    parser.add_argument(
+        "--forms",
+        nargs="+",
+        default=list(FORMS),
+        choices=FORMS,
+        metavar="FORM",
+        help=f"of the regulariser that decay compares, of {' '.join(FORMS)} (default: all)",
+    )
     parser.add_argument("--workers", type=positive, default=None, help="processes, one core each (default: all)")
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the results")
     parser.add_argument("--resume", action="store_true", help="keep what is finished in --out")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from baselines import conduct, files, tables
 from baselines.__main__ import main
+from baselines.parts import RUN_PARTS
 from baselines.protocols import FORMS, PROTOCOLS
 from studies import TINY, Jobs, entry, in_this_process, plan, refused, results_of, run_of, trained
 
@@ -261,3 +262,10 @@ def test_files_are_whole_or_not_there(before: str | None, tmp_path: Path) -> Non
     assert [p.name for p in path.parent.iterdir()] == ([] if before is None else ["x.txt"])
     files.write_text(path, "new")
     assert [p.read_text() for p in path.parent.iterdir()] == ["new"]
+
+
+def test_decay_compares_the_forms_asked_for() -> None:
+    for forms in (("logit",), ("logit", "distribution"), FORMS):
+        asked = plan("--forms", *forms, "--nu", "2", "--nu-distribution", "5", "--nu-normalized-logit", "7")
+        found = {run.recipe.form for run in RUN_PARTS["decay"].needs(asked) if run.method == "IR"}
+        assert found == set(forms)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from baselines.measures import BATCHES, exact
 from baselines.parts.base import Finding, Page, Picture, RunPart, Table
-from baselines.protocols import FORMS, SALIENCY_TARGET
+from baselines.protocols import SALIENCY_TARGET
 from baselines.runs import Result, Run, Subject
 from equilayers.metrics import invariance_gap, jacobian_singular_values, jacobian_spectral_norm
 
@@ -34,7 +34,7 @@ class DecayPart(RunPart):
     needs_measures_of = ("table",)
 
     def needs(self, plan: Plan) -> list[Run]:
-        return plan.runs(plan.methods, FORMS)
+        return plan.runs(plan.methods, plan.forms)
 
     def measure(self, trained: Subject) -> Result:
         run, model, x = trained.run, trained.model, trained.data.test.x[:SAMPLES]

@@ -6,6 +6,7 @@ from equilayers.functional._conv import group_conv2d, lift_conv2d
 from equilayers.functional._linear import group_linear, lift_linear
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
+from equilayers.functional._reynolds import reynolds
 
 __all__ = [
     "avg_blur_pool2d",
@@ -19,4 +20,5 @@ __all__ = [
     "orbit_pool",
     "polyphase_pool2d",
     "polyphase_unpool2d",
+    "reynolds",
 ]

@@ -94,11 +94,14 @@ def _hashes(parts: Tensor) -> list[Tensor]:
     for a moved map is an image under the group that moved it, be that all, the turns, the half turns or none.
     """
     bits = parts + 0.0  # minus zero equals zero
-    bits = _mix(bits.contiguous().view(torch.int32 if bits.element_size() == 4 else torch.int64).to(torch.int64))
+    bits = mixed(bits.contiguous().view(torch.int32 if bits.element_size() == 4 else torch.int64).to(torch.int64))
     bits = bits if bits.ndim == 7 else bits.unsqueeze(4)  # (B, s, s, C, |G|, H', W')
     channels, fiber = bits.shape[3:5]
-    of_channels, of_fiber = _odd(channels, bits.device).view(-1, 1, 1, 1), _odd(fiber, bits.device).view(-1, 1, 1)
-    planes = _mix((bits * of_channels).sum(3))
+    of_channels, of_fiber = (
+        odd_numbers(channels, bits.device).view(-1, 1, 1, 1),
+        odd_numbers(fiber, bits.device).view(-1, 1, 1),
+    )
+    planes = mixed((bits * of_channels).sum(3))
     still, ordered = planes.sum(3), (planes * of_fiber).sum(3)  # whatever becomes of the fiber, and with its order
     turns = (1, 2, 3) if still.shape[-2] == still.shape[-1] else (2,)
     upright, mirrored = _seen(still), _seen(still.flip(-1))
@@ -116,7 +119,7 @@ def _seen(h: Tensor) -> Tensor:
     for axis in (-1, -2):
         step = 1
         while step < h.shape[axis]:
-            h = _mix(h * NEAR + torch.roll(h, -step, axis) * FAR)
+            h = mixed(h * NEAR + torch.roll(h, -step, axis) * FAR)
             step *= 2
     return h.sum((-2, -1))
 
@@ -125,12 +128,14 @@ def _seen(h: Tensor) -> Tensor:
 NEAR, FAR, STIR = 0x1E3779B97F4A7C15, 0x42B2AE3D27D4EB4F, 0x165667B19E3779F9
 
 
-def _mix(h: Tensor) -> Tensor:
+def mixed(h: Tensor) -> Tensor:
+    r"""Hashes of int64 numbers, entry by entry."""
     h = (h ^ (h >> 32)) * STIR
     return h ^ (h >> 29)
 
 
-def _odd(count: int, device: torch.device) -> Tensor:
+def odd_numbers(count: int, device: torch.device) -> Tensor:
+    r"""Random odd int64 numbers (count,), the same in every process."""
     seed = torch.Generator().manual_seed(count)
     return (torch.randint(-(2**62), 2**62, (count,), generator=seed) | 1).to(device)
 

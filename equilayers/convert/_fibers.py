@@ -1,0 +1,82 @@
+r"""Layers on features whose fibers lie in the channels, (B, C·|G|, H, W): what converted models are made of.
+
+So everything around them, residual sums, concatenations of channels, pools, resizing, stays as it is.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from equilayers.functional import orbit_pool
+from equilayers.groups import Group
+from equilayers.nn import GroupConv2d, LiftingConv2d
+
+
+class FiberConv2d(nn.Module):
+    r"""A lifting or group convolution whose fibers lie in the channels.
+
+    Args:
+        conv: the convolution.
+
+    Law: as of the convolution.
+    """
+
+    def __init__(self, conv: LiftingConv2d | GroupConv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = x if isinstance(self.conv, LiftingConv2d) else x.unflatten(1, (-1, self.conv.group.order))
+        y: Tensor = self.conv(f)
+        return y.flatten(1, 2)
+
+
+class FiberMean(nn.Module):
+    r"""The mean over each fiber: features (B, C·|G|, H, W) to images (B, C, H, W)."""
+
+    def __init__(self, order: int) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        return orbit_pool(x.unflatten(1, (-1, self.order)), "mean")
+
+    def extra_repr(self) -> str:
+        return str(self.order)
+
+
+class FiberNorm(nn.Module):
+    r"""A normalisation over whole fields: statistics and parameters are shared by the planes of a fiber.
+
+    Args:
+        norm: nn.BatchNorm3d, nn.InstanceNorm3d or nn.GroupNorm, of as many channels as there are fields.
+        order: |G|.
+    """
+
+    def __init__(self, norm: nn.Module, order: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x.unflatten(1, (-1, self.order)))
+        return y.flatten(1, 2)
+
+
+class FiberLinear(nn.Module):
+    r"""A linear layer on the mean over each fiber: from (B, C·|G|) to numbers that the group leaves alone.
+
+    Args:
+        linear: from C to any number of features.
+        group: whose fibers they are.
+    """
+
+    def __init__(self, linear: nn.Linear, group: Group, reduction: str = "mean") -> None:
+        super().__init__()
+        self.linear = linear
+        self.group = group
+        self.reduction = reduction
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(orbit_pool(x.unflatten(1, (-1, self.group.order)), self.reduction))
+        return y

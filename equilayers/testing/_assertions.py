@@ -1,0 +1,104 @@
+r"""Assertions of invariance and equivariance for any model, with a diagnosis when they fail."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from equilayers.groups import Group
+from equilayers.testing._actions import Action, invariant
+from equilayers.testing._comparison import Model, Output, compare
+
+
+def invariance_error(model: Model, group: Group, x: Tensor) -> Tensor:
+    r"""The largest absolute entry of `f(gx) - f(x)` over samples, outputs and elements.
+
+    Args:
+        model: any callable from (B, ...) to a tensor (B, ...), or to something with `logits`.
+        group: the symmetry.
+        x: inputs (B, ...), floating-point, moved to the model's device and dtype.
+
+    Returns:
+        Scalar tensor, float64, in units of the output. 0 exactly for a bitwise invariant model.
+
+    Raises:
+        TypeError: x is not floating-point, or group is no group.
+        ValueError: the group does not act on x, or is trivial.
+    """
+    found = compare("invariance_error", model, group, x, invariant(group), bitwise=True, tolerance=None)
+    return torch.tensor(found.error, dtype=torch.float64)
+
+
+def assert_invariant(
+    model: Model,
+    group: Group,
+    x: Tensor,
+    *,
+    bitwise: bool = False,
+    tolerance: float | None = None,
+    diagnose: bool = True,
+) -> None:
+    r"""Assert `f(gx) = f(x)` for every g.
+
+    A module is run in eval mode, without gradients, without TF32, on its own device and in its own dtype, and put back.
+
+    Args:
+        model: any callable from (B, ...) to a tensor (B, ...), or to something with `logits`.
+        group: the symmetry, of more than one element.
+        x: inputs (B, ...), floating-point, that the group acts on.
+        bitwise: ask for equality to the last bit.
+        tolerance: largest error relative to the largest output; when None, 32·eps of the dtype times the number of
+            modules with parameters.
+        diagnose: when it fails, say whether the cause is numerical or structural and which module it is.
+
+    Raises:
+        AssertionError: it does not hold, with the worst element, sample and output, the error, and the diagnosis.
+        TypeError: x is not floating-point, or group is no group.
+        ValueError: the group does not act on x, or is trivial.
+    """
+    _assert("assert_invariant", model, group, x, invariant(group), bitwise, tolerance, diagnose)
+
+
+def assert_equivariant(
+    model: Model,
+    group: Group,
+    x: Tensor,
+    *,
+    output: Output = "auto",
+    bitwise: bool = False,
+    tolerance: float | None = None,
+    diagnose: bool = True,
+) -> None:
+    r"""Assert `f(gx) = act(g, f(x))` for every g.
+
+    Args:
+        model: as for `assert_invariant`.
+        group: the symmetry, of more than one element.
+        x: inputs (B, ...), floating-point, that the group acts on.
+        output: how the output moves: "image" (last axes), "regular" (fiber on axis 2), a function of g and the output,
+            or "auto": regular where axis 2 of a 3-D or 5-D output has length |G|, otherwise image.
+        bitwise: as for `assert_invariant`.
+        tolerance: as for `assert_invariant`.
+        diagnose: as for `assert_invariant`.
+
+    Raises:
+        AssertionError, TypeError, ValueError: as `assert_invariant`; ValueError also for an unknown output.
+    """
+    _assert("assert_equivariant", model, group, x, output, bitwise, tolerance, diagnose)
+
+
+def _assert(
+    who: str,
+    model: Model,
+    group: Group,
+    x: Tensor,
+    output: Output | Action,
+    bitwise: bool,
+    tolerance: float | None,
+    diagnose: bool,
+) -> None:
+    check = compare(who, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
+    if not check.passed:
+        what = "invariant" if who == "assert_invariant" else "equivariant"
+        name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
+        raise AssertionError(f"{who}: {name} is not {what} under {group!r}\n{check}")

@@ -1,0 +1,140 @@
+r"""A pytest plugin: the fixture and marker `invariance`, and `--invariance-report=FILE`.
+
+The fixture makes checks that end up in the report; the marker selects tests, `pytest -m invariance`. The report is a
+JSON file, and an HTML page beside it, of every check of the run, passed or failed; it works under pytest-xdist.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from equilayers.groups import Group
+from equilayers.testing._actions import Action, invariant
+from equilayers.testing._comparison import Check, Model, Output, compare
+from equilayers.testing._page import page
+
+PROPERTY = "equilayers.invariance"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    r"""The option `--invariance-report`."""
+    parser.getgroup("equilayers").addoption(
+        "--invariance-report",
+        metavar="FILE",
+        help="write every check of the fixture `invariance` to FILE as JSON, and as a page to FILE with .html",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    r"""The marker, and the recorder where a report is asked for: in the process that hears of all tests."""
+    config.addinivalue_line("markers", "invariance: a test of invariance or equivariance")
+    wanted = config.getoption("--invariance-report")
+    if wanted and not hasattr(config, "workerinput"):
+        path = Path(wanted)
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            todo = "Name a file in a folder that exists."
+            raise pytest.UsageError(f"--invariance-report: expected FILE to be a file, got {wanted}. {todo}")
+        config.pluginmanager.register(_Recorder(path))
+
+
+@pytest.fixture
+def invariance(request: pytest.FixtureRequest) -> Invariance:
+    r"""Checks whose outcomes are reported: `invariance.assert_invariant(model, group, x)` and the like."""
+    return Invariance(request.node)
+
+
+class Invariance:
+    r"""The assertions of `equilayers.testing`, each written down."""
+
+    def __init__(self, node: pytest.Item) -> None:
+        self._node = node
+
+    def assert_invariant(self, model: Model, group: Group, x: Tensor, **options: Any) -> Check:
+        r"""As `equilayers.testing.assert_invariant`; what was found is returned, and reported either way."""
+        return self._check("assert_invariant", model, group, x, invariant(group), **options)
+
+    def assert_equivariant(
+        self, model: Model, group: Group, x: Tensor, *, output: Output = "auto", **options: Any
+    ) -> Check:
+        r"""As `equilayers.testing.assert_equivariant`; what was found is returned, and reported either way."""
+        return self._check("assert_equivariant", model, group, x, output, **options)
+
+    def _check(
+        self,
+        who: str,
+        model: Model,
+        group: Group,
+        x: Tensor,
+        output: Output | Action,
+        *,
+        bitwise: bool = False,
+        tolerance: float | None = None,
+        diagnose: bool = True,
+    ) -> Check:
+        check = compare(who, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
+        name = type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "model")
+        entry = {
+            "what": who.removeprefix("assert_"),
+            "model": name,
+            "group": repr(group),
+            "input": list(x.shape),
+            "passed": check.passed,
+            "error": _strict(check.error),
+            "relative_error": _strict(check.relative_error),
+            "tolerance": _strict(check.tolerance),
+            "diagnosis": check.diagnosis,
+            "lost_at": str(check.location or ""),
+        }
+        self._node.user_properties.append((PROPERTY, entry))
+        if not check.passed:
+            raise AssertionError(f"{who}: {name} is not {entry['what']} under {group!r}\n{check}")
+        return check
+
+
+class _Recorder:
+    r"""Collects the checks of all tests, which pytest-xdist sends along, and writes the report at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.with_suffix(".json") if path.suffix == ".html" else path  # the page stands beside it
+        self.checks: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            found = (value for name, value in report.user_properties if name == PROPERTY)
+            self.checks += [{"test": report.nodeid, **entry} for entry in found if isinstance(entry, dict)]
+
+    def pytest_sessionfinish(self) -> None:
+        _write(self.path, json.dumps({"torch": torch.__version__, "checks": self.checks}, indent=2) + "\n")
+        _write(self.path.with_suffix(".html"), page(self.checks))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        failed = sum(not check["passed"] for check in self.checks)
+        names = f"{self.path} and {self.path.with_suffix('.html').name}"
+        terminalreporter.write_line(f"invariance: {len(self.checks)} checks, {failed} failed; {names}")
+
+
+def _strict(number: float) -> float | str:
+    r"""A number that JSON has; others in words."""
+    return number if math.isfinite(number) else str(number)
+
+
+def _write(path: Path, text: str) -> None:
+    r"""Write a file whole, or leave the old one."""
+    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

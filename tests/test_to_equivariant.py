@@ -1,0 +1,218 @@
+"""Converted networks are equivariant to rounding, of the width that was asked for, and can be trained."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conversions import MODELS, DenseNet, ResNet, Separable, UNet, expanded, settled, tied_on_purpose
+from equilayers.convert import to_equivariant
+from equilayers.convert._convolutions import projected
+from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.nn import GroupConv2d, LiftingConv2d
+from equilayers.testing import assert_equivariant, assert_invariant, locate_break
+from strategies import name
+
+C2, C4, D4 = CyclicRotation(2), CyclicRotation(4), Dihedral(4)
+GROUPS: list[Group] = [C2, C4, D4]
+WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
+each_group = pytest.mark.parametrize("group", GROUPS, ids=name)
+each_model = pytest.mark.parametrize("what", MODELS)
+
+
+def sizes(what: str) -> list[int]:
+    return [32, 40] if what == "UNet" else [32, 33, 40]
+
+
+def off(model: nn.Module, group: Group, x: Tensor) -> float:
+    """The largest error by how much the outputs of several samples differ."""
+    with torch.no_grad():
+        y, *moved = (model(group.act(g, x)) for g in range(group.order))
+        error = max(
+            float((m - (group.act(g, y) if y.ndim == 4 else y)).abs().max()) for g, m in enumerate(moved, start=1)
+        )
+    return error / float((y - y[:1]).abs().max())
+
+
+@each_model
+@each_group
+def test_equivariant_to_rounding(what: str, group: Group) -> None:
+    model = MODELS[what]()
+    made, report = to_equivariant(model, group)
+    assert report.complete, str(report)
+    settled(made)
+    check = assert_equivariant if what == "UNet" else assert_invariant
+    for size in sizes(what):
+        x = torch.randn(2, 3, size, size)
+        assert made(x).shape == model(x).shape
+        check(made, group, x)
+        with pytest.raises(AssertionError, match="Conv2d"):
+            check(model, group, x)
+    assert locate_break(made, group, torch.randn(2, 3, 32, 32)) is None
+
+
+@each_model
+@pytest.mark.parametrize("width", WIDTHS)
+def test_in_float64_and_of_every_width(what: str, width: str) -> None:
+    for group in (C4, D4):
+        made, report = to_equivariant(MODELS[what]().double(), group, torch.randn(2, 3, 32, 32), width=width)
+        assert report.complete, str(report)
+        settled(made)
+        for size in sizes(what):
+            assert off(made, group, torch.randn(2, 3, size, size, dtype=torch.float64)) < 1e-10
+        assert off(settled(MODELS[what]()), group, torch.randn(2, 3, 32, 32)) > 1e-2
+
+
+def test_where_the_original_does_not_run_neither_does_what_it_became() -> None:
+    model = UNet()
+    made, _ = to_equivariant(model, C4)
+    for size in (33, 34):
+        for each in (model, made):
+            with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+                each(torch.randn(1, 3, size, size))
+
+
+def planes(model: nn.Module) -> list[int]:
+    """How many planes each convolution puts out, seen by calling it."""
+    found = []
+
+    def note(module: nn.Module, args: object, out: Tensor) -> None:
+        found.append(out.shape[1] * (module.group.order if isinstance(module, tied) else 1))
+
+    tied = (LiftingConv2d, GroupConv2d)
+    handles = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, (nn.Conv2d, *tied))]
+    model.eval()(torch.randn(1, 3, 32, 32))
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@pytest.mark.parametrize("make", [lambda: ResNet(32), lambda: Separable(32), lambda: DenseNet(16)], ids=["R", "S", "D"])
+@each_group
+def test_widths(make: Callable[[], nn.Module], group: Group) -> None:
+    model = make()
+    counts = {}
+    for width in WIDTHS:
+        made, report = to_equivariant(model, group, width=width)
+        counts[width] = sum(p.numel() for p in made.parameters())
+        assert report.parameters_before == sum(p.numel() for p in model.parameters())
+        assert report.parameters_after == counts[width]
+        if width == "equal-width":
+            assert planes(made) == planes(model)
+        else:
+            assert all(ours >= theirs for ours, theirs in zip(planes(made), planes(model), strict=True))
+    assert counts["equal-width"] < counts["equal-compute"] <= counts["equal-parameters"]
+    assert (counts["equal-compute"] == counts["equal-parameters"]) == (group == C2)  # the transform saves it half
+    if isinstance(model, ResNet):
+        assert counts["equal-width"] == pytest.approx(report.parameters_before / group.order, rel=0.05)
+        assert counts["equal-parameters"] == pytest.approx(report.parameters_before, rel=0.15)
+
+
+def test_parameters_of_larger_models() -> None:
+    for model in (ResNet(64), DenseNet(32), UNet(64)):
+        for group in (C4, D4):
+            _, report = to_equivariant(model, group, torch.randn(2, 3, 16, 16), width="equal-parameters")
+            assert report.parameters_after == pytest.approx(report.parameters_before, rel=0.15)
+
+
+@each_model
+@pytest.mark.parametrize("from_weights", [False, True], ids=["random", "from weights"])
+def test_the_original_is_as_it_was(what: str, from_weights: bool) -> None:
+    model = MODELS[what]()
+    settled(model).train()
+    next(iter(model.children())).eval()
+    before, text = copy.deepcopy(model.state_dict()), repr(model)
+    modes, hooks = [m.training for m in model.modules()], [len(m._forward_hooks) for m in model.modules()]
+    x = torch.randn(2, 3, 32, 32)
+    made, _ = to_equivariant(model, C4, x.clone(), from_weights=from_weights)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert repr(model) == text
+    assert [m.training for m in model.modules()] == modes
+    assert [len(m._forward_hooks) for m in model.modules()] == hooks
+    assert not any(len(m._forward_hooks) for m in made.modules())
+    pointers = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
+    assert not pointers & {t.data_ptr() for t in (*made.parameters(), *made.buffers())}
+    child = next(iter(made.children()))
+    assert (made.training, child.training) == (True, False)
+    assert not any(m.training for m in child.modules())
+
+
+@each_group
+def test_an_equivariant_model_keeps_its_outputs(group: Group) -> None:
+    """From its own weights; and one that is not is made so, by as little as can be."""
+    model = tied_on_purpose(group)
+    x = torch.randn(3, 3, 12, 12)
+    assert_invariant(model, group, x)
+    made, report = to_equivariant(model, group, x, from_weights=True)
+    assert report.complete
+    y = model(x)
+    assert (made(x) - y).abs().max() < 1e-5 * y.abs().max()
+    wide, _ = to_equivariant(model.double(), group, x.double(), from_weights=True)
+    assert off(wide, group, x.double()) < 1e-10
+    y = model(x.double())
+    assert (wide(x.double()) - y).abs().max() < 1e-6 * y.abs().max()
+    anew, _ = to_equivariant(model, group, x)
+    assert (anew(x.double()) - y).abs().max() > 1e-2 * y.abs().max()
+
+
+@each_group
+def test_images_from_weights(group: Group) -> None:
+    """Where the output is an image, each of its channels is the mean over the group."""
+    features = 2 * group.order
+    body = nn.Sequential(nn.Conv2d(3, features, 3, 1, 1), nn.ReLU())
+    with torch.no_grad():
+        body[0].weight.copy_(expanded(torch.randn(2, 3, 3, 3), group))
+        body[0].bias.copy_(torch.randn(2).repeat_interleave(group.order))
+    head = nn.Conv2d(features, 2, 3, 1, 1)
+    model, x = nn.Sequential(body, head).double(), torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    made, report = to_equivariant(model, group, x, from_weights=True)
+    assert report.complete
+    expected = torch.stack([group.act(group.inverse(g), model(group.act(g, x))) for g in range(group.order)]).mean(0)
+    torch.testing.assert_close(made(x), expected, atol=1e-6, rtol=1e-6)
+
+
+@each_group
+def test_projection(group: Group) -> None:
+    """It leaves equivariant filters alone, is idempotent, and takes the nearest of them."""
+    n = group.order
+    for lifting in (True, False):
+        shape = (3, 2, 3, 3) if lifting else (3, 2, n, 3, 3)
+        tied = torch.randn(shape, dtype=torch.float64)
+        torch.testing.assert_close(projected(expanded(tied, group), group, lifting), tied)
+        dense = torch.randn(3 * n, 2 if lifting else 2 * n, 3, 3, dtype=torch.float64)
+        once = projected(dense, group, lifting)
+        assert once.shape == tied.shape
+        torch.testing.assert_close(projected(expanded(once, group), group, lifting), once)
+        rest = dense - expanded(once, group)
+        assert rest.abs().max() > 0.1
+        assert abs(float((rest * expanded(tied, group)).sum())) < 1e-10
+        kind = LiftingConv2d if lifting else GroupConv2d
+        layer = kind(group, 2, 3, 3, padding=1, bias=False, dtype=torch.float64)
+        x = torch.randn(2, 2, 7, 7, dtype=torch.float64) if lifting else torch.randn(2, 2, n, 7, 7, dtype=torch.float64)
+        plain = F.conv2d(x if lifting else x.flatten(1, 2), expanded(layer.weight, group), padding=1)
+        torch.testing.assert_close(layer(x).flatten(1, 2), plain)
+
+
+@each_model
+def test_a_few_steps_lower_the_loss(what: str) -> None:
+    model = MODELS[what]()
+    for dropout in (m for m in model.modules() if isinstance(m, (nn.Dropout, nn.Dropout2d))):
+        dropout.p = 0.0
+    made, _ = to_equivariant(model, C4)
+    optimizer = torch.optim.Adam(made.train().parameters(), 0.003 if what == "UNet" else 0.01)
+    x = torch.randn(8, 3, 32, 32)
+    target = (x[:, 0] > 0).long() if what == "UNet" else torch.arange(8) % 5
+    losses = []
+    for _ in range(30 if what == "UNet" else 10):
+        loss = F.cross_entropy(made(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in made.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    check = assert_equivariant if what == "UNet" else assert_invariant
+    check(made, C4, torch.randn(2, 3, 40, 40))

@@ -379,3 +379,11 @@ def test_group_convolutions_pass_at_many_sizes() -> None:
     for size in (8, 9):
         with pytest.raises(AssertionError, match=r"lopsidedly" if size == 8 else r"its filter is not symmetric"):
             assert_equivariant(plain, C4, image(size, channels=2))
+
+
+def test_nothing_passes_silently() -> None:
+    model = nn.Flatten()
+    with pytest.raises(ValueError, match=r"expected x of one sample or more, got \(0, 1, 6, 6\)\. .+\.$"):
+        assert_invariant(model, CyclicRotation(4), torch.zeros(0, 1, 6, 6))
+    with pytest.raises(ValueError, match=r"expected bitwise=True without tolerance, got 0\.5\. .+\.$"):
+        assert_invariant(model, CyclicRotation(4), torch.zeros(2, 1, 6, 6), bitwise=True, tolerance=0.5)

@@ -78,6 +78,10 @@ def compare(
     elements = compared_elements(who, group, include_identity=False)
     x = placed(who, model, x)
     group.check_space(tuple(x.shape), who)
+    if not x.numel():
+        refuse(who, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
+    if bitwise and tolerance is not None:
+        refuse(who, "bitwise=True without tolerance", tolerance, "Bitwise allows no error: leave one of them out.")
     with evaluation(model), same_buffers(model), torch.no_grad(), full_precision():
         y, *moved = (output_of(who, model(group.act(g, x).clone())) for g in (0, *elements))
         action = output if isinstance(output, Action) else _action(who, group, output, y)

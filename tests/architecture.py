@@ -16,16 +16,17 @@ MAX_FUNCTION_LINES = 40
 _MATHEMATICS = {"_checks", "groups", "functional"}
 PARTS = {
     "_checks": set[str](),
+    "_evaluation": set[str](),
     "_nested": set[str](),
     "_products": set[str](),
     "groups": {"_checks"},
     "functional": {"_checks", "_products", "groups"},
     "nn": _MATHEMATICS,
-    "convert": _MATHEMATICS | {"_nested", "nn"},
+    "convert": _MATHEMATICS | {"_evaluation", "_nested", "nn"},
     "interop": _MATHEMATICS | {"nn"},
-    "metrics": {"_checks", "_products", "groups"},
+    "metrics": {"_checks", "_evaluation", "_products", "groups"},
     "losses": {"_checks", "groups", "metrics"},
-    "testing": {"_checks", "_nested", "groups", "metrics"},
+    "testing": {"_checks", "_evaluation", "_nested", "groups", "metrics"},
 }
 # Which project packages each may import.
 PROJECT_IMPORTS = {

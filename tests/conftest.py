@@ -54,3 +54,11 @@ def escnn() -> types.ModuleType:
         if os.environ.get("EQUILAYERS_REQUIRE_ESCNN") == "1":
             pytest.fail(f"EQUILAYERS_REQUIRE_ESCNN=1, but {reason}")
         pytest.skip(reason)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """Nothing compiled before, and nothing of it left afterwards."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

@@ -176,13 +176,6 @@ def test_memory_formats(layer: nn.Module, function: Callable[[Tensor], Tensor], 
     torch.testing.assert_close(formatted.grad, plain.grad, atol=1e-6, rtol=1e-6)
 
 
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize("layer", [layer for layer, _, _ in POOLS[::2]], ids=str)
 def test_compiled(layer: nn.Module, fresh_compiler: None) -> None:

@@ -4,7 +4,6 @@ import copy
 import io
 import pickle
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -197,13 +196,6 @@ def test_repr_and_exactness(kind: Kind) -> None:
     )
     assert repr(InvariantAvgPool2d()) == "InvariantAvgPool2d()"
     assert InvariantAvgPool2d().exactness == "bitwise"
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 COMPILED = [(C4, "auto"), (D1, "fourier")]

@@ -4,7 +4,7 @@ import copy
 import io
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -139,13 +139,6 @@ def test_repr_and_exactness(group: Group) -> None:
             assert f"{type(layer).__name__}({group!r}, in_" in repr(layer)
             assert f"out_features=7, bias=True, algorithm='{algorithm}'" in repr(layer)
     assert repr(OrbitPool("norm")) == "OrbitPool('norm')"
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def assert_compiled_agrees(model: nn.Module, compiled: Callable[[Tensor], Tensor], x: Tensor) -> None:

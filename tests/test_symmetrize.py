@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -203,13 +203,6 @@ def test_functional_transforms() -> None:
     expected = torch.autograd.grad(averaged(x).square().sum(), list(parameters.values()))
     for gradient, slow in zip(found.values(), expected, strict=True):
         torch.testing.assert_close(gradient, slow, atol=1e-12, rtol=1e-10)
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own

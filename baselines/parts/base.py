@@ -78,9 +78,9 @@ class RunPart(Part):
 
     needs_measures_of: tuple[str, ...] = ()  # other parts
 
-    @abstractmethod
     def needs(self, plan: Plan) -> list[Run]:
-        r"""The trainings it measures."""
+        r"""The trainings it measures: those of every method."""
+        return plan.runs(plan.methods)
 
     @abstractmethod
     def measure(self, trained: Subject) -> Result:

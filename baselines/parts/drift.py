@@ -2,8 +2,6 @@ r"""Fig. 4: what becomes of invariance when the data drift away from those it wa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,9 +12,6 @@ from baselines.measures import BATCHES, exact, invariance, orbit_logits
 from baselines.parts.base import Finding, Page, Picture, RunPart, Table
 from baselines.runs import Result, Run, Subject, cached_dataset
 from baselines.tables import cell, grouped
-
-if TYPE_CHECKING:
-    from baselines.plan import Plan
 
 BETAS = tuple(round(0.1 * i, 1) for i in range(11))
 SAMPLES = 10_000  # test images, or as many as there are
@@ -65,9 +60,6 @@ class DriftPart(RunPart):
         "Away from the data it was learned on, augmentation's invariance fails at once, while weight tying and "
         "regularisation stay invariant (Fig. 4)."
     )
-
-    def needs(self, plan: Plan) -> list[Run]:
-        return plan.runs(plan.methods)
 
     def measure(self, trained: Subject) -> Result:
         run, data, group = trained.run, trained.data, trained.group

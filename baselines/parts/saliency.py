@@ -3,7 +3,6 @@ r"""Fig. 1 and 3: what a network looks at when its input is moved, put back into
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,12 +11,9 @@ from torch import Tensor
 
 from baselines.measures import BATCHES
 from baselines.parts.base import Finding, Page, Picture, RunPart, Table
-from baselines.runs import Result, Run, Subject
+from baselines.runs import Result, Subject
 from baselines.tables import grouped
 from equilayers.metrics import integrated_gradients_saliency
-
-if TYPE_CHECKING:
-    from baselines.plan import Plan
 
 SAMPLES = 200  # test images whose maps are compared
 SHOWN = 3  # of them are drawn, of different classes
@@ -44,9 +40,6 @@ class SaliencyPart(RunPart):
         "Augmentation learns every orientation by itself: put back upright, its saliency maps differ from "
         "orientation to orientation; those of weight tying are one and the same (Fig. 1 and 3)."
     )
-
-    def needs(self, plan: Plan) -> list[Run]:
-        return plan.runs(plan.methods)
 
     def measure(self, trained: Subject) -> Result:
         x, y = trained.data.test.x[:SAMPLES], trained.data.test.y[:SAMPLES]

@@ -3,16 +3,12 @@ r"""Table 1: accuracy and invariance of weight tying, augmentation and regularis
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from baselines.measures import BATCHES, exact, invariance, orbit_logits, similarity
 from baselines.parts.base import Finding, Page, RunPart, Table
 from baselines.protocols import SALIENCY_TARGET
-from baselines.runs import Result, Run, Subject
+from baselines.runs import Result, Subject
 from baselines.tables import COLUMNS, PAPER, PAPER_COLUMNS, cells, grouped, nu, of_the_paper, protocol, sizes, verdict
-
-if TYPE_CHECKING:
-    from baselines.plan import Plan
 
 EQUAL = 0.01  # of accuracy: what is called as accurate
 
@@ -25,9 +21,6 @@ class TablePart(RunPart):
         "Weight tying is invariant and as accurate as augmentation; augmentation learns to classify moved images "
         "without becoming invariant; regularisation buys invariance with accuracy (Table 1)."
     )
-
-    def needs(self, plan: Plan) -> list[Run]:
-        return plan.runs(plan.methods)
 
     def measure(self, trained: Subject) -> Result:
         r"""One pass over the orbits of the test split; SI over its first samples, and those of the validation split."""

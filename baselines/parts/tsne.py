@@ -3,7 +3,6 @@ r"""Fig. 2: the penultimate layer in the plane, with the orbits of some images t
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,11 +10,8 @@ from torch import Tensor, nn
 
 from baselines.measures import BATCHES, exact
 from baselines.parts.base import Finding, Page, Picture, RunPart, Table
-from baselines.runs import Result, Run, Subject
+from baselines.runs import Result, Subject
 from baselines.tables import grouped
-
-if TYPE_CHECKING:
-    from baselines.plan import Plan
 
 SAMPLES = 200  # test images, each with its whole orbit
 TRACED = 16  # of them
@@ -59,9 +55,6 @@ class TsnePart(RunPart):
         "In the penultimate layer of weight tying an orbit is one point; augmentation spreads it over the cluster of "
         "its class (Fig. 2)."
     )
-
-    def needs(self, plan: Plan) -> list[Run]:
-        return plan.runs(plan.methods)
 
     def measure(self, trained: Subject) -> Result:
         model, group = trained.model, trained.group

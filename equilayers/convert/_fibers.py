@@ -71,12 +71,11 @@ class FiberLinear(nn.Module):
         group: whose fibers they are.
     """
 
-    def __init__(self, linear: nn.Linear, group: Group, reduction: str = "mean") -> None:
+    def __init__(self, linear: nn.Linear, group: Group) -> None:
         super().__init__()
         self.linear = linear
         self.group = group
-        self.reduction = reduction
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(orbit_pool(x.unflatten(1, (-1, self.group.order)), self.reduction))
+        y: Tensor = self.linear(orbit_pool(x.unflatten(1, (-1, self.group.order)), "mean"))
         return y

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from equilayers._evaluation import evaluation
 from equilayers._nested import tensors
 
 IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
@@ -21,8 +22,7 @@ class Flow:
     r"""What a tensor is: an image, lifted features, both side by side, or numbers that turns leave alone.
 
     channels: of the map it was last. makers: the convolutions it comes from by other steps alone. parts: of what its
-    channels are put together, each the path of a convolution and its channels; () if that
-    is not known.
+    channels are put together, each the path of a convolution and its channels; () if that is not known.
     """
 
     kind: str
@@ -60,15 +60,12 @@ def course(model: nn.Module, x: Tensor) -> Course:
     handles = [
         module.register_forward_hook(tracker.hook(path), with_kwargs=True) for path, module in model.named_modules()
     ]
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad(), tracker:
-            out = model.eval()(x)
+        with evaluation(model), torch.no_grad(), tracker:
+            out = model(x)
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     found = list(tensors(out))
     output = _together([flow for t in found if (flow := tracker.get(t)) is not None])
     return Course(tracker.roles, output, isinstance(out, Tensor), [t.shape for t in found])

@@ -5,11 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice, refuse
-from equilayers.functional import reynolds
+from equilayers.functional._reynolds import REDUCTIONS, reynolds
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
-
-REDUCTIONS = ("mean", "probabilities", "max")
 
 
 class Symmetrized(nn.Module):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_int, refuse
+from equilayers._evaluation import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import Model, chunks, compared_elements, evaluation
+from equilayers.metrics._orbit import Model, chunks, compared_elements
 
 FAINT = 1e-3  # of the size of the outputs
 

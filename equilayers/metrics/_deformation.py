@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import refuse
+from equilayers._evaluation import evaluation
 from equilayers.metrics._equivariance import _output, relative_norm, rows
-from equilayers.metrics._orbit import Model, chunks, evaluation
+from equilayers.metrics._orbit import Model, chunks
 from equilayers.metrics._warp import check_magnitude, displacement_gradient_norm, inverse, unit_fields, warp
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, refuse
+from equilayers._evaluation import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import Model, chunks, compared_elements, evaluation
+from equilayers.metrics._orbit import Model, chunks, compared_elements
 from equilayers.metrics._shift import REDUCTIONS, reduced
 
 Action = Callable[[int, Tensor], Tensor]

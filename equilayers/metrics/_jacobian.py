@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_int, refuse
-from equilayers.metrics._orbit import Model, chunks, evaluation
+from equilayers._evaluation import evaluation
+from equilayers.metrics._orbit import Model, chunks
 from equilayers.metrics._singular import BASIS, Linearised, SingularTriplets, gram, lanczos
 
 METHODS = ("auto", "gram", "lanczos")

@@ -2,14 +2,14 @@ r"""Evaluating a model over orbits, one element at a time."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equilayers._checks import check_float, check_int, refuse
+from equilayers._evaluation import evaluation
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
 
@@ -28,20 +28,6 @@ class Total:
     def mean(self) -> Tensor:
         r"""The mean over the pairs, a scalar; NaN where there is no sample."""
         return (self.sum / self.count if self.count else self.sum * torch.nan).to(self.dtype)
-
-
-@contextlib.contextmanager
-def evaluation(model: Model) -> Iterator[None]:
-    r"""The model in eval mode, each of its modules put back into its own mode afterwards."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
 
 
 def compared_elements(who: str, group: Group, include_identity: bool) -> range:

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import check_float, check_tensor, refuse
+from equilayers._evaluation import evaluation
 from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
 from equilayers.groups._base import check_group
 from equilayers.metrics._forms import cosine
-from equilayers.metrics._orbit import Model, Total, chunks, compared_elements, evaluation
+from equilayers.metrics._orbit import Model, Total, chunks, compared_elements
 
 Saliency = Callable[..., Tensor]
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice
+from equilayers._evaluation import evaluation
 from equilayers.metrics._forms import agreement
-from equilayers.metrics._orbit import Model, Total, _logits, chunks, evaluation
+from equilayers.metrics._orbit import Model, Total, _logits, chunks
 from equilayers.metrics._shift_plan import ShiftPlan, Shifts
 
 REDUCTIONS = ("mean", "max")

@@ -3,11 +3,11 @@ r"""Assertions of invariance and equivariance for any model, with a diagnosis wh
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equilayers.groups import Group
 from equilayers.testing._actions import Action, invariant
-from equilayers.testing._comparison import Model, Output, compare
+from equilayers.testing._comparison import Model, Output, compare, require
 
 
 def invariance_error(model: Model, group: Group, x: Tensor) -> Tensor:
@@ -98,7 +98,4 @@ def _assert(
     diagnose: bool,
 ) -> None:
     check = compare(who, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
-    if not check.passed:
-        what = "invariant" if who == "assert_invariant" else "equivariant"
-        name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
-        raise AssertionError(f"{who}: {name} is not {what} under {group!r}\n{check}")
+    require(check, who, model, group)

@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equilayers._checks import refuse
+from equilayers._evaluation import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import compared_elements, evaluation
+from equilayers.metrics._orbit import compared_elements
 from equilayers.testing._actions import Action, candidates, distance, gaps, image, largest, regular
 from equilayers.testing._locate import STRUCTURAL, Break, locate_break
 from equilayers.testing._precision import Model, full_precision, in_double, placed, rounding, same_buffers
 
-__all__ = ["Check", "Model", "Output", "compare", "output_of"]
+__all__ = ["Check", "Model", "Output", "compare", "name_of", "output_of", "require"]
 
 Output = str | Callable[[int, Tensor], Tensor]
 ROUNDED = 1e-9  # relative, in float64: rounding stays below
@@ -61,6 +62,18 @@ class Check:
         if self.location is not None:
             lines.append(f"lost at:   {self.location}")
         return "\n".join(lines)
+
+
+def name_of(model: Model) -> str:
+    r"""What a model is called in messages and reports."""
+    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
+
+
+def require(check: Check, who: str, model: Model, group: Group) -> None:
+    r"""Raise AssertionError, in the name of `who`, unless the check passed."""
+    if not check.passed:
+        what = who.removeprefix("assert_")
+        raise AssertionError(f"{who}: {name_of(model)} is not {what} under {group!r}\n{check}")
 
 
 def compare(

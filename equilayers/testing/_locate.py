@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import refuse
+from equilayers._evaluation import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import compared_elements, evaluation
+from equilayers.metrics._orbit import compared_elements
 from equilayers.testing._actions import Action, candidates, distance, image
 from equilayers.testing._advice import Advice, advice
 from equilayers.testing._precision import Model, full_precision, in_double, placed, rounding, same_buffers

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from equilayers.groups import Group
 from equilayers.testing._actions import Action, invariant
-from equilayers.testing._comparison import Check, Model, Output, compare
+from equilayers.testing._comparison import Check, Model, Output, compare, name_of, require
 from equilayers.testing._page import page
 
 PROPERTY = "equilayers.invariance"
@@ -81,10 +81,9 @@ class Invariance:
         diagnose: bool = True,
     ) -> Check:
         check = compare(who, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
-        name = type(model).__name__ if isinstance(model, torch.nn.Module) else getattr(model, "__name__", "model")
         entry = {
             "what": who.removeprefix("assert_"),
-            "model": name,
+            "model": name_of(model),
             "group": repr(group),
             "input": list(x.shape),
             "passed": check.passed,
@@ -95,8 +94,7 @@ class Invariance:
             "lost_at": str(check.location or ""),
         }
         self._node.user_properties.append((PROPERTY, entry))
-        if not check.passed:
-            raise AssertionError(f"{who}: {name} is not {entry['what']} under {group!r}\n{check}")
+        require(check, who, model, group)
         return check
 
 

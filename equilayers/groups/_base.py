@@ -28,6 +28,11 @@ class Group(ABC):
         r"""Number of elements, |G|."""
 
     @property
+    def exactness(self) -> str:
+        r"""The level at which the law of the action holds: "bitwise", or "approximate" where it interpolates."""
+        return "bitwise"
+
+    @property
     @abstractmethod
     def space_ndim(self) -> int:
         r"""How many trailing axes the action moves: 2 for images, 1 for flat vectors."""

@@ -1,4 +1,7 @@
-r"""Rotations and mirrors of images: the groups C_n and D_n, exact on the pixel grid for n in 1, 2, 4."""
+r"""Rotations and mirrors of images: the groups C_n and D_n, exact on the pixel grid for n in 1, 2, 4.
+
+Other n need an interpolation, and say so: their `exactness` is "approximate".
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equilayers._checks import check_int, refuse
+from equilayers._checks import check_choice, check_int, refuse
 from equilayers.groups._base import Group
+from equilayers.groups._interpolation import INTERPOLATIONS, rotate
+
+EXACT = (1, 2, 4)
 
 
-def _check_turns(who: str, n: object) -> int:
+def _checked(who: str, n: object, interpolation: str | None) -> tuple[int, str | None]:
+    r"""The number of turns, and the interpolation that they need: None where they are exact."""
     n = check_int(who, "n", n, 1)
-    if n not in (1, 2, 4):
-        todo = "Rotations are exact for 1, 2, 4 alone: other angles leave the pixel grid."
+    if interpolation is not None:
+        check_choice(who, "interpolation", interpolation, INTERPOLATIONS)
+    elif n not in EXACT:
+        todo = "Other angles leave the pixel grid: pass interpolation='bilinear' or 'bicubic', and it is approximate."
         refuse(who, "n to be 1, 2 or 4", n, todo)
-    return n
+    return n, None if n in EXACT else interpolation
 
 
 def _check_image(n: int, shape: tuple[int, ...], who: str) -> None:
     if len(shape) < 2:
         refuse(who, "x to be an image (..., H, W)", shape, "Give it two trailing space axes.")
     height, width = shape[-2:]
-    if n == 4 and height != width:
+    if n > 2 and height != width:
         todo = "A quarter turn needs a square: crop or zero-pad the image to H == W."
         refuse(who, "x with H == W", f"H={height}, W={width}", todo)
 
@@ -34,23 +43,34 @@ def _check_image(n: int, shape: tuple[int, ...], who: str) -> None:
 class CyclicRotation(Group):
     r"""The cyclic group C_n of image rotations; element g turns counter-clockwise by g·360/n degrees.
 
-    `act(g, x) = torch.rot90(x, 4*g//n, (-2, -1))`. C_4 needs H == W.
+    `act(g, x) = torch.rot90(x, 4*g//n, (-2, -1))` for n in 1, 2, 4. For any other n quarter turns are the same, and the
+    rest of the angle is interpolated. Needs H == W but for n in 1, 2.
 
     Args:
-        n: order of the group: 1, 2 or 4.
+        n: order of the group.
+        interpolation: for n other than 1, 2, 4: "bilinear" (order 1) or "bicubic" (order 3); zeros come in from
+            outside. The exact groups need none and ignore it.
+
+    Attributes:
+        exactness: "bitwise", or "approximate" where something is interpolated: then the law of the action holds to the
+            error of the interpolation, inside the largest disk, and to rounding for quarter turns.
 
     Raises:
-        TypeError: n is no int.
-        ValueError: n is not 1, 2 or 4.
+        TypeError: n is no int; when it acts by interpolation, x is not floating-point.
+        ValueError: n is not 1, 2 or 4 and there is no interpolation, or one of another name.
     """
 
     n: int
+    interpolation: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n", _check_turns("CyclicRotation", self.n))
+        for name, value in zip(
+            ("n", "interpolation"), _checked("CyclicRotation", self.n, self.interpolation), strict=True
+        ):
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        return f"CyclicRotation({self.n})"
+        return f"CyclicRotation({_settings(self)})"
 
     @property
     def order(self) -> int:
@@ -60,6 +80,10 @@ class CyclicRotation(Group):
     def space_ndim(self) -> int:
         return 2
 
+    @property
+    def exactness(self) -> str:
+        return "bitwise" if self.interpolation is None else "approximate"
+
     def check_space(self, shape: tuple[int, ...], who: str) -> None:
         _check_image(self.n, shape, who)
 
@@ -68,7 +92,7 @@ class CyclicRotation(Group):
         return (g[:, None] + g) % self.n
 
     def _move(self, g: int, x: Tensor) -> Tensor:
-        return torch.rot90(x, 4 * g // self.n, (-2, -1))
+        return _turned(self, g, x)
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,23 +100,28 @@ class Dihedral(Group):
     r"""The dihedral group D_n of image rotations and mirrors, of order 2n.
 
     Element `r + n*m` mirrors left-right m times (`torch.flip(x, [-1])`), then turns counter-clockwise r times by 360/n
-    degrees. D_4 needs H == W.
+    degrees. Needs H == W but for n in 1, 2.
 
     Args:
-        n: number of rotations: 1, 2 or 4.
+        n: number of rotations.
+        interpolation: as of `CyclicRotation`.
+
+    Attributes:
+        exactness: as of `CyclicRotation`.
 
     Raises:
-        TypeError: n is no int.
-        ValueError: n is not 1, 2 or 4.
+        TypeError, ValueError: as `CyclicRotation`.
     """
 
     n: int
+    interpolation: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n", _check_turns("Dihedral", self.n))
+        for name, value in zip(("n", "interpolation"), _checked("Dihedral", self.n, self.interpolation), strict=True):
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        return f"Dihedral({self.n})"
+        return f"Dihedral({_settings(self)})"
 
     @property
     def order(self) -> int:
@@ -101,6 +130,10 @@ class Dihedral(Group):
     @property
     def space_ndim(self) -> int:
         return 2
+
+    @property
+    def exactness(self) -> str:
+        return "bitwise" if self.interpolation is None else "approximate"
 
     def check_space(self, shape: tuple[int, ...], who: str) -> None:
         _check_image(self.n, shape, who)
@@ -114,4 +147,14 @@ class Dihedral(Group):
     def _move(self, g: int, x: Tensor) -> Tensor:
         mirror, turn = divmod(g, self.n)
         x = torch.flip(x, [-1]) if mirror else x
-        return torch.rot90(x, 4 * turn // self.n, (-2, -1)) if turn else x
+        return _turned(self, turn, x)
+
+
+def _turned(group: CyclicRotation | Dihedral, turn: int, x: Tensor) -> Tensor:
+    if group.interpolation is not None:
+        return rotate(x, 360 * turn / group.n, group.interpolation)
+    return torch.rot90(x, 4 * turn // group.n, (-2, -1)) if turn else x
+
+
+def _settings(group: CyclicRotation | Dihedral) -> str:
+    return f"{group.n}" if group.interpolation is None else f"{group.n}, interpolation={group.interpolation!r}"

@@ -16,6 +16,8 @@ from equilayers.functional._geometry import Geometry, geometry
 from equilayers.functional._patches import PatchKernel
 from equilayers.functional._plan import check_convolution, plan
 from equilayers.functional._prepared import Prepared, is_plain
+from equilayers.functional._steered import steered_conv2d
+from equilayers.functional._steering import interpolates
 from equilayers.functional._trilinear import Correlate
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
@@ -188,7 +190,9 @@ def _fourier(
 ) -> Tensor:
     r"""Patches and the group Fourier transform, channel group by channel group."""
     fast, exact, groups = fast_fourier_of(group), fourier_of(group), shape.groups
-    if fast is None or exact is None:  # no group of the plane
+    if interpolates(group) and weight.ndim == 5:
+        return steered_conv2d(x, shape, weight, bias, group, prepared)
+    if interpolates(group) or fast is None or exact is None:
         return _dense(x, shape, weight, bias, group, prepared)
     whole, size = replace(shape, groups=1), (x.shape[-2], x.shape[-1])
     kernel = PatchKernel(group, fast, exact, whole, size, lifting=weight.ndim == 4)

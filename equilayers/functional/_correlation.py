@@ -32,7 +32,7 @@ def transform(
 ) -> Tensor:
     r"""Planes (R, |G|, M) to planes (R, |G|, O): analysis, one product per block, synthesis."""
     # A compiler reorders sums as it likes: there is nothing bitwise left that a canonical start could save.
-    start = None if fourier.exact or torch.compiler.is_compiling() else canonical_start(x)
+    start = None if not fourier.canonical or torch.compiler.is_compiling() else canonical_start(x)
     rows = fourier.analysis(x if start is None else turn_to(x, start))
     results = [block.product(row, op) for block, row, op in zip(fourier.blocks, rows, operators, strict=True)]
     if bias is not None:

@@ -26,6 +26,7 @@ class CyclicFourier:
     """
 
     exact = False
+    canonical = True
 
     def __init__(self, n: int) -> None:
         self.n = n

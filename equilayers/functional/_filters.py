@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers.functional._geometry import Pair
+from equilayers.functional._steering import interpolates, steer
 from equilayers.groups import Group
 from equilayers.groups._base import inverses, permutations
 
@@ -52,6 +53,8 @@ def expand(weight: Tensor, group: Group) -> Tensor:
 
     Row (o, h), column (c, k): `h · weight[o, c, h^-1 k]`. Differentiable.
     """
+    if interpolates(group):
+        return steer(weight, group)
     if torch.compiler.is_compiling():  # which takes no table from a cache
         act = group.act if weight.ndim == 4 else group.act_regular
         filters = torch.stack([act(h, weight) for h in range(group.order)], 1)

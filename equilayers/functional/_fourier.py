@@ -38,11 +38,13 @@ from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 class Fourier(Protocol):
     r"""The real Fourier transform of one group; the first block is the trivial irrep, the sum over the group.
 
-    `exact` tells whether the group moves the coefficients bitwise, not whether the products keep that;
-    `products` is the number of multiplications per block.
+    `exact` tells whether the group moves the coefficients bitwise, not whether the products keep that; `canonical`
+    whether each sample is turned to a canonical start first, which makes up for it; `products` is the number of
+    multiplications per block.
     """
 
     exact: bool
+    canonical: bool
     products: int
     blocks: tuple[Block, ...]
     scales: tuple[float, ...]
@@ -58,6 +60,7 @@ class PairFourier:
     r"""C2, D1, T2: the sum and the difference."""
 
     exact = True
+    canonical = False
     products = 2
     blocks: tuple[Block, ...] = (REAL, REAL)
     scales: tuple[float, ...] = (1 / 2, 1 / 2)
@@ -75,6 +78,7 @@ class KleinFourier:
     r"""D2: two commuting pairs, element r + 2m."""
 
     exact = True
+    canonical = False
     products = 4
     blocks: tuple[Block, ...] = (REAL,) * 4
     scales: tuple[float, ...] = (1 / 4,) * 4
@@ -94,6 +98,7 @@ class QuarterFourier:
     r"""C4, T4: frequencies 0 and 2, and the complex pair of frequency 1, by `pair` of blocks."""
 
     exact = True
+    canonical = False
     scales: tuple[float, ...] = (1 / 4, 1 / 4, 1 / 2)
 
     def __init__(self, pair: Block = COMPLEX) -> None:
@@ -133,6 +138,7 @@ class OctetFourier:
     """
 
     exact = True
+    canonical = False
     products = 12
     blocks: tuple[Block, ...] = (REAL,) * 5
     scales: tuple[float, ...] = (1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4)
@@ -167,7 +173,7 @@ def fourier_of(group: Group) -> Fourier | None:
     if not isinstance(group, CyclicRotation | CyclicTranslation | Dihedral):
         return None
     known = _TRANSFORMS.get((type(group), group.n))
-    if known is None and isinstance(group, CyclicTranslation) and group.n > 2:
+    if known is None and isinstance(group, CyclicTranslation | CyclicRotation) and group.n > 2:
         return CyclicFourier(group.n)
     return known
 

@@ -77,8 +77,8 @@ def turned_axes(group: Group) -> tuple[int, ...]:
 
 
 def is_square(group: Group) -> bool:
-    r"""Whether some element swaps height and width."""
-    return isinstance(group, CyclicRotation | Dihedral) and group.n == 4
+    r"""Whether some element mixes height and width."""
+    return isinstance(group, CyclicRotation | Dihedral) and group.n > 2
 
 
 def geometry(

@@ -7,6 +7,7 @@ import math
 
 from equilayers._checks import check_choice, refuse
 from equilayers.functional._geometry import Geometry, check_plane_group, check_size
+from equilayers.functional._steering import interpolates
 from equilayers.functional.cost import Sizes, cheapest_convolution
 from equilayers.groups import Group
 
@@ -18,6 +19,9 @@ def check_convolution(who: str, x: Size, weight: Size, group: Group, shape: Geom
     r"""Raise unless input and weight of these sizes fit, and the layer is exactly equivariant on them."""
     check_plane_group(who, group)
     check_choice(who, "algorithm", algorithm, ALGORITHMS)
+    if interpolates(group) and algorithm in ("bitwise", "orbit"):
+        todo = "It turns images by interpolation, which is never exact."
+        refuse(who, f"algorithm in {{'auto', 'dense', 'fourier'}} for {group!r}", repr(algorithm), todo)
     lifting = who in ("lift_conv2d", "LiftingConv2d")
     axes = 4 if lifting else 5
     if len(weight) != axes:

@@ -6,10 +6,13 @@ r"""Which algorithm is the fastest for a shape: a small cost model, measured on 
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 from equilayers._products import wide
 from equilayers.functional._fourier import fourier_of
+from equilayers.functional._rotations import rotations_fourier
+from equilayers.functional._steering import Turns, interpolates, waves
 from equilayers.groups import Dihedral, Group
 
 # Nanoseconds for one unit of each quantity below, torch 2.13, float32, by what the processor can do: with AVX-512 a
@@ -23,6 +26,8 @@ CONSTANTS = {
         "dense convolution": (4.44e4, 1.04, 0.125, 0.0201),
         "orbit convolution": (6.07e4, 0.658, 0.0218),
         "fourier convolution": (9.38e3, 5.51, 1.23, 1.94, 0.491, 0.0193),
+        "steered convolution": (1e5, 5, 2, 2, 0.02),
+        "steered training step": (1e5, 5, 2, 2, 0.02),
         "dense training step": (4.44e4, 1.04, 0.125, 0.0201),
         "orbit training step": (6.07e4, 0.658, 0.0218),
         "fourier training step": (9.38e3, 5.51, 1.23, 1.94, 0.491, 0.0193),
@@ -34,6 +39,8 @@ CONSTANTS = {
         "dense convolution": (3.88e4, 1.15, 0.217, 0.0119),
         "orbit convolution": (5.32e4, 0.538, 0.0138),
         "fourier convolution": (1.01e4, 5.52, 1.27, 0.943, 0.522, 0.00725),
+        "steered convolution": (1e5, 5, 2, 2, 0.02),
+        "steered training step": (3e5, 15, 6, 6, 0.06),
         "dense training step": (1.08e5, 3.76, 1.3, 0.0316),
         "orbit training step": (1.49e5, 2.06, 0.0376),
         "fourier training step": (2.6e4, 17.5, 3.6, 4.72, 1.25, 0.0187),
@@ -126,6 +133,8 @@ def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
         "dense": Work(f"dense {what}", dense, serial=1),
         "orbit": Work(f"orbit {what}", (n, n * numbers_in + numbers_out, products), serial=1),
     }
+    if interpolates(group):
+        return {"dense": choices["dense"]} | ({} if s.lifting else {"fourier": _steered_work(group, s, what)})
     fourier = fourier_of(group)
     if fourier is not None:
         orbits = -(-s.taps // n) + (s.taps > 1) if s.lifting else s.taps
@@ -139,6 +148,16 @@ def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
         quantities = operations, weights, patches, numbers_out, operators, blocks
         choices["fourier"] = Work(f"fourier {what}", quantities, serial=5)
     return choices
+
+
+def _steered_work(group: Turns, s: Sizes, what: str) -> Work:
+    r"""Of "fourier" for a group that interpolates: calls, weights transformed, coefficients, numbers out, products."""
+    n, coefficients = group.order, len(waves(math.isqrt(s.taps))) * 2
+    made = s.pixels_out * n * coefficients * s.channels * s.groups
+    products = rotations_fourier(group.n, isinstance(group, Dihedral)).products
+    weights = 0 if s.kept else s.features * s.channels * coefficients * n
+    quantities = 1.0, weights, made, s.pixels_out * s.features * n, made * s.features / s.groups * products / n
+    return Work(f"steered {what}", quantities, serial=4)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -83,7 +83,7 @@ class LiftingConv2d(nn.Module):
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds: "rounding" where the expanded filter may be used, "bitwise" otherwise."""
-        return _exactness(self.algorithm)
+        return _exactness(self.group, self.algorithm)
 
     def forward(self, x: Tensor) -> Tensor:
         shape, algorithm = self.geometry, self.algorithm
@@ -157,7 +157,7 @@ class GroupConv2d(nn.Module):
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds: "rounding" where the expanded filter may be used, "bitwise" otherwise."""
-        return _exactness(self.algorithm)
+        return _exactness(self.group, self.algorithm)
 
     def forward(self, f: Tensor) -> Tensor:
         shape, algorithm = self.geometry, self.algorithm
@@ -178,7 +178,9 @@ def _channels(who: str, in_channels: int, out_channels: int, shape: Geometry) ->
     return given["in_channels"], given["out_channels"]
 
 
-def _exactness(algorithm: str) -> str:
+def _exactness(group: Group, algorithm: str) -> str:
+    if group.exactness != "bitwise":
+        return group.exactness
     return "rounding" if algorithm in ("auto", "dense") else "bitwise"
 
 

@@ -1,0 +1,93 @@
+r"""Group convolutions of groups that interpolate, by the group Fourier transform.
+
+With u = h^-1 k and the filters in the basis of `_steering`, `psi = B w`, a group convolution is a group correlation of
+the coefficients of patches:
+
+    y[h] = sum_k <S_h psi[h^-1 k], patch_k> = sum_k <w[h^-1 k], a_k>,
+    w[u] = D_u^-1 B^+ psi[u],    a_k = (B D_k)^T patch_k.
+
+So every fiber element is correlated with the turned basis, channel by channel, and the rest is one product per irrep.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers.functional._correlation import PlaneKernel, operators_of, transform_blocks
+from equilayers.functional._geometry import Geometry
+from equilayers.functional._prepared import Prepared, is_plain
+from equilayers.functional._rotations import rotations_fourier
+from equilayers.functional._steering import Turns, basis, pseudo_inverse, turns
+from equilayers.functional._trilinear import Correlate
+from equilayers.groups import Dihedral
+from equilayers.groups._base import inverses
+
+BLOCK_BYTES = 1_500_000  # of coefficients: what is made and used up should stay in a core's second-level cache
+
+
+def steered_conv2d(
+    f: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Turns, prepared: Prepared | None
+) -> Tensor:
+    r"""The group convolution with zero padding, channel group by channel group."""
+    biases = [None] * shape.groups if bias is None else bias.chunk(shape.groups)
+    parts = zip(f.chunk(shape.groups, 1), weight.chunk(shape.groups), biases, strict=True)
+    kept = prepared if shape.groups == 1 else None
+    made = [_steered(part, shape, filters, b, group, kept) for part, filters, b in parts]
+    return made[0] if shape.groups == 1 else torch.cat(made, 1)
+
+
+def _steered(
+    f: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Turns, prepared: Prepared | None
+) -> Tensor:
+    features, n = len(weight), group.order
+    size = len(f), *shape.out_size((f.shape[-2], f.shape[-1])), n, features
+    kernel = PlaneKernel(rotations_fourier(group.n, isinstance(group, Dihedral)))
+    bank = turned_basis(group, weight.shape[-1], f.dtype, f.device)
+    if torch.is_grad_enabled() or not is_plain(f, weight):
+        planes = coefficients(f, bank, shape)
+        y = Correlate.apply(planes, weight_coefficients(weight, group), bias, kernel)
+        return y.view(size).permute(0, 4, 3, 1, 2)
+
+    def make() -> list[Tensor]:
+        return operators_of(weight_coefficients(weight, group), kernel.fourier)
+
+    operators = make() if prepared is None else prepared.get(weight, make, "steered")
+    out = f.new_empty(size)
+    bytes_of_one = math.prod(size[1:4]) * bank.shape[0] * f.shape[1] * f.element_size()
+    samples = max(1, BLOCK_BYTES // bytes_of_one)
+    for part, place in zip(f.split(samples), out.split(samples), strict=True):
+        planes = coefficients(part, bank, shape)
+        place.view(-1, n, features).copy_(transform_blocks(planes, operators, bias, kernel.fourier, features))
+    return out.permute(0, 4, 3, 1, 2)
+
+
+def coefficients(f: Tensor, bank: Tensor, shape: Geometry) -> Tensor:
+    r"""The coefficients a (B·H'·W', |G|, N·C) of the patches of a feature (B, C, |G|, H, W)."""
+    batch, channels, n, height, width = f.shape
+    # The channels of all fibers last in memory: correlations channel by channel are fastest there.
+    maps = f.permute(0, 3, 4, 2, 1).reshape(batch, height, width, n * channels).permute(0, 3, 1, 2)
+    parts = []
+    for filters in bank:  # (|G|, k, k)
+        each = filters.repeat_interleave(channels, 0)[:, None]
+        y = F.conv2d(maps, each, None, shape.stride, shape.padding, shape.dilation, n * channels)
+        parts.append(y.permute(0, 2, 3, 1).reshape(-1, n, channels))
+    return torch.cat(parts, 2)
+
+
+def weight_coefficients(weight: Tensor, group: Turns) -> Tensor:
+    r"""The planes w (O, |G|, N·C) of a weight (O, C, |G|, k, k)."""
+    k = weight.shape[-1]
+    back = torch.from_numpy(turns(group, k)[inverses(group)] @ pseudo_inverse(k)).to(weight.device, weight.dtype)
+    return torch.einsum("unt,ocut->ounc", back, weight.flatten(-2)).flatten(2)
+
+
+@functools.lru_cache(maxsize=64)
+def turned_basis(group: Turns, kernel_size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    r"""The basis turned by every element, (N, |G|, k, k)."""
+    bank = torch.from_numpy(basis(kernel_size) @ turns(group, kernel_size)).permute(2, 0, 1)
+    return bank.unflatten(2, (kernel_size, kernel_size)).contiguous().to(device, dtype)

@@ -1,0 +1,117 @@
+r"""Filters that can be turned by any angle: circular harmonics on the pixels of a kernel.
+
+A filter is a sum of `g_r(|t|) cos(m phi)` and `g_r(|t|) sin(m phi)`: on the rings r of a Gaussian profile, up to the
+order m that its pixels can carry. Turned by an angle a, the pair of order m is turned by m·a, so that
+
+    h · psi = S_h psi,    S_h = B D_h B^+,
+
+with the basis B (T, N) on T taps, D_h orthogonal in blocks of two, and B^+ the pseudo-inverse: what of a filter lies
+outside the basis is dropped, also for the identity. `S_g S_h = S_gh`, and for quarter turns S_h moves the taps of what
+is left to other taps, both to rounding.
+
+Source: Freeman and Adelson 1991; Weiler, Hamprecht and Storath 2018 (arXiv:1711.07289).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TypeGuard
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.groups._base import inverses
+
+Array = NDArray[np.float64]
+Turns = CyclicRotation | Dihedral
+
+
+def interpolates(group: Group) -> TypeGuard[Turns]:
+    r"""Whether these are turns by angles for which filters have to be steered."""
+    return isinstance(group, CyclicRotation | Dihedral) and group.interpolation is not None
+
+
+WIDTH = 0.6  # pixels, of the Gaussian profile of a ring
+
+
+def rings(kernel_size: int) -> list[float]:
+    r"""The radii of the rings of a kernel: whole ones around its middle pixel, halves where it has none."""
+    return [(kernel_size - 1) % 2 / 2 + i for i in range((kernel_size + 1) // 2)]
+
+
+def waves(kernel_size: int) -> list[tuple[float, int]]:
+    r"""The rings and orders of the basis: up to 2r on a ring of radius r, which has 2 pi r pixels."""
+    return [(ring, m) for ring in rings(kernel_size) for m in range(int(2 * ring) + 1)]
+
+
+def polar(kernel_size: int) -> tuple[Array, Array]:
+    r"""Radius and angle of the taps (T,), row by row; angles are counter-clockwise from the right."""
+    places = np.arange(kernel_size) - (kernel_size - 1) / 2
+    down, right = np.meshgrid(places, places, indexing="ij")
+    return np.hypot(down, right).ravel(), np.arctan2(-down, right).ravel()
+
+
+def profile(radius: Array, ring: float, m: int) -> Array:
+    r"""The Gaussian profile of a ring for waves of order m: at the centre there is no angle, and so no wave."""
+    made: Array = np.exp(-((radius - ring) ** 2) / (2 * WIDTH**2)) * ((m == 0) | (radius > 0))
+    return made
+
+
+@functools.lru_cache(maxsize=64)
+def basis(kernel_size: int) -> Array:
+    r"""The basis B (T, N), columns of unit length: of each wave the cosine, and the sine where its order is not 0."""
+    radius, angle = polar(kernel_size)
+    columns: list[Array] = []
+    for ring, m in waves(kernel_size):
+        columns += [profile(radius, ring, m) * wave(m * angle) for wave in ((np.cos, np.sin) if m else (np.cos,))]
+    made: Array = np.stack([column / np.linalg.norm(column) for column in columns], 1)
+    return made
+
+
+def pseudo_inverse(kernel_size: int) -> Array:
+    r"""B^+ (N, T): the coefficients of the nearest filter that the basis has."""
+    inverse: Array = np.linalg.pinv(basis(kernel_size))
+    return inverse
+
+
+@functools.lru_cache(maxsize=64)
+def turns(group: Turns, kernel_size: int) -> Array:
+    r"""The matrices D_h (|G|, N, N) of the coefficients: turned by m·angle, after the mirror `phi -> pi - phi`."""
+    made = np.zeros((group.order, *basis(kernel_size).shape[1:] * 2))
+    for h in range(group.order):
+        mirrored, turn = divmod(h, group.n)
+        first = 0
+        for _, m in waves(kernel_size):
+            a = 2 * math.pi * (m * turn % group.n) / group.n
+            block = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]])
+            block = block @ np.diag([1.0, -1.0]) * (-1) ** m if mirrored else block
+            size = 2 if m else 1
+            made[h, first : first + size, first : first + size] = block[:size, :size]
+            first += size
+    return made
+
+
+@functools.lru_cache(maxsize=64)
+def steering(group: Turns, kernel_size: int) -> Array:
+    r"""The matrices S_h (|G|, T, T) that turn a filter."""
+    return basis(kernel_size) @ turns(group, kernel_size) @ pseudo_inverse(kernel_size)
+
+
+def steer(weight: Tensor, group: Turns) -> Tensor:
+    r"""The filter of the ordinary convolution, as `equilayers.functional._filters.expand`: (O·|G|, C·|G| or C, k, k).
+
+    Row (o, h), column (c, k): `S_h weight[o, c, h^-1 k]`. Differentiable.
+    """
+    n, k = group.order, weight.shape[-1]
+    matrices = torch.from_numpy(steering(group, k)).to(weight.device, weight.dtype)
+    taps = weight.flatten(-2)
+    if weight.ndim == 4:
+        filters = torch.einsum("hst,oct->ohcs", matrices, taps)
+    else:
+        back = torch.as_tensor(group.cayley_table[inverses(group)], device=weight.device)  # [h, k] is h^-1 k
+        filters = torch.einsum("hst,ochkt->ohcks", matrices, taps[:, :, back])
+    return filters.reshape(weight.shape[0] * n, -1, k, k)

@@ -20,16 +20,17 @@ class Prepared:
     def __init__(self) -> None:
         self._kept: tuple[tuple[Any, ...], Any] | None = None  # key and value in one piece: threads may share it
 
-    def get(self, weight: Tensor, make: Callable[[], Any], kind: str = "") -> Any:
-        r"""The kept value of this kind, or a new one from `make`, for a weight that `is_plain`."""
-        if torch.is_grad_enabled() and weight.requires_grad:
+    def get(self, weight: Tensor | tuple[Tensor, ...], make: Callable[[], Any], kind: str = "") -> Any:
+        r"""The kept value of this kind, or a new one from `make`, for a weight (or several) that `is_plain`."""
+        weights = (weight,) if isinstance(weight, Tensor) else weight
+        if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             self._kept = None
             return make()
         if torch.is_inference_mode_enabled():
             return make()  # what is made here could not serve a gradient later
-        if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64) or weight.is_inference():
-            return make()  # the checksum would wait for the device at every call or be coarse; no version to compare
-        key = (kind, weight.data_ptr(), weight._version, weight.dtype, weight.shape, _checksum(weight.detach()))
+        if not all(map(_comparable, weights)):
+            return make()
+        key = kind, *((w.data_ptr(), w._version, w.dtype, w.shape, _checksum(w.detach())) for w in weights)
         kept = self._kept
         if kept is None or kept[0] != key:
             self._kept = kept = key, make()
@@ -48,6 +49,12 @@ def is_plain(*tensors: Tensor) -> bool:
         return all(type(t) in (Tensor, torch.nn.Parameter) and t.data_ptr() is not None for t in tensors)
     except RuntimeError:
         return False
+
+
+def _comparable(weight: Tensor) -> bool:
+    r"""Not so elsewhere: the checksum would wait for the device at every call or be coarse, or there is no version."""
+    known = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64)
+    return known and not weight.is_inference()
 
 
 def _checksum(weight: Tensor) -> float:

@@ -67,9 +67,10 @@ def basis(kernel_size: int) -> Array:
     radius, angle = polar(kernel_size)
     columns: list[Array] = []
     for ring, m in waves(kernel_size):
-        columns += [profile(radius, ring, m) * wave(m * angle) for wave in ((np.cos, np.sin) if m else (np.cos,))]
-    made: Array = np.stack([column / np.linalg.norm(column) for column in columns], 1)
-    return made
+        for wave in (np.cos, np.sin) if m else (np.cos,):
+            column: Array = profile(radius, ring, m) * wave(m * angle)
+            columns.append(column / np.linalg.norm(column))
+    return np.stack(columns, 1)
 
 
 def pseudo_inverse(kernel_size: int) -> Array:

@@ -14,6 +14,7 @@ from equilayers.metrics._errors import (
     prediction_consistency,
 )
 from equilayers.metrics._jacobian import jacobian_singular_values, jacobian_spectral_norm
+from equilayers.metrics._rotation import RotationErrorCurve, rotation_error_curve
 from equilayers.metrics._saliency import integrated_gradients_saliency, saliency_invariance_similarity
 from equilayers.metrics._shift import shift_consistency, shift_wobble
 from equilayers.metrics._singular import SingularTriplets
@@ -43,6 +44,7 @@ __all__ = [
     "JacobianSpectralNorm",
     "LogitInvarianceError",
     "PredictionConsistency",
+    "RotationErrorCurve",
     "SaliencyInvarianceSimilarity",
     "ShiftConsistency",
     "ShiftWobble",
@@ -58,6 +60,7 @@ __all__ = [
     "logit_invariance_error",
     "prediction_consistency",
     "random_displacement",
+    "rotation_error_curve",
     "saliency_invariance_similarity",
     "shift_consistency",
     "shift_wobble",

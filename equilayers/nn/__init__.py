@@ -2,6 +2,7 @@ r"""The layers: parameters, checks and one call of `equilayers.functional` each.
 
 from equilayers.nn._antialias import AvgBlurPool2d, BlurConv2d, BlurPool2d, MaxBlurPool2d
 from equilayers.nn._conv import GroupConv2d, LiftingConv2d
+from equilayers.nn._harmonic import HarmonicBatchNorm, HarmonicConv2d, HarmonicMagnitude, HarmonicNonlinearity
 from equilayers.nn._linear import GroupLinear, LiftingLinear
 from equilayers.nn._polyphase import PolyphasePool2d
 from equilayers.nn._pool import InvariantAvgPool2d, OrbitPool
@@ -12,6 +13,10 @@ __all__ = [
     "BlurPool2d",
     "GroupConv2d",
     "GroupLinear",
+    "HarmonicBatchNorm",
+    "HarmonicConv2d",
+    "HarmonicMagnitude",
+    "HarmonicNonlinearity",
     "InvariantAvgPool2d",
     "LiftingConv2d",
     "LiftingLinear",

@@ -49,12 +49,12 @@ def check_orders(who: str, kernel_size: int, in_order: int | None, out_order: in
 @functools.lru_cache(maxsize=64)
 def _waves_of_terms(kernel_size: int, in_order: int, out_order: int) -> Array:
     r"""Array (J, pairs, 2, T): of each term the real and the imaginary part of its wave, where its pair stands."""
-    radius, angle = polar(kernel_size)
+    _, angle = polar(kernel_size)
     found = terms(kernel_size, in_order, out_order)
-    made = np.zeros((len(found), (out_order + 1) * (in_order + 1), 2, len(radius)))
+    made = np.zeros((len(found), (out_order + 1) * (in_order + 1), 2, len(angle)))
     for number, (i, j, ring) in enumerate(found):
         m = i - j
-        wave = profile(radius, ring, m) * np.stack((np.cos(m * angle), np.sin(m * angle)))
+        wave = profile(kernel_size, ring, m) * np.stack((np.cos(m * angle), np.sin(m * angle)))
         made[number, i * (in_order + 1) + j] = wave / np.linalg.norm(wave)
     return made
 

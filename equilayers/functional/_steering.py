@@ -35,7 +35,8 @@ def interpolates(group: Group) -> TypeGuard[Turns]:
     return isinstance(group, CyclicRotation | Dihedral) and group.interpolation is not None
 
 
-WIDTH = 0.6  # pixels, of the Gaussian profile of a ring
+# Pixels, of the Gaussian profiles: that of the outermost ring, which the edge of the kernel cuts off, is narrower.
+WIDTH, OUTERMOST_WIDTH = 0.5, 0.4
 
 
 def rings(kernel_size: int) -> list[float]:
@@ -44,8 +45,12 @@ def rings(kernel_size: int) -> list[float]:
 
 
 def waves(kernel_size: int) -> list[tuple[float, int]]:
-    r"""The rings and orders of the basis: up to 2r on a ring of radius r, which has 2 pi r pixels."""
-    return [(ring, m) for ring in rings(kernel_size) for m in range(int(2 * ring) + 1)]
+    r"""The rings and orders of the basis.
+
+    Up to order 2r on a ring of radius r, which has 2 pi r pixels; fewer towards the edge, where pixels are missing.
+    """
+    edge = (kernel_size - 1) / 2
+    return [(r, m) for r in rings(kernel_size) for m in range(int(min(2 * r, 2 * (edge - r) + 2)) + 1)]
 
 
 def polar(kernel_size: int) -> tuple[Array, Array]:
@@ -55,20 +60,22 @@ def polar(kernel_size: int) -> tuple[Array, Array]:
     return np.hypot(down, right).ravel(), np.arctan2(-down, right).ravel()
 
 
-def profile(radius: Array, ring: float, m: int) -> Array:
-    r"""The Gaussian profile of a ring for waves of order m: at the centre there is no angle, and so no wave."""
-    made: Array = np.exp(-((radius - ring) ** 2) / (2 * WIDTH**2)) * ((m == 0) | (radius > 0))
+def profile(kernel_size: int, ring: float, m: int) -> Array:
+    r"""The Gaussian profile (T,) of a ring for waves of order m: at the centre there is no angle, and so no wave."""
+    radius, _ = polar(kernel_size)
+    width = OUTERMOST_WIDTH if ring == (kernel_size - 1) / 2 else WIDTH
+    made: Array = np.exp(-((radius - ring) ** 2) / (2 * width**2)) * ((m == 0) | (radius > 0))
     return made
 
 
 @functools.lru_cache(maxsize=64)
 def basis(kernel_size: int) -> Array:
     r"""The basis B (T, N), columns of unit length: of each wave the cosine, and the sine where its order is not 0."""
-    radius, angle = polar(kernel_size)
+    _, angle = polar(kernel_size)
     columns: list[Array] = []
     for ring, m in waves(kernel_size):
         for wave in (np.cos, np.sin) if m else (np.cos,):
-            column: Array = profile(radius, ring, m) * wave(m * angle)
+            column: Array = profile(kernel_size, ring, m) * wave(m * angle)
             columns.append(column / np.linalg.norm(column))
     return np.stack(columns, 1)
 

@@ -44,8 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         except Exception as error:  # whatever it is, a CI job reads one line
             if "--traceback" in arguments:
                 _complain(*traceback.format_exc().splitlines())
-            _complain(clean(error if isinstance(error, BadInputError) else f"{WHO}: {said(error)}"))
+            _complain(clean(_why(error)))
             return BAD_INPUT
+
+
+def _why(error: Exception) -> str:
+    r"""What is wrong, in the form of every message of this library."""
+    if isinstance(error, BadInputError) or str(error).startswith(f"{WHO}: "):
+        return str(error)
+    return f"{WHO}: expected the check to run to its end, got {said(error)}. Add --traceback to see where."
 
 
 def _check(settings: Settings) -> int:

@@ -34,7 +34,7 @@ def inputs(settings: Settings) -> Tensor:
         x = _scaled(path, _array(path)[: settings.samples])
         x = x[:, None] if x.ndim == 3 and settings.shape[:-2] == (1,) else x
         if x.shape[1:] != settings.shape or not len(x):
-            got = f"an array {x.shape} in {path}"
+            got = f"{len(x)} of {x.shape[1:]} in {path}"
             bad(f"--data of one or more inputs {settings.shape}", got, "Change --input or the array.")
     else:
         bad("--data to be an .npz file or a folder of images", path, "Name one that exists.")
@@ -46,7 +46,7 @@ def inputs(settings: Settings) -> Tensor:
 def _array(path: Path) -> NDArray[Any]:
     r"""The array x of an .npz file, or the only one. Nothing pickled is read."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = list(archive)
             name = "x" if "x" in names or len(names) != 1 else names[0]
             found: NDArray[Any] = np.asarray(archive[name])

@@ -88,7 +88,8 @@ def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
     r"""The model on its device, run once.
 
     Raises:
-        BadInputError: the group does not act on the inputs, or the model does not run on them.
+        BadInputError: the group does not act on the inputs or outputs, or the model does not run on them.
+        TypeError: the model returns no tensor.
     """
     try:
         settings.group.check_space(tuple(x.shape), WHO)
@@ -98,30 +99,29 @@ def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
         model.to(settings.device)
         x = placed(WHO, model, x.to(settings.device))
         with evaluation(model), same_buffers(model), torch.no_grad():
-            y = output_of(WHO, model(x.clone()))
+            out = model(x.clone())
     except Exception as error:
         todo = "Say the shape of its inputs with --input, or add --traceback to see where."
-        bad(f"the model to run on {tuple(x.shape)} and return a tensor", said(error), todo)
+        bad(f"the model to run on {tuple(x.shape)}", said(error), todo)
+    y = output_of(WHO, out)
     if y.ndim < 1 or len(y) != len(x):
         bad(f"one output for each of {len(x)} inputs", tuple(y.shape), "Return a tensor (B, ...).")
-    return Subject(settings, model, x, y, ACTIONS[_output(settings, y)](settings.group))
+    action = ACTIONS[_output(settings, y)](settings.group)
+    try:
+        action.move(settings.group.order - 1, y)
+    except ValueError as error:
+        todo = "Say how it moves with --output, for example --output invariant."
+        bad(f"an output that moves as --output {settings.output} ({action.name})", f"{tuple(y.shape)} ({error})", todo)
+    return Subject(settings, model, x, y, action)
 
 
 def _output(settings: Settings, y: Tensor) -> str:
     r"""How the output should move: as it was said, or by its shape."""
-    group = settings.group
     if settings.output != "auto":
         return settings.output
-    if y.ndim in (3, 5) and y.shape[2] == group.order:
+    if y.ndim in (3, 5) and y.shape[2] == settings.group.order:
         return "regular"
-    if y.ndim < 3 or math.prod(y.shape[2:]) == 1:
-        return "invariant"
-    try:
-        group.check_space(tuple(y.shape), WHO)
-    except ValueError:
-        got = f"{tuple(y.shape)}, which {group!r} does not move"
-        bad("an output whose shape says how it moves", got, "Say it with --output, for example --output invariant.")
-    return "image"
+    return "invariant" if y.ndim < 3 or math.prod(y.shape[2:]) == 1 else "image"
 
 
 def examine(subject: Subject) -> Report:

@@ -22,6 +22,7 @@ ROWS = 3  # samples whose orbits are shown
 MOST = 8  # elements of an orbit that are shown
 WIDTH, HEIGHT, LEFT, TOP, BELOW = 960, 300, 64, 16, 24  # of the plot, in pixels
 NAMED = 40  # layers up to which each has its name below
+LETTERS = 24  # of it
 LOWEST, HIGHEST = -17, 0  # decades: below is 0
 
 
@@ -115,7 +116,8 @@ class Plot:
 def plot(layers: Sequence[LayerError]) -> Plot:
     r"""Where each layer stands: in the order of the calls from left to right, with its error upwards."""
     named = len(layers) <= NAMED
-    letters = min(max((len(layer.path) for layer in layers), default=0), 30) if named else 0
+    names = [_short(layer) for layer in layers]
+    letters = max(map(len, names), default=0) if named else 0
     bottom = TOP + HEIGHT
     step = (WIDTH - LEFT) / max(1, len(layers))
 
@@ -127,12 +129,18 @@ def plot(layers: Sequence[LayerError]) -> Plot:
         Dot(
             round(LEFT + step * (number + 0.5), 1),
             round(up(layer.error), 1),
-            clean(layer.path)[:30],
+            name,
             clean(f"{layer.path or '(the model)'}: {layer.name}, error {layer.error:.3g}"),
             layer.lost,
         )
-        for number, layer in enumerate(layers)
+        for number, (layer, name) in enumerate(zip(layers, names, strict=True))
     ]
     ticks = [(round(up(10.0**decade), 1), f"1e{decade}") for decade in range(-15, 1, 5)]
     ticks = [(bottom, "0"), *((y, "1" if label == "1e0" else label) for y, label in ticks)]
     return Plot(WIDTH, bottom + BELOW + 6.2 * letters, LEFT, bottom, dots, ticks, named)
+
+
+def _short(layer: LayerError) -> str:
+    r"""Path and class, or the end of it."""
+    name = clean(f"{layer.path} {layer.name}")
+    return name if len(name) <= LETTERS else f"...{name[3 - LETTERS :]}"

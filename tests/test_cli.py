@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,47 @@ def number():
     return 3
 
 
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no words")
+
+
+def speechless():
+    raise Mute
+
+
+class InEval(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            raise RuntimeError("in training mode")
+        self.calls += 1
+        return x.square().mean((2, 3)) * torch.ones(3)
+
+
+evaluated = InEval().train()
+
+
+class Later(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("only once")
+        return x.mean((1, 2, 3))
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.square().mean((1, 2, 3))
+
+
 class Wrong(nn.Module):
     def forward(self, x):
         return {"a": x}
@@ -164,11 +206,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def check(project: Path, capfd: pytest.CaptureFixture[str]) -> Check:
     """Call the command in this process on a model of models.py, with C4, 1×8×8 and two samples by default."""
 
-    def call(target: str, *arguments: str) -> Outcome:
+    def call(target: str, *arguments: str, gradients: bool = False) -> Outcome:
         defaults = {"--group": "C4", "--input": "1,8,8", "--samples": "2"}
         given = [part for key, value in defaults.items() if key not in arguments for part in (key, value)]
         target = target if ":" in target or "." in target else f"models.py:{target}"
-        code = main(["check", target, *given, *arguments])
+        code = main(["check", target, *given, *arguments, *([] if gradients else ["--quick"])])
         return Outcome(code, *capfd.readouterr())
 
     return call
@@ -187,7 +229,7 @@ def assert_one_line(found: Outcome, *words: str) -> None:
 
 
 def test_an_invariant_model(check: Check) -> None:
-    found = check("tied")
+    found = check("tied", gradients=True)
     assert found.code == 0
     assert found.err == ""
     assert found.first.startswith("invariant under CyclicRotation(4): error 0 of the largest output, tolerance ")
@@ -215,14 +257,14 @@ def test_a_broken_layer_is_found_and_named(check: Check, project: Path) -> None:
 
 def test_the_numbers_are_those_of_the_library(check: Check, project: Path) -> None:
     """On the inputs and the weights that the seed stands for."""
-    found = check("plain", "--json", "found.json", "--seed", "3", "--samples", "5", "--batch-size", "2")
+    found = check("plain", "--json", "found.json", "--seed", "3", "--samples", "5", "--batch-size", "2", gradients=True)
     assert found.code == 1
     namespace: dict[str, Any] = {}
     torch.manual_seed(3)
     exec(compile(MODELS, "models", "exec"), namespace)  # the same code, run here
     model = namespace["plain"]().eval()
     x = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    gap = invariance_gap(model, x, C4)
+    gap = invariance_gap(model, x, C4, batch_size=2)
     expected = {
         "LI": logit_invariance_error(model, x, C4),
         "DI": distribution_invariance_error(model, x, C4),
@@ -263,7 +305,7 @@ def test_outputs_of_other_kinds(check: Check, target: str, how: str, arguments: 
 
 def test_the_error_of_an_image_is_that_of_the_library(check: Check, project: Path) -> None:
     (project / "conv.py").write_text("import torch\nfrom torch import nn\nmodel = nn.Conv2d(1, 2, 3, padding=1)\n")
-    assert check("conv.py:model", "--json", "found.json").code == 1
+    assert check("conv.py:model", "--json", "found.json", gradients=True).code == 1
     torch.manual_seed(0)
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = float(equivariance_error(nn.Conv2d(1, 2, 3, padding=1), x, C4).mean())
@@ -273,9 +315,12 @@ def test_the_error_of_an_image_is_that_of_the_library(check: Check, project: Pat
 
 
 def test_one_output_has_no_classes(check: Check) -> None:
-    found = check("one")
+    found = check("one", gradients=True)
     assert found.code == 0
     assert found.out.count("not measured: one output, no classes") == 2
+    found = check("Mean", gradients=True)  # (B,)
+    assert found.code == 0
+    assert found.out.count("not measured") == 2
 
 
 @pytest.mark.parametrize("how", ["deaf", "inputs"])
@@ -312,7 +357,7 @@ def test_a_module_with_dotted_names_and_nothing_left_changed(
     (project / "a_package").mkdir()
     (project / "a_package" / "parts.py").write_text(MODELS)
     path, state = list(sys.path), torch.get_rng_state()
-    assert check("a_package.parts:Holder.model").code == 0
+    assert check("a_package.parts:Holder.model", gradients=True).code == 0
     assert sys.path == path
     assert torch.equal(torch.get_rng_state(), state)
     model = sys.modules["a_package.parts"].Holder.model
@@ -402,6 +447,8 @@ BAD_INPUT: dict[str, tuple[list[str], list[str]]] = {
     "no colon": (["models.py"], ["pkg.module:name", "'models.py'"]),
     "odd name": (["models.py:a b"], ["pkg.module:name"]),
     "factory raises": (["raises"], ["raises() to make a model", r"RuntimeError: first\x1b[31m line second line"]),
+    "factory raises without words": (["speechless"], ["speechless() to make a model", "got Mute."]),
+    "model raises later": (["Later"], ["the check to run to its end", "RuntimeError: only once"]),
     "factory leaves": (["leaves"], ["leaves() to make a model", "SystemExit: 0"]),
     "factory wants more": (["needs"], ["when called without arguments", "TypeError"]),
     "no model": (["number"], ["torch.nn.Module", "got int"]),
@@ -444,8 +491,11 @@ BAD_INPUT: dict[str, tuple[list[str], list[str]]] = {
     "no tolerance": (["tied", "--tolerance", "nan"], ["--tolerance to be a number from 0 on", "'nan'"]),
     "bitwise, tolerance": (["tied", "--bitwise", "--tolerance", "1"], ["--bitwise without --tolerance"]),
     "no device": (["tied", "--device", "abacus"], ["--device to be one that torch has", "'abacus'"]),
-    "html nowhere": (["tied", "--html", "no/where.html"], ["--html to be a file in a folder", "no/where.html"]),
-    "json a folder": (["tied", "--json", "empty"], ["--json to be a file in a folder", "empty"]),
+    "html nowhere": (
+        ["tied", "--html", "no/where.html"],
+        ["--html to be a file in a folder that can", "no/where.html"],
+    ),
+    "json a folder": (["tied", "--json", "empty"], ["--json to be a file in a folder that can", "empty"]),
     "unknown argument": (["tied", "--depth\x1b[31m", "3"], ["arguments as --help shows", r"--depth\x1b[31m"]),
     "unknown output": (["tied", "--output", "x"], ["arguments as --help shows", "--output", "'x'"]),
 }
@@ -508,7 +558,7 @@ def test_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_comes_from_outside_is_escaped(check: Check, project: Path) -> None:
     """Names and messages with HTML and control characters, on the terminal, in the page and in the JSON file."""
-    found = check("hostile", "--html", "page.html", "--json", "found.json")
+    found = check("hostile", "--html", "page.html", "--json", "found.json", gradients=True)
     assert found.code == 1
     assert r"lost at <img src=x onerror=alert(2)>\x1b]0;title\x07" in found.first
     assert all(line.isprintable() for line in found.out.splitlines())
@@ -525,7 +575,7 @@ def test_what_comes_from_outside_is_escaped(check: Check, project: Path) -> None
 
 
 def test_the_page(check: Check, project: Path) -> None:
-    assert check("broken", "--html", "page.html").code == 1
+    assert check("broken", "--html", "page.html", gradients=True).code == 1
     page = (project / "page.html").read_text(encoding="utf-8")
     assert "not invariant under CyclicRotation(4)" in page
     assert "Take kernel 4 with padding 1, or MaxBlurPool2d" in page
@@ -535,8 +585,27 @@ def test_the_page(check: Check, project: Path) -> None:
     assert "http://" not in page
     assert "https://" not in page
     assert not list(project.glob(".page*"))  # nothing half written
-    assert check("image", "--html", "page.html").code == 0
+    assert check("image", "--html", "page.html", gradients=True).code == 0
     assert "Not shown: the output (2, 2, 8, 8)" in (project / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_model_is_in_eval_mode_throughout(check: Check, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "of_eval.py").write_text(MODELS)
+    found = check("of_eval:evaluated", "--html", "page.html", gradients=True)
+    assert found.code == 0, found
+    assert "not measured" not in found.out
+    assert "data:image/png;base64," in (project / "page.html").read_text(encoding="utf-8")
+    model = sys.modules["of_eval"].evaluated
+    assert model.training
+    assert model.calls == 0
+    monkeypatch.delitem(sys.modules, "of_eval")
+
+
+def test_quick(check: Check, project: Path) -> None:
+    found = check("broken", "--html", "page.html")
+    assert found.code == 1
+    assert found.out.count("not measured: --quick leaves it out") == 2
+    assert "Not shown: --quick leaves it out" in (project / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("missing", ["captum", "jinja2", "matplotlib", "safetensors", "PIL", "rich"])
@@ -551,7 +620,7 @@ def test_without_an_extra(check: Check, project: Path, monkeypatch: pytest.Monke
     (project / "images").mkdir()
     (project / "images" / "0.png").write_bytes(b"")
     more = {"safetensors": ["--weights", "w.safetensors"], "PIL": ["--data", "images"]}.get(missing, [])
-    found = check("tied", "--html", "page.html", *more)
+    found = check("tied", "--html", "page.html", *more, gradients=missing in ("captum", "matplotlib"))
     if missing in ("jinja2", "safetensors", "PIL"):
         assert_one_line(found, "to be installed", "pip install 'equilayers[check]'")
         return
@@ -588,7 +657,7 @@ def test_it_works_from_a_wheel_in_an_empty_project(tmp_path: Path, wheel: Path) 
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         return subprocess.run([*command, *arguments], cwd=project, env=environment, text=True, check=False, **options)
 
-    done = run("broken", "--html", "page.html")
+    done = run("broken", "--quick", "--html", "page.html")
     assert (done.returncode, done.stderr) == (1, "")
     assert "lost at 2: MaxPool3d" in done.stdout.splitlines()[0]
     assert "lost here" in (project / "page.html").read_text(encoding="utf-8")
@@ -597,14 +666,14 @@ def test_it_works_from_a_wheel_in_an_empty_project(tmp_path: Path, wheel: Path) 
     assert len(done.stderr.splitlines()) == 1
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` does
-    done = run("tied", stdout=writer)
+    done = run("tied", "--quick", stdout=writer)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_python_dash_m(project: Path) -> None:
-    command = [sys.executable, "-m", "equilayers", "--version"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("equilayers ")
+def test_python_dash_m(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["equilayers", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("equilayers", run_name="__main__")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("equilayers ")

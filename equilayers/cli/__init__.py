@@ -24,8 +24,9 @@ from equilayers.cli._arguments import Settings, parse
 from equilayers.cli._data import inputs
 from equilayers.cli._html import page, require_jinja
 from equilayers.cli._load import importing_from_here, load_model, load_weights
-from equilayers.cli._measure import BAD_INPUT, INTERRUPTED, Report, Subject, examine, prepared
+from equilayers.cli._measure import BAD_INPUT, INTERRUPTED, Report, examine
 from equilayers.cli._show import as_json, show
+from equilayers.cli._subject import Subject, prepared
 from equilayers.cli._words import WHO, BadInputError, clean, printable, said
 
 __all__ = ["main"]
@@ -50,9 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _why(error: Exception) -> str:
     r"""What is wrong, in the form of every message of this library."""
-    if isinstance(error, BadInputError) or str(error).startswith(f"{WHO}: "):
+    words = said(error)
+    if isinstance(error, BadInputError):
         return str(error)
-    return f"{WHO}: expected the check to run to its end, got {said(error)}. Add --traceback to see where."
+    if words.startswith(ours := f"{type(error).__name__}: {WHO}: "):  # from a helper of the library, in our name
+        return f"{WHO}: {words.removeprefix(ours)}"
+    return f"{WHO}: expected the check to run to its end, got {words}. Add --traceback to see where."
 
 
 def _check(settings: Settings) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class Settings:
     tolerance: float | None
     bitwise: bool
     batch_size: int | None
+    quick: bool
     device: torch.device
     json: Path | None
     html: Path | None
@@ -75,6 +77,7 @@ def parse(argv: list[str]) -> Settings:
         tolerance=None if args.tolerance is None else _tolerance(args.tolerance),
         bitwise=args.bitwise,
         batch_size=None if args.batch_size is None else _whole("--batch-size", args.batch_size, 1),
+        quick=args.quick,
         device=_device(args.device),
         json=_file("--json", args.json),
         html=_file("--html", args.html),
@@ -106,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--tolerance", metavar="T", help="largest error, relative to the largest output (default: rounding)")
     add("--bitwise", action="store_true", help="ask for equality to the last bit")
     add("--batch-size", metavar="N", help="samples per call of the model while measuring")
+    add("--quick", action="store_true", help="leave out what needs gradients: SI, sigma_max, saliency")
     add("--device", default="cpu", metavar="D", help="cpu, cuda, mps (default: cpu)")
     add("--json", type=Path, metavar="FILE", help="write what was found as JSON")
     add("--html", type=Path, metavar="FILE", help=f"write it as a page with pictures ({EXTRA})")
@@ -186,6 +190,6 @@ def _device(name: str) -> torch.device:
 
 def _file(name: str, path: Path | None) -> Path | None:
     r"""A file to write: refused before anything is run."""
-    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-        bad(f"{name} to be a file in a folder that exists", path, "Make the folder, or name another.")
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+        bad(f"{name} to be a file in a folder that can be written to", path, "Make the folder, or name another.")
     return path

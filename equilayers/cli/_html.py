@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from equilayers.cli._measure import INVARIANT, NOT_INVARIANT, Report, Subject
+from equilayers.cli._measure import INVARIANT, NOT_INVARIANT, Report
 from equilayers.cli._pictures import orbits, plot
 from equilayers.cli._show import (
     LAYER_HEAD,
@@ -16,6 +16,7 @@ from equilayers.cli._show import (
     reasons,
     settings_rows,
 )
+from equilayers.cli._subject import Subject
 from equilayers.cli._words import EXTRA, bad, clean
 
 BADGES = {INVARIANT: "passed", NOT_INVARIANT: "failed"}

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from equilayers._evaluation import evaluation
 from equilayers.cli._arguments import Settings
-from equilayers.cli._words import EXTRA, WHO, bad, said
-from equilayers.groups import Group
+from equilayers.cli._subject import Subject
+from equilayers.cli._words import EXTRA, WHO, said
 from equilayers.metrics import (
     InvarianceGap,
     distribution_invariance_error,
@@ -25,13 +24,11 @@ from equilayers.metrics import (
     saliency_invariance_similarity,
 )
 from equilayers.testing import Check, LayerError, layer_errors
-from equilayers.testing._actions import Action, image, invariant, regular
-from equilayers.testing._comparison import compare, output_of
-from equilayers.testing._precision import full_precision, placed, same_buffers
+from equilayers.testing._comparison import compare
 
 INVARIANT, NOT_INVARIANT, BAD_INPUT, NOTHING_SHOWN, INTERRUPTED = 0, 1, 2, 3, 130
 FAINT = 1e-3  # outputs that lie apart by less, by their size, say the same of everything
-ACTIONS = {"invariant": invariant, "image": image, "regular": regular}
+QUICK = "--quick leaves it out"
 
 
 @dataclass(frozen=True)
@@ -59,71 +56,6 @@ class Report:
     layers_missing: str
 
 
-@dataclass(frozen=True)
-class Subject:
-    r"""A model in eval mode as a function to a tensor, its inputs on its device, and how its output moves."""
-
-    settings: Settings
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    action: Action
-
-    def __call__(self, x: Tensor) -> Tensor:
-        r"""The tensor that the model puts out."""
-        return output_of(WHO, self.model(x))
-
-    @property
-    def group(self) -> Group:
-        r"""The symmetry."""
-        return self.settings.group
-
-    @property
-    def logits(self) -> bool:
-        r"""Whether the output is (B, K) and should not move."""
-        return self.y.ndim == 2 and self.action.name == "invariant"
-
-
-def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
-    r"""The model on its device, run once.
-
-    Raises:
-        BadInputError: the group does not act on the inputs or outputs, or the model does not run on them.
-        TypeError: the model returns no tensor.
-    """
-    try:
-        settings.group.check_space(tuple(x.shape), WHO)
-    except ValueError as error:
-        bad(f"--input that {settings.group!r} moves", f"{settings.shape} ({error})", "Change --input or --group.")
-    try:
-        model.to(settings.device)
-        x = placed(WHO, model, x.to(settings.device))
-        with evaluation(model), same_buffers(model), torch.no_grad():
-            out = model(x.clone())
-    except Exception as error:
-        todo = "Say the shape of its inputs with --input, or add --traceback to see where."
-        bad(f"the model to run on {tuple(x.shape)}", said(error), todo)
-    y = output_of(WHO, out)
-    if y.ndim < 1 or len(y) != len(x):
-        bad(f"one output for each of {len(x)} inputs", tuple(y.shape), "Return a tensor (B, ...).")
-    action = ACTIONS[_output(settings, y)](settings.group)
-    try:
-        action.move(settings.group.order - 1, y)
-    except ValueError as error:
-        todo = "Say how it moves with --output, for example --output invariant."
-        bad(f"an output that moves as --output {settings.output} ({action.name})", f"{tuple(y.shape)} ({error})", todo)
-    return Subject(settings, model, x, y, action)
-
-
-def _output(settings: Settings, y: Tensor) -> str:
-    r"""How the output should move: as it was said, or by its shape."""
-    if settings.output != "auto":
-        return settings.output
-    if y.ndim in (3, 5) and y.shape[2] == settings.group.order:
-        return "regular"
-    return "invariant" if y.ndim < 3 or math.prod(y.shape[2:]) == 1 else "image"
-
-
 def examine(subject: Subject) -> Report:
     r"""Check the model and measure it; it is left as it was.
 
@@ -132,7 +64,7 @@ def examine(subject: Subject) -> Report:
     """
     settings, model, group, x = subject.settings, subject.model, subject.group, subject.x
     tolerance, action = settings.tolerance, subject.action
-    with evaluation(model), same_buffers(model), full_precision():
+    with subject.running():
         check = compare(WHO, model, group, x, action, bitwise=settings.bitwise, tolerance=tolerance, diagnose=True)
         gap = _gap(subject)
         measures = _measures(subject, gap)
@@ -197,6 +129,7 @@ def _measures(subject: Subject, gap: InvarianceGap | str) -> list[Measure]:
         return lambda: torch.tensor(math.nan) if isinstance(gap, str) else part(gap)
 
     deaf = gap if isinstance(gap, str) else ""
+    quick = QUICK if subject.settings.quick else ""
     found = [
         _measure("LI", "half the squared distance that the logits move with the input; 0: they stay", logits,
                  lambda: logit_invariance_error(subject, x, group, batch_size=size)),
@@ -204,7 +137,7 @@ def _measures(subject: Subject, gap: InvarianceGap | str) -> list[Measure]:
                  lambda: distribution_invariance_error(subject, x, group, batch_size=size)),
         _measure("consistency", "share of moved inputs that keep their class; 1: all", classes,
                  lambda: prediction_consistency(subject, x, group, batch_size=size)),
-        _measure("SI", "does it look at the same thing when the input moves? 1: always", logits, similarity),
+        _measure("SI", "does it look at the same thing when the input moves? 1: always", logits or quick, similarity),
     ]  # fmt: skip
     if not subject.logits:
         found.append(
@@ -212,7 +145,7 @@ def _measures(subject: Subject, gap: InvarianceGap | str) -> list[Measure]:
         )
     return [
         *found,
-        _measure("sigma_max", "how far the output moves for the worst small change of the input, per unit of it", "",
+        _measure("sigma_max", "how far the output moves for the worst small change of the input, per unit of it", quick,
                  lambda: jacobian_spectral_norm(subject, x, batch_size=size).mean()),
         _measure("gap", "how far the group moves the output, over how far noise as large does; 1: like any noise",
                  deaf or logits, of_gap(lambda found: found.ratio)),

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equilayers.cli._measure import Subject
+from equilayers.cli._measure import QUICK
+from equilayers.cli._subject import Subject
 from equilayers.cli._words import EXTRA, clean, said
 from equilayers.metrics import integrated_gradients_saliency
 from equilayers.metrics._forms import cosine
@@ -49,13 +50,16 @@ def orbits(subject: Subject) -> tuple[list[Orbit], str]:
     r"""Saliency over the orbits of the first samples, or why there is none."""
     if not subject.logits:
         return [], f"the output {tuple(subject.y.shape)} is no (B, K) of logits that stay"
+    if subject.settings.quick:
+        return [], QUICK
     try:
         import captum  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as error:
         return [], f"needs {error.name}, {EXTRA}"
     try:
-        return [_orbit(subject, sample) for sample in range(min(ROWS, len(subject.x)))], ""
+        with subject.running():
+            return [_orbit(subject, sample) for sample in range(min(ROWS, len(subject.x)))], ""
     except Exception as error:  # the page has more to show
         return [], clean(said(error))
 

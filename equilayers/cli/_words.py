@@ -36,6 +36,9 @@ def clean(text: object) -> str:
 
 def said(error: BaseException) -> str:
     r"""An exception in one line."""
-    words = " ".join(str(error).split())
+    try:
+        words = " ".join(str(error).split())
+    except Exception:  # it comes from outside, and so does its __str__
+        words = ""
     words = words if len(words) <= LONGEST else f"{words[:LONGEST]} ..."
     return f"{type(error).__name__}: {words}" if words else type(error).__name__

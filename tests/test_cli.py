@@ -674,6 +674,6 @@ def test_it_works_from_a_wheel_in_an_empty_project(tmp_path: Path, wheel: Path) 
 def test_python_dash_m(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["equilayers", "--version"])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_module("equilayers", run_name="__main__")
+        runpy.run_path(str(ROOT / "equilayers" / "__main__.py"), run_name="__main__")
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("equilayers ")

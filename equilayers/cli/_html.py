@@ -44,7 +44,7 @@ def page(report: Report, subject: Subject) -> str:
         badge=BADGES.get(report.code, "nothing shown"),
         verdict=clean(report.verdict),
         reasons=reasons(report),
-        looked_at=looked_at(report.settings),
+        looked_at=looked_at(report),
         measures=[measure_row(measure) for measure in report.measures],
         plot=plot(report.layers),
         layers_words=layers_words(report),

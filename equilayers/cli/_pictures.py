@@ -19,6 +19,7 @@ from equilayers.metrics import integrated_gradients_saliency
 from equilayers.metrics._forms import cosine
 from equilayers.testing import LayerError
 
+Pixels = NDArray[np.float64]
 ROWS = 3  # samples whose orbits are shown
 MOST = 8  # elements of an orbit that are shown
 WIDTH, HEIGHT, LEFT, TOP, BELOW = 960, 300, 64, 16, 24  # of the plot, in pixels
@@ -70,26 +71,44 @@ def _orbit(subject: Subject, sample: int) -> Orbit:
     moved = [group.act(g, x) for g in range(min(group.order, MOST))]
     maps = [integrated_gradients_saliency(subject, m, target, group) for m in moved]
     back = [group.act(group.inverse(g), m) for g, m in enumerate(maps)]
-    low, high = float(x.min()), float(x.max())
     turns = [
-        Turn(g, _png(m[0], low, high, "gray"), _png(s[0], 0.0, float(s.max()), "magma"), float(cosine(maps[0], b)))
+        Turn(g, _png(_picture(m[0])), _png(_glowing(m[0], s[0])), float(cosine(maps[0], b)))
         for g, (m, s, b) in enumerate(zip(moved, maps, back, strict=True))
     ]
     return Orbit(sample, int(target), turns)
 
 
-def _png(x: Tensor, low: float, high: float, colours: str) -> str:
-    r"""A picture of (..., H, W), or of (n,) as a strip, in base64: three channels in colour, others as their mean."""
+def _picture(x: Tensor) -> Pixels:
+    r"""An input (..., H, W), or (n,) as a strip, as colours 0..1 of (H, W, 3): grey, but for three channels."""
+    x = _unit(x)
+    if x.ndim == 3 and len(x) == 3:
+        return x.movedim(0, -1).numpy()
+    return _plane(x)[..., None].expand(-1, -1, 3).numpy()
+
+
+def _glowing(x: Tensor, saliency: Tensor) -> Pixels:
+    r"""Where the saliency is, over a faint picture of the input."""
+    from matplotlib import colormaps
+
+    faint = 0.3 * _picture(x).mean(-1, keepdims=True)
+    return np.clip(faint + colormaps["inferno"](_plane(_unit(saliency)).numpy())[..., :3], 0, 1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    x = x.detach().double().cpu()
+    return (x - x.min()) / ((x.max() - x.min()) or 1.0)
+
+
+def _plane(x: Tensor) -> Tensor:
+    r"""(H, W): the mean over everything before."""
+    return x[None] if x.ndim == 1 else x.reshape(-1, *x.shape[-2:]).mean(0)
+
+
+def _png(pixels: Pixels) -> str:
     from matplotlib.image import imsave
 
-    pixels = ((x.detach().double().cpu() - low) / ((high - low) or 1.0)).clamp(0, 1)
-    pixels = pixels[None] if pixels.ndim == 1 else pixels
-    if colours == "gray" and pixels.ndim == 3 and len(pixels) == 3:
-        array: NDArray[np.float64] = pixels.movedim(0, -1).numpy()
-    else:
-        array = pixels.flatten(0, -3).mean(0).numpy() if pixels.ndim > 2 else pixels.numpy()
     buffer = io.BytesIO()
-    imsave(buffer, np.ascontiguousarray(array), cmap=colours, vmin=0.0, vmax=1.0, format="png")
+    imsave(buffer, np.ascontiguousarray(pixels), format="png")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from equilayers._files import strict
-from equilayers.cli._arguments import Settings, version
+from equilayers.cli._arguments import version
 from equilayers.cli._measure import Measure, Report
 from equilayers.cli._words import clean
 from equilayers.testing import LayerError
@@ -65,10 +65,11 @@ def reasons(report: Report) -> list[tuple[str, str]]:
     return found
 
 
-def looked_at(settings: Settings) -> str:
+def looked_at(report: Report) -> str:
     r"""Which inputs the numbers are of."""
+    settings = report.settings
     if settings.data is not None:
-        return clean(f"the first {settings.samples} or fewer of {settings.data}, each {shape_of(settings.shape)}")
+        return clean(f"the first {report.shape[0]} of {settings.data}, each {shape_of(settings.shape)}")
     return f"{settings.samples} random inputs {shape_of(settings.shape)}, seed {settings.seed}"
 
 
@@ -82,7 +83,7 @@ def layers_words(report: Report) -> str:
 def text(report: Report) -> str:
     r"""Plain text: the verdict first, then measures, then layers."""
     lines = [clean(report.verdict), *(f"  {name}: {words}" for name, words in reasons(report)), ""]
-    lines.append(f"measures ({looked_at(report.settings)})")
+    lines.append(f"measures ({looked_at(report)})")
     lines += _columns([measure_row(measure) for measure in report.measures], right=(1,))
     lines += ["", layers_words(report)]
     if report.layers:
@@ -129,7 +130,7 @@ def _show_rich(report: Report) -> bool:
     console.print(Text(clean(report.verdict), style=COLOURS[report.code]))
     for name, words in reasons(report):
         console.print(Text(f"  {name}: ", style="bold").append(words, style="not bold"))
-    console.print(Text(f"\nmeasures ({looked_at(report.settings)})"))
+    console.print(Text(f"\nmeasures ({looked_at(report)})"))
     console.print(table([measure_row(measure) for measure in report.measures], (), (1,)))
     console.print(Text(layers_words(report)))
     if report.layers:
@@ -143,7 +144,7 @@ def settings_rows(report: Report) -> list[tuple[str, str]]:
     rows = {
         "target": settings.target,
         "group": repr(settings.group),
-        "inputs": looked_at(settings),
+        "inputs": looked_at(report),
         "weights": settings.weights or "the model's own",
         "output": f"{shape_of(report.shape)}, {report.output}",
         "tolerance": f"{number(check.tolerance)}, of a largest output of {number(check.scale)}",

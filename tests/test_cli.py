@@ -406,6 +406,41 @@ def test_data(check: Check, project: Path, kind: str) -> None:
     assert scale == pytest.approx(1 if kind in ("bytes", "folder") else 7)
 
 
+@pytest.mark.parametrize("channel", range(3))
+def test_images_in_colour(check: Check, project: Path, channel: int) -> None:
+    """Red, green and blue lie in this order along the channels, each as 0..1."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    (project / "images").mkdir()
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    pixels[1, 2] = 51, 102, 255
+    for i in range(2):
+        image.fromarray(pixels).save(project / "images" / f"{i}.PNG")
+    (project / "one.py").write_text(
+        "from torch import nn\n\n\nclass Takes(nn.Module):\n    def forward(self, x):\n"
+        f"        return x[:, {channel}].flatten(1)\n"
+    )
+    check("one.py:Takes", "--input", "3,8,8", "--data", "images", "--json", "f.json")
+    known = json.loads((project / "f.json").read_text())
+    assert known["error"] / known["relative_error"] == pytest.approx((0.2, 0.4, 1.0)[channel])
+
+
+def test_a_single_input(check: Check) -> None:
+    """How far outputs lie apart takes two: whether the model is deaf is then not known, and that is said."""
+    np.savez("d.npz", x=np.random.default_rng(0).standard_normal((1, 1, 8, 8)))
+    found = check("tied", "--data", "d.npz")
+    assert found.code == 0
+    assert "the first 1 of d.npz" in found.out
+    assert found.out.count("expected x of two samples or more, got 1") == 2
+
+
+def test_vectors(check: Check, project: Path) -> None:
+    (project / "flat.py").write_text("from torch import nn\nmodel = nn.Linear(12, 3)\n")
+    found = check("flat.py:model", "--group", "T3", "--input", "12", "--html", "page.html", gradients=True)
+    assert found.code == 1
+    assert "lost at the model itself: Linear(in_features=12" in found.first
+    assert (project / "page.html").read_text(encoding="utf-8").count("data:image/png;base64,") == 2 * 3 * 2
+
+
 class Trap:
     """A pickle that makes a file when it is loaded."""
 

@@ -37,7 +37,7 @@ def clean(text: object) -> str:
 def said(error: BaseException) -> str:
     r"""An exception in one line."""
     try:
-        words = " ".join(str(error).split())
+        words = " ".join(str(error).split()).rstrip(".")
     except Exception:  # it comes from outside, and so does its __str__
         words = ""
     words = words if len(words) <= LONGEST else f"{words[:LONGEST]} ..."

@@ -25,9 +25,9 @@ lint: env
 bench: env
 	$(PY) -m pytest benchmarks $(PYTEST_ARGS)
 
-# A warning is an error (--strict); the variable silences an advertisement of another tool. The pages are in site/.
+# Into site/. A warning is an error (--strict, which --quiet would undo); the variable silences an advertisement.
 docs: env
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean --quiet $(DOCS_ARGS)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean $(DOCS_ARGS)
 
 # --no-deps, because two of escnn's needs do not install beside ours: py3nj builds with Fortran, and the lie_learn wheel
 # is compiled against numpy 1. Both serve SO(3) only; benchmarks/peers.py imports escnn without them.

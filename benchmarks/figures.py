@@ -5,7 +5,7 @@ Nothing is timed, and every picture is the same at every call on the same machin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,13 +29,13 @@ PLAIN, LOPSIDED, TIED = "#D55E00", "#E69F00", "#0072B2"
 INK = "#1f2a37"
 
 
-def lines(out: Path) -> Iterator[str]:
-    r"""Draw all pictures into the folder and name them."""
+def lines(out: Path, names: Sequence[str] = ()) -> Iterator[str]:
+    r"""Draw the pictures of these names, or all, into the folder, and say where they are."""
     folder = writable_folder(out)
-    for name, draw in DRAWINGS.items():
+    for name in names or DRAWINGS:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            figure = draw()
+            figure = DRAWINGS[name]()
         path = folder / f"{name}.png"
         write(path, partial(figure.savefig, format="png", dpi=150, metadata={"Software": None}))
         yield str(path)

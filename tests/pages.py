@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ class Block:
 
 def blocks(text: str) -> list[Block]:
     """All fenced blocks of a page."""
-    found = re.finditer(r"^```(\w*) ?(.*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    found = re.finditer(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [Block(m[1], m[2], m[3], text.count("\n", 0, m.start()) + 1) for m in found]
 
 
@@ -52,7 +53,7 @@ def run(text: str, name: str, without: tuple[str, ...] = ()) -> dict[str, object
 
 
 def _with_output(found: list[Block]) -> Iterator[tuple[Block, Block | None]]:
-    for block, following in zip(found, [*found[1:], None], strict=True):
+    for block, following in zip_longest(found, found[1:]):
         yield block, following if following is not None and following.language == "text" else None
 
 
@@ -67,7 +68,7 @@ def require_output(block: Block, printed: str, name: str) -> None:
 
 
 def _agree(wanted: str, got: str) -> bool:
-    """Whether a number is the one shown, but for two units of its last digit, which rounding on other machines moves."""
+    """Whether a number is the one shown, but for two units of its last digit: rounding differs between machines."""
     mantissa, _, exponent = wanted.partition("e")
     digits = len(mantissa.partition(".")[2])
     exact = not digits and not exponent

@@ -74,27 +74,32 @@ def _row(kind: type[torch_nn.Module], setting: str, why: str, *args: Any, **kwar
 
 
 def table() -> str:
-    r"""The rows as Markdown, with a link to each layer."""
+    r"""The rows as Markdown, with a link to each layer; what is alike stands in one line."""
     lines = ["| layer | setting | level | why |", "|---|---|---|---|"]
-    for row in rows():
-        link = f"[`{row.layer}`][equilayers.nn.{row.layer}]"
-        lines.append(f"| {link} | {_code(row.setting)} | **{row.level}** | {row.why} |")
+    for layers, settings, (level, why) in _alike(lambda row: (row.level, row.why)):
+        links = ", ".join(f"[`{layer}`][equilayers.nn.{layer}]" for layer in layers)
+        lines.append(f"| {links} | {settings} | **{level}** | {why} |")
     return "\n".join(lines)
 
 
 def short_table() -> str:
-    r"""One line for each layer and level, as the README has it."""
-    grouped: dict[tuple[str, str], list[str]] = {}
-    for row in rows():
-        grouped.setdefault((row.layer, row.level), []).append(row.setting)
-    several: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for (layer, level), settings in grouped.items():
-        several.setdefault((level, tuple(settings)), []).append(layer)
+    r"""The same without links and reasons, as the README has it."""
     lines = ["| layer | setting | level |", "|---|---|---|"]
-    for (level, settings), layers in several.items():
+    for layers, settings, (level,) in _alike(lambda row: (row.level,)):
         names = ", ".join(f"`{layer}`" for layer in layers)
-        lines.append(f"| {names} | {'; '.join(_code(setting) for setting in settings)} | {level} |")
+        lines.append(f"| {names} | {settings} | {level} |")
     return "\n".join(lines)
+
+
+def _alike(key: Callable[[Row], tuple[str, ...]]) -> list[tuple[list[str], str, tuple[str, ...]]]:
+    r"""Layers with the same settings of the same key: their names, the settings, the key; in the order of the rows."""
+    settings: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for row in rows():
+        settings.setdefault((row.layer, key(row)), []).append(_code(row.setting))
+    layers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (layer, found), given in settings.items():
+        layers.setdefault(("; ".join(given), found), []).append(layer)
+    return [(names, given, found) for (given, found), names in layers.items()]
 
 
 def _code(setting: str) -> str:

@@ -2,7 +2,8 @@ r"""Conversions of whole models: equivariant, anti-aliased, symmetrised, and bac
 
 from equilayers.convert._antialiased import to_antialiased
 from equilayers.convert._equivariant import to_equivariant
+from equilayers.convert._plain import to_plain
 from equilayers.convert._report import Entry, Report
 from equilayers.convert._symmetrize import Symmetrized, symmetrize
 
-__all__ = ["Entry", "Report", "Symmetrized", "symmetrize", "to_antialiased", "to_equivariant"]
+__all__ = ["Entry", "Report", "Symmetrized", "symmetrize", "to_antialiased", "to_equivariant", "to_plain"]

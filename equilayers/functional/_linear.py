@@ -188,7 +188,12 @@ def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, act: Ac
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, act: Action) -> Tensor:
-    r"""The expanded matrix, rows (o, h) = h · weight_o, and one product with it."""
-    matrix = torch.stack([act(h, weight).flatten(1) for h in range(group.order)], 1).flatten(0, 1)
+    r"""One product with the expanded matrix."""
     spread = None if bias is None else bias.repeat_interleave(group.order)
-    return F.linear(x.flatten(1), matrix, spread).unflatten(1, (weight.shape[0], group.order))
+    y = F.linear(x.flatten(1), expand_matrix(weight, group, act), spread)
+    return y.unflatten(1, (weight.shape[0], group.order))
+
+
+def expand_matrix(weight: Tensor, group: Group, act: Action) -> Tensor:
+    r"""The matrix (O·|G|, N) of the ordinary linear map, rows (o, h) = h · weight_o. Differentiable."""
+    return torch.stack([act(h, weight).flatten(1) for h in range(group.order)], 1).flatten(0, 1)

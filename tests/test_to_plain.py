@@ -1,0 +1,339 @@
+"""`to_plain`: torch's own modules alone, equal outputs, also in a process that has no equilayers, and under ONNX."""
+
+import copy
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from equilayers.convert import symmetrize, to_antialiased, to_equivariant, to_plain
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
+from equilayers.losses import InvarianceLoss
+from equilayers.nn import (
+    AvgBlurPool2d,
+    BlurConv2d,
+    BlurPool2d,
+    GroupConv2d,
+    GroupLinear,
+    InvariantAvgPool2d,
+    LiftingConv2d,
+    LiftingLinear,
+    MaxBlurPool2d,
+    OrbitPool,
+    PolyphasePool2d,
+)
+from strategies import ROTATIONS, SOME_GROUPS, filled, name, some_spaces
+
+C4, D4 = CyclicRotation(4), Dihedral(4)
+MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+def ours(model: nn.Module) -> list[str]:
+    return [type(module).__name__ for module in model.modules() if type(module).__module__.startswith("equilayers")]
+
+
+def difference(model: nn.Module, plain: nn.Module, x: Tensor) -> float:
+    """The largest difference of the outputs by the largest output."""
+    with torch.no_grad():
+        y, z = model(x), plain(x)
+    assert (y.shape, y.dtype) == (z.shape, z.dtype)
+    return float((y - z).abs().max() / y.abs().max().clamp(min=1e-30))
+
+
+def assert_plain(model: nn.Module, *inputs: Tensor, limit: float = 1e-12) -> nn.Module:
+    """The plain form, after having seen that it is one."""
+    plain = to_plain(model)
+    assert not ours(plain)
+    for x in inputs:
+        assert difference(model, plain, x) <= limit
+    return plain
+
+
+def double(*shape: int) -> Tensor:
+    return filled(shape, torch.float64)
+
+
+@pytest.mark.parametrize("group", SOME_GROUPS, ids=name)
+def test_linear_layers(group: Group) -> None:
+    for space, bias in itertools.product(some_spaces(group), (True, False)):
+        assert_plain(LiftingLinear(group, (2, *space), 3, bias, dtype=torch.float64), double(4, 2, *space))
+    assert_plain(GroupLinear(group, 2, 3, dtype=torch.float64), double(4, 2, group.order))
+
+
+@pytest.mark.parametrize("group", ROTATIONS, ids=name)
+@pytest.mark.parametrize("kind", [LiftingConv2d, GroupConv2d], ids=lambda kind: kind.__name__)
+def test_convolutions(kind: type[LiftingConv2d | GroupConv2d], group: Group) -> None:
+    """The whole grid of settings, in float64 against the bitwise algorithm and in float32 against the usual one."""
+    fiber = () if kind is LiftingConv2d else (group.order,)
+    x = double(2, 4, *fiber, 9, 9)
+    for mode, stride, dilation, groups, bias in itertools.product(MODES, (1, 2), (1, 2), (1, 2), (True, False)):
+        layer = kind(group, 4, 6, 3, stride, 2, dilation, groups, bias, mode)
+        assert_plain(layer, x.float(), limit=1e-6)
+        layer.algorithm = "bitwise"
+        assert_plain(layer.double(), x)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", [BlurPool2d, MaxBlurPool2d, AvgBlurPool2d], ids=lambda kind: kind.__name__)
+def test_blurs_of_every_size(kind: type[nn.Module], mode: str) -> None:
+    """One graph for all sizes, down to one pixel, where padding goes around and mirrors more than once."""
+    sizes = [(1, 1), (1, 2), (2, 3), (3, 3), (4, 5), (6, 7), (8, 8)]
+    for taps, stride in itertools.product(("auto", 1, 4, 7, (1.0, 2.0, 5.0)), (1, 2, 3, (2, 1), 5)):
+        maps = [double(2, 3, *size) for size in sizes] + [double(2, 3, 4, 5, 6)]
+        assert_plain(kind(taps, stride, mode), *maps)
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [
+        (lambda mode: BlurPool2d(1, 3, mode, exact=True), 7),
+        (lambda mode: BlurPool2d(3, 3, mode, exact=True), 6),
+        (lambda mode: AvgBlurPool2d(5, 2, mode, exact=True, kernel_size=3), 9),
+    ],
+    ids=["1 tap", "3 taps", "5 taps behind a window"],
+)
+def test_exact_blurs(layer: Callable[[str], nn.Module], size: int) -> None:
+    for mode in ("zeros", "reflect", "replicate"):
+        assert_plain(layer(mode), double(2, 3, size, size))
+
+
+OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    **{
+        f"OrbitPool {r} {len(s)}": (lambda r=r: OrbitPool(r), s)
+        for r in ("max", "mean", "logsumexp", "norm")
+        for s in ((3, 4), (2, 8, 5, 5))
+    },
+    "InvariantAvgPool2d": (InvariantAvgPool2d, (3, 5, 7)),
+    "InvariantAvgPool2d of features": (InvariantAvgPool2d, (3, 4, 6, 6)),
+    "PolyphasePool2d": (PolyphasePool2d, (3, 6, 8)),
+    "PolyphasePool2d of features": (lambda: PolyphasePool2d(3, 1), (2, 4, 6, 9)),
+    "PolyphasePool2d, not exact": (lambda: PolyphasePool2d((2, 3), float("inf"), exact=False), (3, 5, 7)),
+    "BlurConv2d": (lambda: BlurConv2d(2, 3, 3, padding=1), (2, 9, 8)),
+    "BlurConv2d, blur first": (lambda: BlurConv2d(2, 3, 3, padding=1, order="blur-conv-activation"), (2, 9, 8)),
+    "BlurConv2d of features": (lambda: BlurConv2d(2, 3, 3, padding=1, group=C4), (2, 4, 9, 9)),
+    "BlurConv2d, blurred activation": (lambda: BlurConv2d(2, 3, 3, activation=MaxBlurPool2d()), (2, 12, 12)),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_layers(case: str) -> None:
+    make, sample = OTHERS[case]
+    assert_plain(make().double(), *(double(batch, *sample) for batch in (1, 3)))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "probabilities", "max"])
+@pytest.mark.parametrize(
+    ("group", "sample"),
+    [
+        (C4, (1, 6, 6)),
+        (D4, (1, 6, 6)),
+        (CyclicTranslation(3, dim=-2), (1, 6, 4)),
+        (DirectProduct(CyclicRotation(2), CyclicTranslation(2)), (1, 6, 4)),
+        (PermutationGroup([[1, 2, 0, 3]]), (6, 4)),
+    ],
+    ids=lambda value: name(value) if isinstance(value, Group) else "",
+)
+def test_symmetrized(group: Group, sample: tuple[int, ...], reduction: str) -> None:
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(24 if len(sample) == 2 else sample[1] * sample[2], 5)).double()
+    model = symmetrize(inner, group, reduction)
+    plain = assert_plain(model, double(3, *sample))
+    assert len(list(plain.parameters())) == 2  # shared by all elements
+
+
+def cnn() -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, 2, 1), nn.GroupNorm(4, 16), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
+        *(nn.Conv2d(16, 16, 1), nn.InstanceNorm2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        *(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)),
+    )
+
+
+@pytest.mark.parametrize("group", [C4, D4], ids=name)
+def test_converted_networks(group: Group) -> None:
+    model, report = to_equivariant(cnn().double(), group)
+    assert report.complete
+    model(double(8, 1, 33, 33))  # in training mode: so that the running statistics are not those of the beginning
+    model.eval()
+    plain = assert_plain(model, double(2, 1, 33, 33), double(2, 1, 20, 20))
+    kinds = {type(module) for module in plain.modules()}
+    assert {nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d, nn.Linear} < kinds
+    assert nn.BatchNorm3d not in kinds
+    smooth, _ = to_antialiased(cnn().double())
+    assert_plain(smooth.eval(), double(2, 1, 33, 33), double(2, 1, 20, 20))
+
+
+def test_a_segmentation_network() -> None:
+    plain_one = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8, track_running_stats=False), nn.Conv2d(8, 2, 1)
+    )
+    model, _ = to_equivariant(plain_one.double(), C4)
+    assert_plain(model.eval(), double(2, 1, 9, 9))
+
+
+class Residual(nn.Module):
+    """A user's module: a shared layer, a layer that has no name of its own, torch's own layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift = LiftingConv2d(C4, 1, 4, 3, padding=1)
+        self.conv = GroupConv2d(C4, 4, 4, 3, padding=1)
+        self.same = self.conv
+        self.steps = nn.ModuleList([nn.BatchNorm3d(4), nn.ReLU()])
+        self.nothing = None
+        self.head = nn.Sequential(OrbitPool(), InvariantAvgPool2d(), nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.lift(x)
+        for step in (self.conv, *self.steps, self.same):
+            f = f + step(f)
+        y: Tensor = self.head(f)
+        return y
+
+
+def test_a_model_of_the_users() -> None:
+    model = Residual().double()
+    model.lift.weight.requires_grad_(False)
+    model.steps.eval()
+    before = copy.deepcopy(model.state_dict())
+    plain = assert_plain(model, double(2, 1, 8, 8))
+    assert isinstance(plain, Residual)
+    assert plain.conv is plain.same
+    assert plain.conv is not model.conv
+    assert [p.requires_grad for p in plain.lift.parameters()] == [False, True]
+    assert plain.training
+    assert not plain.steps.training
+    assert sum(p.numel() for p in plain.conv.parameters()) == 4 * model.conv.weight.numel() + 4 * 4
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert ours(model)
+
+
+def test_dtypes_modes_and_a_layer_by_itself() -> None:
+    layer = LiftingConv2d(C4, 1, 2, 3, dtype=torch.bfloat16).eval()
+    plain = to_plain(layer)
+    assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
+    assert not any(module.training for module in plain.modules())
+    assert all(module.training for module in to_plain(layer.train()).modules())
+    assert {p.device.type for p in to_plain(LiftingLinear(C4, (4, 4), 2, device="meta")).parameters()} == {"meta"}
+    nothing_of_ours = nn.Sequential(nn.Linear(2, 2))
+    assert_plain(nothing_of_ours.double(), double(1, 2))
+
+
+def test_parametrised_weights_become_numbers() -> None:
+    layer = parametrizations.weight_norm(GroupLinear(C4, 3, 2).double())
+    plain = assert_plain(layer, double(2, 3, 4))
+    assert set(plain.state_dict()) == {"1.weight", "1.bias"}
+
+
+class Doubled(OrbitPool):
+    def forward(self, f: Tensor) -> Tensor:
+        return 2 * super().forward(f)
+
+
+def test_what_has_no_plain_form_is_refused() -> None:
+    hooked = OrbitPool()
+    hooked.register_forward_hook(lambda module, args, output: output + 1)
+    for model, error, words in (
+        (nn.Sequential(Doubled()), TypeError, "Doubled at '0'"),
+        (nn.ModuleDict({"loss": InvarianceLoss(C4)}), TypeError, "InvarianceLoss at 'loss'"),
+        (nn.Sequential(hooked), ValueError, "OrbitPool at '0'"),
+        (lambda x: x, TypeError, "function"),
+    ):
+        with pytest.raises(error, match=f"^to_plain: expected .*{words}"):
+            to_plain(model)  # type: ignore[arg-type]
+
+
+def test_a_wrong_fold_would_be_seen() -> None:
+    model = GroupConv2d(C4, 2, 2, 3, dtype=torch.float64)
+    plain = to_plain(model)
+    with torch.no_grad():
+        plain[1].weight[0, 0, 0, 0] += 1e-4  # type: ignore[index, operator]
+    assert difference(model, plain, double(2, 2, 4, 5, 5)) > 1e-6
+
+
+def whole() -> nn.Module:
+    """A network with one of everything."""
+    return nn.Sequential(
+        LiftingConv2d(C4, 1, 4, 3, padding=1),
+        nn.BatchNorm3d(4),
+        BlurPool2d(),
+        MaxBlurPool2d(3),
+        GroupConv2d(C4, 4, 4, 3, padding=1, padding_mode="reflect"),
+        PolyphasePool2d(),
+        InvariantAvgPool2d(),
+        GroupLinear(C4, 4, 4),
+        OrbitPool("norm"),
+        nn.Linear(4, 3),
+    ).eval()
+
+
+def test_it_is_loaded_where_equilayers_is_not(tmp_path: Path) -> None:
+    model, x = symmetrize(whole(), C4), torch.randn(2, 1, 16, 16)
+    torch.save((to_plain(model), x, model(x)), tmp_path / "model.pt")
+    script = (
+        "import sys, torch; sys.modules['equilayers'] = None\n"
+        f"plain, x, y = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
+        "torch.testing.assert_close(plain(x), y, rtol=1e-5, atol=1e-6)"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_it_compiles_and_exports_for_any_batch(fresh_compiler: None) -> None:
+    model = whole()
+    plain, batch = assert_plain(model, torch.randn(2, 1, 16, 16), limit=1e-5), torch.export.Dim("batch")
+    compiled = torch.compile(plain, fullgraph=True, backend="aot_eager")
+    exported = torch.export.export(plain, (torch.randn(3, 1, 16, 16),), dynamic_shapes=({0: batch},)).module()
+    for x in (torch.randn(n, 1, 16, 16) for n in (2, 5)):
+        torch._dynamo.mark_dynamic(x, 0)
+        for form in (compiled, exported):
+            torch.testing.assert_close(form(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def sessions_output(session: Any, x: Tensor) -> Tensor:
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+def modes() -> nn.Module:
+    """All padding modes."""
+    return nn.Sequential(
+        *(LiftingConv2d(C4, 1, 4, 3, padding=2, padding_mode="circular"), BlurPool2d(padding_mode="circular")),
+        *(GroupConv2d(C4, 4, 4, 3, padding=1, padding_mode="reflect"), MaxBlurPool2d(padding_mode="zeros")),
+        *(GroupConv2d(C4, 4, 4, 3, padding=1, padding_mode="replicate"), AvgBlurPool2d(padding_mode="replicate")),
+        *(OrbitPool("logsumexp"), nn.Flatten()),
+    )
+
+
+def averaged() -> nn.Module:
+    return symmetrize(to_equivariant(cnn(), C4)[0].eval(), D4, "probabilities")
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@pytest.mark.parametrize("make", [whole, modes, averaged], ids=lambda make: make.__name__)
+def test_the_onnx_file_agrees(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'equilayers[onnx]'")
+    model, x = make(), torch.randn(3, 1, 16, 16)
+    program = torch.onnx.export(
+        to_plain(model),
+        (x,),
+        dynamo=True,
+        opset_version=18,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
+    assert program is not None
+    program.save(tmp_path / "model.onnx")
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 3, 8):
+        images = torch.randn(batch, 1, 16, 16)
+        expected = model(images)
+        error = (sessions_output(session, images) - expected).abs().max() / expected.abs().max()
+        assert float(error) <= 1e-5

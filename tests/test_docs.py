@@ -23,21 +23,16 @@ from pages import PAGES, ROOT, Block, blocks, require_output, run
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 # Those with code; the README has a test of its own.
 DOCS = [name for name, text in TEXTS.items() if "```python" in text and name != "README.md"]
-# Names that a snippet may mention before they are there, and where they will be.
-COMING = {"to_plain": "equilayers.convert", "strategies": "equilayers.testing"}
+# What a snippet may mention, and the module that it needs: a block is left out, and said to be, where there is none.
+NEEDS = {"torch.onnx": "onnxscript", "strategies": "equilayers.testing.strategies"}
 # escnn is imported with what it needs out of the way; see benchmarks.peers.
 NEEDS_ESCNN = "docs/from-escnn.md"
 PARTS = ["groups", "functional", "nn", "metrics", "losses", "testing", "convert", "interop.escnn"]
 
 
 def missing() -> tuple[str, ...]:
-    """What of COMING is not there yet."""
-
-    def there(name: str, part: str) -> bool:
-        is_module = importlib.util.find_spec(f"{part}.{name}") is not None
-        return is_module or hasattr(importlib.import_module(part), name)
-
-    return tuple(name for name, part in COMING.items() if not there(name, part))
+    """The words of NEEDS whose module is not there."""
+    return tuple(word for word, module in NEEDS.items() if importlib.util.find_spec(module) is None)
 
 
 # torch's exporter to ONNX warns of its own parts; escnn is filtered in pyproject.toml already.
@@ -53,7 +48,8 @@ def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     run(text, page, without)
     left = [str(b.line) for b in blocks(text) if b.language == "python" and any(word in b.text for word in without)]
     if left:
-        pytest.skip(f"the other blocks ran; lines {', '.join(left)} need {' and '.join(without)}, not there yet")
+        modules = " and ".join(NEEDS[word] for word in without)
+        pytest.skip(f"the other blocks ran; those at lines {', '.join(left)} need {modules}")
 
 
 @pytest.mark.parametrize(
@@ -187,6 +183,17 @@ def test_the_table_of_exactness_is_true(hooks: types.ModuleType) -> None:
 @torch.no_grad()
 def test_a_false_row_would_be_found() -> None:
     assert error(nn.Conv2d(2, 2, 3, padding=1), (2, 2, 8, 8)) > 1e-3
+
+
+def test_the_names_of_escnn_are_its_names(escnn: types.ModuleType) -> None:
+    table = TEXTS[NEEDS_ESCNN].split("## Names")[1].split("## ")[0]
+    theirs = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
+    modules, spaces = re.findall(r"`([A-Z]\w+)", theirs), re.findall(r"`gspaces\.(\w+)", theirs)
+    methods = re.findall(r"`module\.(\w+)", theirs)
+    assert (len(modules), len(spaces), len(methods)) == (13, 3, 2)
+    assert not [name for name in modules if not hasattr(escnn.nn, name)]
+    assert not [name for name in spaces if not hasattr(escnn.gspaces, name)]
+    assert not [name for name in methods if not hasattr(escnn.nn.EquivariantModule, name)]
 
 
 @pytest.fixture(scope="session")

@@ -117,14 +117,32 @@ def test_a_command_that_does_not_exist_is_found(command: str) -> None:
     assert problem(command)
 
 
-@pytest.fixture(scope="session")
-def hooks() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+def module_of_docs(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def hooks() -> types.ModuleType:
+    return module_of_docs("hooks")
+
+
+def test_docstrings_are_rewritten() -> None:
+    pytest.importorskip("griffe", reason="griffe is not installed: pip install 'equilayers[docs]'")
+    text = (
+        "Args:\n    a, b: both,\n        see `equilayers.nn.OrbitPool`.\n\n"
+        "Law: `f == g`,\n    for all.\n\nSource: arXiv:1602.07576."
+    )
+    wanted = (
+        "Args:\n    a: both,\n        see [`equilayers.nn.OrbitPool`][equilayers.nn.OrbitPool].\n"
+        "    b: both,\n        see [`equilayers.nn.OrbitPool`][equilayers.nn.OrbitPool].\n\n"
+        "**Law.** `f == g`, for all.\n\n**Source.** [arXiv:1602.07576](https://arxiv.org/abs/1602.07576)."
+    )
+    assert module_of_docs("docstrings").rewritten(text) == wanted
 
 
 def test_the_table_of_exactness_has_every_layer(hooks: types.ModuleType) -> None:

@@ -2,15 +2,16 @@ r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line 
 
 linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. turns: their errors under turns.
 jacobian: singular values. construction, memory: of convolutions. report: cost against width and against the order of
-the group, with a drawing. calibrate: the constants of the cost model.
+the group, with a drawing. calibrate: the constants of the cost model. figures: the pictures of the documentation.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import calibrate, construction, conv, jacobian, linear, memory, report, shift, turns
+from benchmarks import calibrate, construction, conv, figures, jacobian, linear, memory, report, shift, turns
 
 SUBJECTS = {
     "linear": linear.report,
@@ -28,13 +29,18 @@ def main() -> None:
     r"""Print the report of one subject."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=form)
-    parser.add_argument("subject", choices=[*SUBJECTS, "report"])
+    parser.add_argument("subject", choices=[*SUBJECTS, "report", "figures"])
     parser.add_argument("--seconds", type=float, default=2.0, help="per case (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the drawing of `report`")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of drawings")
     args = parser.parse_args()
-    lines = SUBJECTS[args.subject](args.seconds) if args.subject in SUBJECTS else report.lines(args.seconds, args.out)
-    for line in lines:
+    for line in _lines(args.subject, args.seconds, args.out):
         print(line, flush=True)
+
+
+def _lines(subject: str, seconds: float, out: Path) -> Iterator[str]:
+    if subject == "figures":
+        return figures.lines(out)
+    return report.lines(seconds, out) if subject == "report" else SUBJECTS[subject](seconds)
 
 
 if __name__ == "__main__":

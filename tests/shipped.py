@@ -54,7 +54,8 @@ def _linear(kind: type[nn.Module], spaces: dict[Group, Any]) -> Variants:
             sample = space if kind is LiftingLinear else (space, group.order)
             for algorithm in algorithms_of(group):
                 make = lambda g=group, s=space, a=algorithm: kind(g, s, 7, algorithm=a)  # noqa: E731
-                transforms = (C4, D4, T7) if kind is LiftingLinear else (T3,)
+                # Each transform once, and each other algorithm.
+                transforms = (D4, T7) if kind is LiftingLinear else (C4, T3)
                 graph = {"fourier": group in transforms, "auto": group == S3}.get(algorithm, group == C4)
                 yield f"{name(group)} {algorithm}", Variant(make, sample, graph)
 
@@ -66,10 +67,11 @@ def _convolution(kind: type[nn.Module]) -> Variants:
         for group, algorithm, mode in itertools.product((C1, C4, D1, D4), ALGORITHMS, MODES):
             if group != C4 and mode != "reflect":
                 continue
+            graph = algorithm == "auto" or (group, algorithm) == (D1, "fourier")  # in graphs all algorithms are one
             settings = {"stride": 2, "padding": 1, "groups": 2, "padding_mode": mode, "algorithm": algorithm}
             make = lambda g=group, s=settings: kind(g, 2, 4, 3, **s)  # noqa: E731
             fiber = () if kind is LiftingConv2d else (group.order,)
-            yield f"{name(group)} {algorithm} {mode}", Variant(make, (2, *fiber, 7, 7), algorithm == "auto")
+            yield f"{name(group)} {algorithm} {mode}", Variant(make, (2, *fiber, 7, 7), graph)
 
     return dict(variants())
 

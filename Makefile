@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 PY = $(VENV)/bin/python
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: study test lint bench escnn env clean
+.PHONY: study test lint bench escnn models env clean
 
 study: env
 	$(PY) -m baselines study $(STUDY_ARGS)
@@ -29,6 +29,10 @@ bench: env
 escnn: env
 	$(PIP_INSTALL) numpy scipy joblib
 	$(PIP_INSTALL) --no-deps escnn
+
+# Networks of others for `python -m benchmarks models` and tests/test_third_party.py: a quarter of a minute, 190 MB.
+models: env
+	$(PIP_INSTALL) --editable '.[models]'
 
 env: $(VENV)/.ready
 

@@ -24,7 +24,7 @@ from equilayers.testing import locate_break
 
 WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
 ORIGINAL = "original"
-BATCH = 8
+BATCH = 4
 ROUNDING = 1e-4  # by how far outputs lie apart
 Made = dict[str, tuple[nn.Module, Report | None]]
 

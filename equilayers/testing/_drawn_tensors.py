@@ -2,9 +2,9 @@ r"""Groups, their elements, and what they act on, as hypothesis draws them."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -25,31 +25,45 @@ PERMUTATIONS = (
 )
 
 
-def _rotations(most: int) -> list[Group]:  # noqa: ARG001 - of 1, 2 and 4 elements
-    return [CyclicRotation(n) for n in (1, 2, 4)]
+Makers = list[tuple[int, Callable[[], Group]]]  # orders, and how such a group is made
 
 
-def _dihedral(most: int) -> list[Group]:  # noqa: ARG001 - of 2, 4 and 8 elements
-    return [Dihedral(n) for n in (1, 2, 4)]
+def _turns(most: int) -> Makers:  # noqa: ARG001 - of 1, 2 and 4 elements
+    return [(n, partial(CyclicRotation, n)) for n in (1, 2, 4)]
 
 
-def _translations(most: int) -> list[Group]:
-    return [CyclicTranslation(n, dim) for n in range(1, most + 1) for dim in (-1, -2)]
+def _mirrors(most: int) -> Makers:  # noqa: ARG001 - of 2, 4 and 8 elements
+    return [(2 * n, partial(Dihedral, n)) for n in (1, 2, 4)]
 
 
-def _products(most: int) -> list[Group]:
-    shifts = [(n, m) for n, m in itertools.product(range(1, most + 1), repeat=2) if n * m <= most]
-    made: list[Group] = [DirectProduct(CyclicTranslation(n), CyclicTranslation(m, dim=-2)) for n, m in shifts]
-    return [*made, DirectProduct(CyclicRotation(2), CyclicTranslation(2)), DirectProduct(Dihedral(1), _DOWN)]
+def _shifts(most: int) -> Makers:
+    return [(n, partial(CyclicTranslation, n, dim)) for n in range(1, most + 1) for dim in (-1, -2)]
 
 
-_DOWN = CyclicTranslation(3, dim=-2)
-KINDS: dict[type[Group], Callable[[int], list[Group]]] = {
-    CyclicRotation: _rotations,
-    Dihedral: _dihedral,
-    CyclicTranslation: _translations,
+def _products(most: int) -> Makers:
+    r"""Of shifts along both axes, and of a half turn or a mirror with shifts."""
+    made: Makers = [(4, lambda: DirectProduct(CyclicRotation(2), CyclicTranslation(2)))]
+    made.append((6, lambda: DirectProduct(Dihedral(1), CyclicTranslation(3, dim=-2))))
+    return made + [
+        (n * m, partial(_shifts_both_ways, n, m)) for n in range(1, most + 1) for m in range(1, most // n + 1)
+    ]
+
+
+def _shifts_both_ways(n: int, m: int) -> Group:
+    return DirectProduct(CyclicTranslation(n), CyclicTranslation(m, dim=-2))
+
+
+def _permutations(most: int) -> Makers:  # noqa: ARG001
+    known = [PermutationGroup([[0, 1, 2]]), *PERMUTATIONS]
+    return [(group.order, partial(PermutationGroup, group.generators)) for group in known]
+
+
+KINDS: dict[type[Group], Callable[[int], Makers]] = {
+    CyclicRotation: _turns,
+    Dihedral: _mirrors,
+    CyclicTranslation: _shifts,
     DirectProduct: _products,
-    PermutationGroup: lambda _: [PermutationGroup([[0, 1, 2]]), *PERMUTATIONS],
+    PermutationGroup: _permutations,
 }
 
 
@@ -74,9 +88,10 @@ def groups(*kinds: type[Group], min_order: int = 1, max_order: int = 12) -> st.S
         if kind not in KINDS:
             known = ", ".join(each.__name__ for each in KINDS)
             refuse(who, f"kinds among {known}", repr(kind), "Pass one or more of these classes.", TypeError)
-        found = [group for group in KINDS[kind](max_order) if min_order <= group.order <= max_order]
+        found = [(order, make) for order, make in KINDS[kind](max_order) if min_order <= order <= max_order]
         if found:
-            strategies.append(st.sampled_from(sorted(found, key=lambda group: group.order)))
+            found.sort(key=lambda pair: pair[0])
+            strategies.append(st.sampled_from([make for _, make in found]).map(lambda make: make()))
         if kind is PermutationGroup and min_order <= 3 and max_order >= 12:  # most random permutations are allowed then
             strategies.append(_cyclic().filter(lambda group: min_order <= group.order <= max_order))
     if not strategies:

@@ -139,7 +139,8 @@ def measure(network: Network, how: Effort, console: Console) -> Section:
             sound = [width for width, (_, report) in made.items() if report is None or report.complete]
             forward, step = _timed({width: made[width][0] for width in sound}, inputs[0], how)
         for width, (model, report) in made.items():
-            errors = [_error(network, model, name, x, f"{name}, {width}", section.notes) for x in inputs]
+            notes = section.notes if width in sound else []  # of what is refused the report says why
+            errors = [_error(network, model, name, x, f"{name}, {width}", notes) for x in inputs]
             times = [_ratio(forward, width), _ratio(step, width)]
             row = [name, width, f"{_parameters(model):,}", _counts(report), *errors, *times, losses[width]]
             section.rows.append(row)
@@ -173,9 +174,12 @@ def _error(network: Network, model: nn.Module, name: str, x: Tensor, who: str, n
     try:
         off = error(network, model, group_of(name), x)
     except RuntimeError as problem:
-        said = str(problem).splitlines()[0]
-        whose = "the model itself" if who.endswith(ORIGINAL) else who
-        notes.append(f"{whose} does not run at {x.shape[-2]}x{x.shape[-1]}: {said}")
+        said = f"does not run at {x.shape[-2]}x{x.shape[-1]}: {str(problem).splitlines()[0]}"
+        itself = f"the model itself {said}"
+        if who.endswith(ORIGINAL):
+            notes.append(itself)
+        elif itself not in notes:
+            notes.append(f"{who} {said}")
         return "–"
     if off > ROUNDING and not who.endswith(ORIGINAL):
         notes.append(f"{who}: lost at {locate_break(model, group_of(name), x[:2])}")

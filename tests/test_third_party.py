@@ -140,6 +140,7 @@ def test_the_command(
     before, after = map(float, tied[8].split(" → "))
     assert after < before
     assert [row[5] for row in rows[2:4]] == ["–", "–"]
+    assert text.count("does not run at 65x65") == 1
     assert "- the model itself does not run at 65x65: Sizes of tensors must match" in text
     assert [row[6:8] for row in rows[4:]][1] == ["–", "–"]
     assert "no equivariant form of ConvNextLayerNorm is known here); 16 more" in text

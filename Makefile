@@ -8,7 +8,7 @@ DOCS_ARGS ?=
 PY = $(VENV)/bin/python
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: study test lint bench docs escnn env clean
+.PHONY: study test lint bench docs escnn models env clean
 
 study: env
 	$(PY) -m baselines study $(STUDY_ARGS)
@@ -34,6 +34,10 @@ docs: env
 escnn: env
 	$(PIP_INSTALL) numpy scipy joblib
 	$(PIP_INSTALL) --no-deps escnn
+
+# Networks of others for `python -m benchmarks models` and tests/test_third_party.py: a quarter of a minute, 190 MB.
+models: env
+	$(PIP_INSTALL) --editable '.[models]'
 
 env: $(VENV)/.ready
 

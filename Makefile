@@ -1,13 +1,14 @@
-# From a bare machine with Python: make study, make test, make bench.
+# From a bare machine with Python: make study, make test, make bench, make docs.
 PYTHON ?= python3
 VENV ?= .venv
 STUDY_ARGS ?=
 PYTEST_ARGS ?=
+DOCS_ARGS ?=
 
 PY = $(VENV)/bin/python
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: study test lint bench escnn env clean
+.PHONY: study test lint bench docs escnn models env clean
 
 study: env
 	$(PY) -m baselines study $(STUDY_ARGS)
@@ -24,11 +25,19 @@ lint: env
 bench: env
 	$(PY) -m pytest benchmarks $(PYTEST_ARGS)
 
+# Into site/. A warning is an error (--strict, which --quiet would undo); the variable silences an advertisement.
+docs: env
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean $(DOCS_ARGS)
+
 # --no-deps, because two of escnn's needs do not install beside ours: py3nj builds with Fortran, and the lie_learn wheel
 # is compiled against numpy 1. Both serve SO(3) only; benchmarks/peers.py imports escnn without them.
 escnn: env
 	$(PIP_INSTALL) numpy scipy joblib
 	$(PIP_INSTALL) --no-deps escnn
+
+# Networks of others for `python -m benchmarks models` and tests/test_third_party.py: a quarter of a minute, 190 MB.
+models: env
+	$(PIP_INSTALL) --editable '.[models]'
 
 env: $(VENV)/.ready
 
@@ -38,5 +47,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

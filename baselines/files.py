@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"read_json: expected {path} to be JSON, got {error}. Delete the file.") from error
 
 
-def writable_folder(path: Path, who: str = "study") -> Path:
+def writable_folder(path: Path, who: str = "study", option: str = "--out") -> Path:
     r"""Make the folder and prove that it can be written to, before hours are spent on what should go there.
 
     Raises:
@@ -64,5 +64,5 @@ def writable_folder(path: Path, who: str = "study") -> Path:
             pass
     except OSError as error:
         why = error.strerror or error
-        raise OSError(f"{who}: expected --out to be a writable folder, got {path} ({why}). Name another.") from error
+        raise OSError(f"{who}: expected {option} to be a writable folder, got {path} ({why}). Name another.") from error
     return path

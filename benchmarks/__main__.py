@@ -2,15 +2,18 @@ r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line 
 
 linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. turns: their errors under turns.
 jacobian: singular values. construction, memory: of convolutions. report: cost against width and against the order of
-the group, with a drawing. calibrate: the constants of the cost model.
+the group, with a drawing. calibrate: the constants of the cost model. figures: the pictures of the documentation.
+models: networks of MONAI and of transformers before and after `to_equivariant`, as tables on the terminal, and in a
+file with --markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import calibrate, construction, conv, jacobian, linear, memory, report, shift, turns
+from benchmarks import calibrate, construction, conv, figures, jacobian, linear, memory, models, report, shift, turns
 
 SUBJECTS = {
     "linear": linear.report,
@@ -28,13 +31,28 @@ def main() -> None:
     r"""Print the report of one subject."""
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=form)
-    parser.add_argument("subject", choices=[*SUBJECTS, "report"])
+    parser.add_argument("subject", choices=[*SUBJECTS, "report", "figures", "models"])
     parser.add_argument("--seconds", type=float, default=2.0, help="per case (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of the drawing of `report`")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of drawings")
+    parser.add_argument("--quick", action="store_true", help="only show that `models` works: half a minute")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="where to write the tables of `models`")
     args = parser.parse_args()
-    lines = SUBJECTS[args.subject](args.seconds) if args.subject in SUBJECTS else report.lines(args.seconds, args.out)
-    for line in lines:
+    if args.subject == "models":
+        try:
+            models.run(args.seconds, quick=args.quick, markdown=args.markdown)
+        except (ImportError, OSError) as error:
+            parser.error(str(error))
+        return
+    if args.quick or args.markdown is not None:
+        parser.error(f"expected --quick and --markdown with models, got {args.subject}. Leave them out.")
+    for line in _lines(args.subject, args.seconds, args.out):
         print(line, flush=True)
+
+
+def _lines(subject: str, seconds: float, out: Path) -> Iterator[str]:
+    if subject == "figures":
+        return figures.lines(out)
+    return report.lines(seconds, out) if subject == "report" else SUBJECTS[subject](seconds)
 
 
 if __name__ == "__main__":

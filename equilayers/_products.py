@@ -24,6 +24,8 @@ LARGE = 1_500_000  # multiplications
 
 def times(a: Tensor, b: Tensor) -> Tensor:
     r"""The product a @ b; not differentiable where `b` is large."""
+    if torch.compiler.is_compiling():  # a question about the size would tie the graph to the batch
+        return a @ b
     if a.ndim == b.ndim == 2 and type(a) is type(b) is Tensor and _suits(a, b) and _onednn():
         return _linear(a, b, None)
     return a @ b

@@ -17,6 +17,7 @@ _MATHEMATICS = {"_checks", "groups", "functional"}
 PARTS = {
     "_checks": set[str](),
     "_evaluation": set[str](),
+    "_files": set[str](),
     "_nested": set[str](),
     "_products": set[str](),
     "groups": {"_checks"},
@@ -26,7 +27,9 @@ PARTS = {
     "interop": _MATHEMATICS | {"nn"},
     "metrics": {"_checks", "_evaluation", "_products", "groups"},
     "losses": {"_checks", "groups", "metrics"},
-    "testing": {"_checks", "_evaluation", "_nested", "groups", "metrics"},
+    "testing": {"_checks", "_evaluation", "_files", "_nested", "groups", "metrics"},
+    "cli": {"_checks", "_evaluation", "_files", "_nested", "groups", "metrics", "testing"},
+    "__main__": {"cli"},
 }
 # Which project packages each may import.
 PROJECT_IMPORTS = {

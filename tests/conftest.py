@@ -1,4 +1,4 @@
-"""What every test stands on: reproducible settings, the `escnn` peer and the `threads` fixture."""
+"""What every test stands on: reproducible settings, packages of others, and the `threads` fixture."""
 
 import os
 import types
@@ -11,7 +11,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+import benchmarks.third_party as third_party_networks
 from benchmarks.peers import import_escnn
+from peers import required
 
 # `threads` is function-scoped and constant over the examples of one test, so it is safe under @given.
 settings.register_profile(
@@ -47,13 +49,14 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.fixture(scope="session")
 def escnn() -> types.ModuleType:
     """The peer library; without it the test is skipped, or fails where EQUILAYERS_REQUIRE_ESCNN=1."""
-    try:
-        return import_escnn()
-    except ImportError as error:
-        reason = f"escnn cannot be imported ({error}). Run `make escnn`."
-        if os.environ.get("EQUILAYERS_REQUIRE_ESCNN") == "1":
-            pytest.fail(f"EQUILAYERS_REQUIRE_ESCNN=1, but {reason}")
-        pytest.skip(reason)
+    return required(import_escnn, "escnn", "escnn")
+
+
+@pytest.fixture(scope="session")
+def third_party() -> dict[str, third_party_networks.Network]:
+    """Small networks of MONAI and transformers by name; likewise with EQUILAYERS_REQUIRE_MODELS=1."""
+    required(third_party_networks.versions, "monai or transformers", "models")
+    return {network.name: network for network in third_party_networks.networks(small=True)}
 
 
 @pytest.fixture

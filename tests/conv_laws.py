@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from conv_reference import order
 from equilayers.functional import _patches
-from equilayers.groups import Dihedral, Group
+from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
+from equilayers.testing._drawn_layers import reversed_axes
+from equilayers.testing.strategies import conv_settings
 from strategies import ROTATIONS, filled
 
 Pair = tuple[int, int]
@@ -55,11 +57,6 @@ def square(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: 
     return Settings(*((value, value) for value in (size, kernel, stride, padding, dilation)), **rest)
 
 
-def turned(group: Group) -> tuple[int, ...]:
-    """The axes, 0 down and 1 right, that the group reverses."""
-    return () if order(group) == 1 else (1,) if group == Dihedral(1) else (0, 1)
-
-
 def has_quarter_turns(group: Group) -> bool:
     return group.n == 4  # type: ignore[attr-defined]
 
@@ -74,7 +71,7 @@ def entitled(group: Group, s: Settings) -> set[str]:
             found.add("the reach of the kernel")
         if padding > most:
             found.add(f"padding <= {most} for padding_mode='{s.padding_mode}'")
-        if room % s.stride[axis] and axis in turned(group):
+        if room % s.stride[axis] and axis in reversed_axes(group):
             found.add("The grid is lopsided")
     return found
 
@@ -124,21 +121,8 @@ def channels_last(x: Tensor) -> Tensor:
 @st.composite
 def settings(draw: st.DrawFn, group: Group, max_groups: int = 1) -> Settings:
     """Settings that the group allows, on maps of 19 pixels at most."""
-    mode = draw(st.sampled_from(MODES))
-
-    def axis(turns: bool) -> tuple[int, ...]:
-        kernel, stride, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
-        padding, steps = draw(st.integers(0, 3)), draw(st.integers(0, 4))
-        length = stride * steps + dilation * (kernel - 1) + 1 - 2 * padding
-        length += 0 if turns else draw(st.integers(0, stride - 1))
-        while length < {"reflect": padding + 1, "circular": padding}.get(mode, 1) or length < 1:
-            length += stride
-        return length, kernel, stride, padding, dilation
-
-    down = axis(0 in turned(group))
-    right = down if has_quarter_turns(group) else axis(1 in turned(group))
-    size, kernel, stride, padding, dilation = zip(down, right, strict=True)
-    return Settings(size, kernel, stride, padding, dilation, draw(st.integers(1, max_groups)), mode)
+    size, drawn = draw(conv_settings(group))
+    return Settings(size, **drawn, groups=draw(st.integers(1, max_groups)))
 
 
 def limit_blocks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:

@@ -1,14 +1,14 @@
-"""Hypothesis strategies: groups, spaces they act on, batches, dtypes; and the fixed lists that tests walk through."""
+"""What tests draw beyond the strategies of the library, and the fixed lists that they walk through."""
 
 import itertools
-import math
-from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
+from equilayers.testing import _drawn_tensors as drawn
+from equilayers.testing._spaces import needs
 
 MAX_ORDER = 36
 
@@ -27,11 +27,7 @@ def _symmetric_table(n: int) -> list[list[int]]:
     return [[elements.index(tuple(p[i] for i in q)) for q in elements] for p in elements]
 
 
-S3 = PermutationGroup([[1, 0, 2], [1, 2, 0]])
-S4 = PermutationGroup([[1, 0, 2, 3], [1, 2, 3, 0]])
-A4 = PermutationGroup([[1, 2, 0, 3], [1, 0, 3, 2]])
-# Quaternions 1, i, -1, -i, j, k, -j, -k, times i and times j from the left.
-QUATERNIONS = PermutationGroup([[1, 2, 3, 0, 5, 6, 7, 4], [4, 7, 6, 5, 2, 1, 0, 3]])
+S3, A4, S4, QUATERNIONS = drawn.PERMUTATIONS
 TRIVIAL = PermutationGroup([[0, 1, 2]])
 S3_TWO_SIDED = DirectProduct(regular(_symmetric_table(3)), regular(_symmetric_table(3), right=True))
 
@@ -73,90 +69,29 @@ def algorithms_of(group: Group) -> list[str]:
     return ["auto", "orbit", "dense", *(["fourier"] if fourier else [])]
 
 
-class Needs(NamedTuple):
-    """What a space must be for a group: height and width multiples of these, square, of exactly this width."""
-
-    height: int = 1
-    width: int = 1
-    square: bool = False
-    exact: int | None = None
-    ndim: int = 2
-
-
-def needs(group: Group) -> Needs:
-    match group:
-        case CyclicRotation() | Dihedral():
-            return Needs(square=group.n == 4)
-        case CyclicTranslation(n=n, dim=-1):
-            return Needs(width=n, ndim=1)
-        case CyclicTranslation(n=n):
-            return Needs(height=n)
-        case PermutationGroup():
-            return Needs(exact=len(group.generators[0]), ndim=1)
-        case DirectProduct(first=first, second=second):
-            a, b = needs(first), needs(second)
-            height, width = math.lcm(a.height, b.height), math.lcm(a.width, b.width)
-            return Needs(height, width, a.square or b.square, a.exact or b.exact, max(a.ndim, b.ndim))
-    raise NotImplementedError(group)
-
-
 def some_spaces(group: Group) -> list[tuple[int, ...]]:
     """Two small spaces of the group, where it can be one odd and one even."""
-    want = needs(group)
+    want = needs("some_spaces", group)
     if want.exact is not None:
         return [(want.exact,)]
     sizes = [(want.height * 3, want.width * 3), (want.height * 4, want.width * (4 if want.square else 2))]
     return [size[-want.ndim :] for size in sizes]
 
 
-@st.composite
-def spaces(draw: st.DrawFn, group: Group, max_size: int = 64) -> tuple[int, ...]:
-    """A space (H, W), or (W,), on which the group acts."""
-    want = needs(group)
-    side = lambda unit: unit * draw(st.integers(1, max(1, max_size // unit)))  # noqa: E731
-    if want.square:
-        length = side(math.lcm(want.height, want.width))
-        return length, length
-    width = side(want.width) if want.exact is None else want.exact
-    flat = want.ndim == 1 and draw(st.booleans())
-    return (width,) if flat else (side(want.height), width)
-
-
 def rotations() -> st.SearchStrategy[Group]:
-    return st.sampled_from(ROTATIONS)
-
-
-def translations(max_n: int = MAX_ORDER) -> st.SearchStrategy[Group]:
-    return st.builds(CyclicTranslation, st.integers(1, max_n), st.sampled_from([-1, -2]))
-
-
-@st.composite
-def products(draw: st.DrawFn) -> Group:
-    """Groups whose actions commute: shifts along both axes, a half turn or a mirror with shifts, and fixed ones."""
-    if draw(st.booleans()):
-        return draw(st.sampled_from(PRODUCTS))
-    n = draw(st.integers(1, 9))
-    pair = [CyclicTranslation(n), CyclicTranslation(draw(st.integers(1, MAX_ORDER // n)), dim=-2)]
-    return DirectProduct(*draw(st.permutations(pair)))
-
-
-@st.composite
-def permutation_groups(draw: st.DrawFn) -> Group:
-    """Known groups, and random cyclic ones of order 20 at most."""
-    if draw(st.booleans()):
-        return draw(st.sampled_from(PERMUTATIONS))
-    return PermutationGroup([draw(st.permutations(range(draw(st.integers(1, 9)))))])
+    return drawn.groups(CyclicRotation, Dihedral)
 
 
 def groups() -> st.SearchStrategy[Group]:
-    return st.one_of(rotations(), translations(), products(), permutation_groups())
+    """Those of the library, larger ones too, and the fixed lists."""
+    return st.one_of(drawn.groups(max_order=MAX_ORDER), st.sampled_from([*PRODUCTS, *PERMUTATIONS]))
 
 
 @st.composite
 def actions(draw: st.DrawFn, max_size: int = 64) -> tuple[Group, tuple[int, ...]]:
     """A group and a space it acts on."""
     group = draw(groups())
-    return group, draw(spaces(group, max_size))
+    return group, draw(drawn.spaces(group, max_size))
 
 
 def batches() -> st.SearchStrategy[int]:

@@ -1,15 +1,14 @@
-"""The anti-aliasing layers as modules: state, copies, dtypes, memory, autocast, compilation; and networks of them."""
+"""The anti-aliasing layers as modules: settings, dtypes, memory, other sizes when compiled; and networks of them."""
 
 import copy
 import itertools
 import math
-import pickle
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 import blur_reference as slow
 from conv_laws import channels_last, misses, worst
@@ -29,7 +28,6 @@ from equilayers.nn import (
 from strategies import filled, name
 from test_bitwise import LAYOUTS as PLAIN_LAYOUTS
 from test_errors import assert_refused
-from test_modules import assert_compiled_agrees
 
 C4, D2, D4 = CyclicRotation(4), Dihedral(2), Dihedral(4)
 LAYOUTS = PLAIN_LAYOUTS | {"channels last": channels_last}
@@ -69,9 +67,6 @@ def test_a_layer_is_its_function(layer: nn.Module, function: Callable[[Tensor], 
         y = layer(x)
         assert torch.equal(y, function(x))
         assert y.dtype == x.dtype
-        for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), copy.copy(layer).eval()):
-            assert torch.equal(twin(x), y)
-            assert (repr(twin), twin.exactness) == (repr(layer), exactness)
     layer.load_state_dict({}, strict=True)
     if exactness == "bitwise":
         assert misses(layer, D2, image()) == []
@@ -176,13 +171,6 @@ def test_memory_formats(layer: nn.Module, function: Callable[[Tensor], Tensor], 
     torch.testing.assert_close(formatted.grad, plain.grad, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize("layer", [layer for layer, _, _ in POOLS[::2]], ids=str)
-def test_compiled(layer: nn.Module, fresh_compiler: None) -> None:
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert_compiled_agrees(layer, compiled, image())
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_again_for_other_sizes(fresh_compiler: None) -> None:
     """Of the second size on the compiler may take sizes for variables; parities must not be frozen in."""
@@ -191,12 +179,6 @@ def test_compiled_again_for_other_sizes(fresh_compiler: None) -> None:
         for size in ((8, 12), (9, 13), (11, 6), (1, 2)):
             x = filled((2, 3, *size), torch.float32)
             torch.testing.assert_close(compiled(x), layer(x), atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_for_the_processor(fresh_compiler: None) -> None:
-    layer = BlurPool2d(2)
-    assert_compiled_agrees(layer, torch.compile(layer, fullgraph=True), filled((1, 1, 4, 4), torch.float32))
 
 
 def compiled_pool() -> Callable[[Tensor], Tensor]:
@@ -218,24 +200,6 @@ def test_compiled_choices_of_large_doubles(fresh_compiler: None) -> None:
     assert torch.equal(compiled_pool()(x), PolyphasePool2d()(x))
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "layer",
-    [
-        BlurPool2d(),
-        MaxBlurPool2d(),
-        pytest.param(
-            PolyphasePool2d(),
-        ),
-    ],
-    ids=lambda layer: type(layer).__name__,
-)
-def test_exported_for_any_batch(layer: nn.Module, fresh_compiler: None) -> None:
-    exported = torch.export.export(layer, (image(),), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
-    x = filled((5, 3, 8, 12), torch.float32)
-    torch.testing.assert_close(exported(x), layer(x), atol=1e-6, rtol=1e-6)
-
-
 def test_bitwise_on_several_threads(threads: int) -> None:
     x = filled((2, 1, 150, 150), torch.float32)
     for layer in (BlurPool2d(), MaxBlurPool2d(), AvgBlurPool2d(stride=3), PolyphasePool2d(), PolyphasePool2d(3, 1)):
@@ -254,8 +218,6 @@ def test_blur_conv_is_made_of_its_parts(order: str) -> None:
         blur = lambda x, s=settings: blur_pool2d(x, 3, s.get("stride", 2), "circular")  # noqa: E731
         expected = blur(conv(x).relu()) if order.startswith("conv") else conv(blur(x)).relu()
         torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=1e-12)
-        for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-            assert torch.equal(twin(x), layer(x))
     bare = BlurConv2d(4, 6, 3, activation=nn.Identity(), order=order, padding_mode="zeros").double()
     assert (bare(x) < 0).any()
     assert isinstance(layer.activation, nn.ReLU)
@@ -366,17 +328,6 @@ def test_pooled_first_a_mirrored_image_has_tied_components(group: Group) -> None
     model = nn.Sequential(PolyphasePool2d(), *group_network(group, PolyphasePool2d()))
     moved = (group.act(g, x).roll(s, (-2, -1)) for g in range(group.order) for s in ((0, 0), (1, 0), (3, 2)))
     assert spread(model, moved, model(x)) <= 1e-12
-
-
-def test_gradients_of_each_sample() -> None:
-    model, x = shift_network(1), filled((3, 2, 4, 6), torch.float64)
-    loss = lambda p, x: functional_call(model, p, (x[None],)).square().sum()  # noqa: E731
-    parameters = {key: p.detach() for key, p in model.named_parameters()}
-    each = vmap(grad(loss), (None, 0))(parameters, x)
-    for i, sample in enumerate(x):
-        alone = torch.autograd.grad(model(sample[None]).square().sum(), [*model.parameters()])
-        for gradient, expected in zip(each.values(), alone, strict=True):
-            torch.testing.assert_close(gradient[i], expected, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [BlurPool2d, MaxBlurPool2d, AvgBlurPool2d, BlurConv2d])

@@ -108,4 +108,4 @@ def test_importing_equilayers_brings_in_no_extra() -> None:
     loaded = set(run.stdout.split())
     assert "equilayers" in loaded
     extras = {"captum", "torchmetrics", "escnn", "hypothesis", "matplotlib", "sklearn", "scipy", "rich", "baselines"}
-    assert not loaded & (extras | {"jinja2", "pytest", "benchmarks"})
+    assert not loaded & (extras | {"jinja2", "pytest", "benchmarks", "safetensors"})

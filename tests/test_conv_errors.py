@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conv_laws import KINDS, MODES, TURNING, Kind, Settings, entitled, has_quarter_turns, input_of, make, misses, turned
+from conv_laws import KINDS, MODES, TURNING, Kind, Settings, entitled, has_quarter_turns, input_of, make, misses
 from equilayers.functional import group_conv2d, invariant_avg_pool2d, lift_conv2d
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d
+from equilayers.testing._drawn_layers import reversed_axes
 from strategies import S3, name
 from test_errors import assert_refused
 
@@ -249,7 +250,7 @@ def test_the_settings_that_a_lopsided_grid_names_work(group: Group, kind: Kind) 
         layer = make(kind, group, 1, 1, s, EXACT_TWO[number % 2])
         x = input_of(layer, s.size, 1)
         message, room = refusal(layer, x), s.rooms()
-        axis = next(axis for axis in turned(group) if room[axis] % s.stride[axis])
+        axis = next(axis for axis in reversed_axes(group) if room[axis] % s.stride[axis])
         letter = "HW"[axis]
         formula = f"{letter} + 2·padding - dilation·(kernel_size - 1) - 1"
         start = f"{kind.__name__}: expected {formula} to be a multiple of the stride {s.stride[axis]}, "

@@ -1,9 +1,6 @@
-"""The convolution layers as modules: state, copies, dtypes, memory formats, autocast, compilation, export."""
+"""The convolution layers as modules: state, dtypes, memory; test_shipping.py copies, moves and runs them."""
 
 import copy
-import io
-import pickle
-import shutil
 from typing import Any
 
 import pytest
@@ -14,9 +11,8 @@ from torch.func import functional_call
 from conv_laws import ALGORITHMS, KINDS, Kind, input_of, misses
 from equilayers.functional import group_conv2d, lift_conv2d
 from equilayers.groups import CyclicRotation, Dihedral, Group
-from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
+from equilayers.nn import InvariantAvgPool2d, LiftingConv2d
 from strategies import name
-from test_modules import assert_compiled_agrees
 
 C4, D1, D4 = CyclicRotation(4), Dihedral(1), Dihedral(4)
 
@@ -59,28 +55,6 @@ def test_state_dict_holds_weight_and_bias_alone(group: Group, kind: Kind) -> Non
 @each_kind
 @each_group
 @each_algorithm
-def test_copies_and_saved_states_compute_the_same(group: Group, kind: Kind, algorithm: str) -> None:
-    (layer, x), (other, _) = make(kind, group, algorithm), make(kind, group, algorithm)
-    for context in (torch.enable_grad(), torch.no_grad()):
-        with context:
-            y = layer(x)
-            buffer = io.BytesIO()
-            torch.save(layer.state_dict(), buffer)
-            buffer.seek(0)
-            other.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
-            for twin in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-                assert torch.equal(twin(x), y)
-                assert repr(twin) == repr(layer)
-                assert twin.exactness == layer.exactness
-    with torch.no_grad():
-        copy.deepcopy(layer).weight.zero_()
-        other.weight.zero_()
-    assert torch.equal(layer(x), y)
-
-
-@each_kind
-@each_group
-@each_algorithm
 def test_layer_is_its_function(group: Group, kind: Kind, algorithm: str) -> None:
     layer, x = make(kind, group, algorithm)
     function = lift_conv2d if kind is LiftingConv2d else group_conv2d
@@ -110,23 +84,6 @@ def test_the_algorithm_may_be_switched_between_calls(group: Group, kind: Kind) -
 @each_kind
 @each_group
 @each_algorithm
-def test_meta_device(group: Group, kind: Kind, algorithm: str) -> None:
-    layer, x = make(kind, group, algorithm, device="meta")
-    y = layer(x.to("meta").requires_grad_())
-    assert (y.device.type, y.shape) == ("meta", (5, 6, group.order, 4, 4))
-    y.sum().backward()
-    assert layer.weight.grad.shape == layer.weight.shape
-    layer.to_empty(device="cpu")
-    twin, _ = make(kind, group, algorithm)
-    for each in (layer, twin):
-        torch.manual_seed(3)
-        each.reset_parameters()
-    assert torch.equal(layer(x), twin(x))
-
-
-@each_kind
-@each_group
-@each_algorithm
 def test_dtypes(group: Group, kind: Kind, algorithm: str) -> None:
     layer, x = make(kind, group, algorithm)
     y = layer(x)
@@ -139,29 +96,9 @@ def test_dtypes(group: Group, kind: Kind, algorithm: str) -> None:
         assert (half.float() - y).abs().max() < 16 * torch.finfo(dtype).eps * y.abs().max()
     made, _ = make(kind, group, algorithm, dtype=torch.float64)
     assert made.weight.dtype == made.bias.dtype == torch.float64
-
-
-@each_kind
-@each_group
-@each_algorithm
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(group: Group, kind: Kind, algorithm: str, dtype: torch.dtype) -> None:
-    layer, x = make(kind, group, algorithm)
-    x.requires_grad_()
-    y = layer(x)
-    with torch.autocast("cpu", dtype=dtype):
-        low = layer(x)
-        with torch.no_grad():
-            assert layer(x).dtype == dtype
-    assert low.dtype == dtype
-    assert 0 < (low.float() - y).abs().max() < 16 * torch.finfo(dtype).eps * y.abs().max()
-    weights = torch.linspace(-1, 1, y.numel()).view(y.shape)
-    both = [torch.autograd.grad((out.float() * weights).sum(), [x, layer.weight, layer.bias]) for out in (low, y)]
-    for gradient, expected in zip(*both, strict=True):
-        assert gradient.dtype == torch.float32
-        assert (gradient - expected).abs().max() < 32 * torch.finfo(dtype).eps * expected.abs().max()
-    with torch.autocast("cpu", dtype=dtype):
-        assert layer.double()(x.double()).dtype == torch.float64
+    made, _ = make(kind, group, algorithm, device="meta")
+    assert made.weight.is_meta
+    assert made.bias.is_meta
 
 
 @each_kind
@@ -196,48 +133,6 @@ def test_repr_and_exactness(kind: Kind) -> None:
     )
     assert repr(InvariantAvgPool2d()) == "InvariantAvgPool2d()"
     assert InvariantAvgPool2d().exactness == "bitwise"
-
-
-COMPILED = [(C4, "auto"), (D1, "fourier")]
-
-
-@pytest.mark.filterwarnings("ignore")  # the compiler's own
-@pytest.mark.parametrize(("group", "algorithm"), COMPILED, ids=lambda v: v if isinstance(v, str) else name(v))
-def test_compiled_stack(group: Group, algorithm: str, fresh_compiler: None) -> None:
-    model = nn.Sequential(
-        LiftingConv2d(group, 2, 3, 3, padding=1, padding_mode="circular", algorithm=algorithm),
-        nn.ReLU(),
-        GroupConv2d(group, 3, 2, 3, 2, 1, algorithm=algorithm),
-        OrbitPool(),
-        InvariantAvgPool2d(),
-    )
-    x = torch.randn(3, 2, 7, 7)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert_compiled_agrees(model, compiled, x)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="lopsided"):
-        model(torch.randn(3, 2, 8, 8))
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler (g++)")
-def test_compiled_by_inductor(fresh_compiler: None) -> None:
-    model = nn.Sequential(LiftingConv2d(D1, 1, 2, 3, padding=1), nn.ReLU(), OrbitPool("mean"))
-    assert_compiled_agrees(model, torch.compile(model, fullgraph=True), torch.randn(2, 1, 5, 5))
-
-
-@pytest.mark.filterwarnings("ignore")
-@each_kind
-@pytest.mark.parametrize("strict", [False, True])
-def test_export(kind: Kind, strict: bool, fresh_compiler: None) -> None:
-    """To a graph of plain torch operations; and what export saw for numbers does not stay behind."""
-    layer, x = make(kind, D1, "fourier", padding=2, padding_mode="zeros")
-    program = torch.export.export(layer, (x,), strict=strict)
-    torch.testing.assert_close(program.module()(x), layer(x), atol=1e-5, rtol=1e-5)
-    for algorithm in ALGORITHMS:
-        layer.algorithm = algorithm
-        assert type(layer(x)) is Tensor
 
 
 def test_layers_under_data_parallel_copies_and_half_a_batch() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+from pages import ROOT, blocks, run
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_blocks_run_in_order() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) >= 2
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len([block for block in blocks(README) if block.language == "python"]) >= 2
+    monkeypatch.chdir(tmp_path)
+    names = run(README, "README.md")
     model, plain, x = names["model"], names["plain"], names["x"]
     assert isinstance(x, torch.Tensor)
     assert float(names["logit_invariance_error"](model, x, names["group"])) == 0.0  # type: ignore[operator]
@@ -22,8 +22,18 @@ def test_python_blocks_run_in_order() -> None:
 
 
 def test_a_broken_block_would_be_noticed() -> None:
+    broken = "```python\nimport torch\nassert torch.equal(torch.zeros(1), torch.ones(1))\n```\n"
     with pytest.raises(AssertionError):
-        exec("import torch\nassert torch.equal(torch.zeros(1), torch.ones(1))", {})
+        run(broken, "README.md")
+
+
+def test_fifteen_lines_are_fifteen() -> None:
+    first = next(block for block in blocks(README) if block.language == "python")
+    assert len([line for line in first.text.splitlines() if line]) <= 15
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 200
 
 
 @pytest.mark.parametrize("command", ["make study", "make test", "python -m baselines study"])
@@ -33,4 +43,33 @@ def test_commands_are_shown(command: str) -> None:
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
 def test_links_lead_somewhere(link: str) -> None:
-    assert (Path(__file__).parent.parent / link).exists()
+    assert (ROOT / link).exists()
+
+
+# What the README repeats of the measurements: the columns there, and where the row begins.
+STUDY = {"weight tying": "WT", "augmentation": "DA", "regularisation": "IR"}
+
+
+def test_the_study_is_the_one_that_was_measured() -> None:
+    measured = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (R4|T3) \| (\w+ ?\w*) \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 6
+    for group, method, numbers in rows:
+        assert re.search(rf"^\| {group} \| {STUDY[method]} \|[^|]*\| {re.escape(numbers)} \|", measured, re.MULTILINE)
+
+
+def test_the_speeds_are_those_that_were_measured() -> None:
+    measured = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (C4|D4), (\d+ fields), (\w+)(, two threads)? \| (.*) \| (.*) \| (.*) \|$", README, re.M)
+    assert len(rows) == 8
+    for group, fields, size, two, *ours in rows:
+        case = f"| {group.replace('C', 'R')} {fields} {size}, batch 8, 3x3"
+        threads = "2 threads" if two else "1 thread"
+        forward, step = (
+            re.search(rf"^{re.escape(case)}, {what}, {threads} \|(.*)\|$", measured, re.MULTILINE)
+            for what in ("forward", "training step")
+        )
+        assert forward is not None
+        assert step is not None
+        columns = [[cell.strip() for cell in row[1].split("|")] for row in (forward, step)]
+        assert ours == [columns[0][-3], columns[1][-3], columns[1][-2]], case

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equilayers.functional._filters import Table, moved_places, to_tensor
 from equilayers.functional._geometry import Geometry, Pair
-from equilayers.functional._tables import orbit_table
+from equilayers.functional._tables import orbit_places
 from equilayers.groups import Dihedral, Group
 
 
@@ -81,7 +81,7 @@ def parts(group: Group, geometry: Geometry, size: Pair, lifting: bool, device: t
 def _taps(group: Group, geometry: Geometry, inside: Table, padded: Pair, lifting: bool) -> Table:
     r"""Table (|G|, |G|·M): how far the tap (k·u, k·u·t) lies from k·p, for all t or, lifting, one of each orbit."""
     n, (kh, kw), (dh, dw) = group.order, geometry.kernel_size, geometry.dilation
-    taps = orbit_table(group, (kh, kw)).gather.view(n, -1).numpy() if lifting else moved_places(group, (kh, kw))
+    taps = orbit_places(group, (kh, kw))[0].reshape(n, -1) if lifting else moved_places(group, (kh, kw))
     reach = inside[:, dh * (taps // kw) * padded[1] + dw * (taps % kw)] - inside[:, :1, None]  # (k, u, m)
     fiber = group.cayley_table * (0 if lifting else padded[0] * padded[1])
     return (reach + fiber[:, :, None]).reshape(n, -1)

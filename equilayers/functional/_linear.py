@@ -15,7 +15,7 @@ from equilayers.functional._fourier import Fourier, fourier_of
 from equilayers.functional._prepared import Prepared, is_plain
 from equilayers.functional._tables import OrbitTable, orbit_table
 from equilayers.functional._trilinear import Correlate
-from equilayers.functional.cost import cheapest
+from equilayers.functional.cost import cheapest, cheapest_compiled
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
 
@@ -30,7 +30,6 @@ def lift_linear(
     group: Group,
     *,
     algorithm: str = "auto",
-    table: OrbitTable | None = None,
     prepared: Prepared | None = None,
 ) -> Tensor:
     r"""Lifting: the linear map applied to every element of the input's orbit.
@@ -44,8 +43,8 @@ def lift_linear(
         group: the symmetry.
         algorithm: "orbit" (one ordinary product per element of the orbit), "dense" (one product with the expanded
             matrix), "fourier" (group Fourier transform; rotations, mirrors and translations), or "auto" (the fastest
-            bitwise one for this shape by the measured cost model).
-        table: the orbit table of in_shape, where a module keeps one; made when absent.
+            bitwise one for this shape by the measured cost model; in a compiled or exported graph, which serves any
+            batch, the fastest for a batch of 256).
         prepared: where a module keeps the transformed weight between calls that want no gradient.
 
     Returns:
@@ -67,7 +66,7 @@ def lift_linear(
         wanted = ", ".join(map(str, weight.shape[1:]))
         refuse(who, f"x of shape (B, {wanted})", tuple(x.shape), "The trailing axes must be those of the weight.")
     group.check_space(tuple(x.shape[1:]), who)
-    return _correlate(who, x, weight, bias, group, algorithm, group.act, table, prepared)
+    return _correlate(who, x, weight, bias, group, algorithm, group.act, prepared)
 
 
 def group_linear(
@@ -110,7 +109,7 @@ def group_linear(
     if f.ndim != 3 or f.shape[1:] != weight.shape[1:]:
         wanted = ", ".join(map(str, weight.shape[1:]))
         refuse(who, f"f of shape (B, {wanted})", tuple(f.shape), "The trailing axes must be those of the weight.")
-    return _correlate(who, f, weight, bias, group, algorithm, group.act_regular, None, prepared)
+    return _correlate(who, f, weight, bias, group, algorithm, group.act_regular, prepared)
 
 
 def _correlate(
@@ -121,7 +120,6 @@ def _correlate(
     group: Group,
     algorithm: str,
     act: Action,
-    table: OrbitTable | None,
     prepared: Prepared | None,
 ) -> Tensor:
     check_choice(who, "algorithm", algorithm, ALGORITHMS)
@@ -143,15 +141,15 @@ def _correlate(
         return _dense(x, weight, bias, group, act)
     if act == group.act_regular:
         return _fourier(x, weight, bias, fourier, None, prepared)
-    table = table or orbit_table(group, tuple(x.shape[1:]), x.device)
+    table = orbit_table(group, tuple(x.shape[1:]), x.device)
     return _fourier(x.flatten(1), weight.flatten(1), bias, fourier, table, prepared)
 
 
 def _fastest(group: Group, x: Tensor, weight: Tensor) -> str:
-    shape = x.shape[0], math.prod(x.shape[1:]), weight.shape[0]
-    if torch.compiler.is_compiling():  # which traces neither the cache nor the number of threads
-        return cheapest.__wrapped__(group, *shape, 1)
-    return cheapest(group, *shape, torch.get_num_threads())
+    entries, features = math.prod(weight.shape[1:]), weight.shape[0]
+    if torch.compiler.is_compiling():  # of which the batch is no business: a graph serves any
+        return cheapest_compiled(group, entries, features)
+    return cheapest(group, x.shape[0], entries, features, torch.get_num_threads())
 
 
 def _fourier(

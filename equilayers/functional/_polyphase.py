@@ -77,6 +77,8 @@ def polyphase_pool2d(
         components are images of each other, as in an image that is its own mirror image, the output may be that image
         as well; what layers make of it that are invariant to shifts and to C2, C4 or D4 stays the same. (To mirrors
         without quarter turns, D1 or D2, an image with a quarter turn of its own may look different.)
+        In graphs that leave torch (torch.export, ONNX) the norms are rounded, and of components with equal norms the
+        first is kept: there the law holds wherever one norm stands out.
 
     Source: Chaman and Dokmanic 2021, Eq. 6 (arXiv:2011.14214); with turns, Xu et al. 2021 (arXiv:2106.05886).
     """

@@ -51,14 +51,14 @@ def reynolds(f: Callable[[Tensor], Tensor], group: Group, x: Tensor, reduction: 
     group.check_space(tuple(x.shape), who)
     orbit = _in_order(group.orbit(x))
     y = f(orbit.flatten(0, 1))
-    if not isinstance(y, Tensor) or y.ndim < 1 or len(y) != len(orbit) * len(x):
+    if not isinstance(y, Tensor) or y.ndim < 1 or y.shape[0] != group.order * x.shape[0]:
         got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        refuse(who, f"f to return a row for each of {len(orbit) * len(x)} samples", got, "Keep the batch axis.")
+        refuse(who, f"f to return a row for each of {group.order * x.shape[0]} samples", got, "Keep the batch axis.")
     if y.ndim < 2 and reduction == "probabilities":
         refuse(who, "f to return rows of logits with reduction='probabilities'", tuple(y.shape), "Add their axis.")
     if reduction == "probabilities":
-        return y.log_softmax(1).unflatten(0, (len(orbit), len(x))).logsumexp(0) - math.log(len(orbit))
-    outputs = y.unflatten(0, (len(orbit), len(x)))
+        return y.log_softmax(1).unflatten(0, orbit.shape[:2]).logsumexp(0) - math.log(group.order)
+    outputs = y.unflatten(0, orbit.shape[:2])
     return outputs.mean(0) if reduction == "mean" else outputs.amax(0)
 
 

@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from equilayers.functional._geometry import Pair
 
@@ -137,7 +138,8 @@ def mixed(h: Tensor) -> Tensor:
 def odd_numbers(count: int, device: torch.device) -> Tensor:
     r"""Random odd int64 numbers (count,), the same in every process."""
     seed = torch.Generator().manual_seed(count)
-    return (torch.randint(-(2**62), 2**62, (count,), generator=seed) | 1).to(device)
+    with temporarily_clear_interpreter_stack():  # for a functional transform takes them for a layer's noise
+        return (torch.randint(-(2**62), 2**62, (count,), generator=seed) | 1).to(device)
 
 
 def choose_quickly(x: Tensor, strides: Pair, norm: float) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from equilayers.functional._filters import Table, to_tensor
 from equilayers.groups import Group
 from equilayers.groups._base import inverses, permutations
 
@@ -80,7 +81,8 @@ class _Flat(Function):
 
 
 @functools.lru_cache(maxsize=256)
-def _orbit_table(group: Group, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def orbit_places(group: Group, shape: tuple[int, ...]) -> tuple[Table, Table, Table | None]:
+    r"""The arrays of `OrbitTable`: gather, first and count."""
     moved = permutations(group, shape)[inverses(group)]  # moved[k, p] is the place of k·p
     representatives = np.flatnonzero(moved.min(axis=0) == np.arange(moved.shape[1]))
     gather = moved[:, representatives].reshape(-1)
@@ -88,8 +90,23 @@ def _orbit_table(group: Group, shape: tuple[int, ...]) -> tuple[np.ndarray, np.n
     return gather.copy(), first, (None if (count == 1).all() else count)
 
 
-def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device | None = None) -> OrbitTable:
+def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
     r"""The orbit table of arrays of this shape under the group."""
-    gather, first, count = _orbit_table(group, shape)
-    to_tensor = functools.partial(torch.tensor, device=device)
-    return OrbitTable(group.order, to_tensor(gather), to_tensor(first), None if count is None else to_tensor(count))
+    if not torch.compiler.is_compiling():
+        return _kept_table(group, shape, device)
+    # A compiler takes no tensor from a cache and must leave none there: it gets numbers.
+    gather, first, count = (torch.tensor(_numbers(group, shape, which), device=device) for which in range(3))
+    return OrbitTable(group.order, gather, first, count if len(count) else None)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
+    gather, first, count = orbit_places(group, shape)
+    tables = to_tensor(gather, device), to_tensor(first, device), None if count is None else to_tensor(count, device)
+    return OrbitTable(group.order, *tables)
+
+
+@torch.compiler.assume_constant_result
+def _numbers(group: Group, shape: tuple[int, ...], which: int) -> tuple[int, ...]:
+    table = orbit_places(group, shape)[which]
+    return () if table is None else tuple(table.tolist())

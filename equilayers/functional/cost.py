@@ -9,6 +9,8 @@ import functools
 import math
 from typing import NamedTuple
 
+import torch
+
 from equilayers._products import wide
 from equilayers.functional._fourier import fourier_of
 from equilayers.functional._rotations import rotations_fourier
@@ -18,6 +20,7 @@ from equilayers.groups import Dihedral, Group
 # Nanoseconds for one unit of each quantity below, torch 2.13, float32, by what the processor can do: with AVX-512 a
 # multiplication costs a third and memory as much as ever. Only ratios matter.
 BLOCK_ROWS = 160  # patches that a matrix product should have at least
+COMPILED_ROWS = 256  # samples of a batch, where a compiler does not tell
 CONSTANTS = {
     "AVX2": {  # AMD EPYC; convolutions on the processor below, held to AVX2; their training steps as forward passes
         "orbit": (2.24e4, 0.0638, 0.494, 0.0209),
@@ -113,6 +116,12 @@ def cheapest(group: Group, rows: int, entries: int, features: int, threads: int)
     r"""The fastest of them by the model."""
     choices = work(group, rows, entries, features)
     return min(choices, key=lambda algorithm: choices[algorithm].cost(threads))
+
+
+@torch.compiler.assume_constant_result
+def cheapest_compiled(group: Group, entries: int, features: int) -> str:
+    r"""The fastest of them in a graph that serves any number of samples: for a batch of usual size, on one thread."""
+    return cheapest(group, COMPILED_ROWS, entries, features, 1)
 
 
 def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:

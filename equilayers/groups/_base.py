@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import _disable_current_modes
 
 from equilayers._checks import check_int, check_tensor, refuse
 
@@ -153,8 +154,9 @@ def permutations(group: Group, shape: tuple[int, ...]) -> NDArray[np.int64]:
 
     Read off the action itself, so that the two cannot disagree.
     """
-    with temporarily_clear_interpreter_stack():  # whose tensors, inside a functional transform, have no memory to read
-        index = torch.arange(int(np.prod(shape))).reshape(shape)
+    # Inside a functional transform, or where an exporter looks on, tensors have no memory to read.
+    with temporarily_clear_interpreter_stack(), _disable_current_modes():
+        index = torch.arange(int(np.prod(shape)), device="cpu").reshape(shape)
         table = np.stack([group.act(g, index).reshape(-1).numpy() for g in range(group.order)])
     table.setflags(write=False)
     return table

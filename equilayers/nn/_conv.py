@@ -106,7 +106,8 @@ class GroupConv2d(nn.Module):
         kernel_size, stride, padding, dilation, groups, bias, padding_mode, algorithm: as in `LiftingConv2d`.
 
     Attributes:
-        weight: (out_channels, in_channels / groups, |G|, kh, kw), initialised as in torch.nn.Conv2d.
+        weight: (out_channels, in_channels / groups, |G|, kh, kw), initialised as in torch.nn.Conv2d. Its five axes have
+            no `torch.channels_last`: convert the inputs, not the module, or take `torch.channels_last_3d`.
         bias: (out_channels,) or None.
         exactness: "bitwise" or "rounding".
 

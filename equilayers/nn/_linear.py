@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from equilayers._checks import check_choice, check_int
 from equilayers.functional._linear import ALGORITHMS, group_linear, lift_linear
 from equilayers.functional._prepared import Prepared
-from equilayers.functional._tables import OrbitTable, orbit_table
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
 
@@ -64,15 +63,11 @@ class LiftingLinear(nn.Module):
         self.algorithm = check_choice(who, "algorithm", algorithm, ALGORITHMS)
         self.weight = nn.Parameter(torch.empty(self.out_features, *self.in_shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
-        for name in ("gather", "first", "count"):
-            self.register_buffer(f"_{name}", None, persistent=False)
         self._prepared = Prepared()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Draw the parameters as torch.nn.Linear does, and make the index tables anew on the weight's device."""
-        table = orbit_table(self.group, self.in_shape, self.weight.device)
-        self._gather, self._first, self._count = table.gather, table.first, table.count
+        r"""Draw the parameters as torch.nn.Linear does."""
         reset(self.weight, self.bias)
 
     @property
@@ -81,9 +76,8 @@ class LiftingLinear(nn.Module):
         return "rounding" if self.algorithm == "dense" else "bitwise"
 
     def forward(self, x: Tensor) -> Tensor:
-        table = OrbitTable(self.group.order, self._gather, self._first, self._count)
         algorithm, prepared = self.algorithm, self._prepared
-        return lift_linear(x, self.weight, self.bias, self.group, algorithm=algorithm, table=table, prepared=prepared)
+        return lift_linear(x, self.weight, self.bias, self.group, algorithm=algorithm, prepared=prepared)
 
     def extra_repr(self) -> str:
         return (

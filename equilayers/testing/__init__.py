@@ -2,6 +2,16 @@ r"""Tests of invariance for any model: is it, if not by how much, why, and which
 
 from equilayers.testing._assertions import assert_equivariant, assert_invariant, invariance_error
 from equilayers.testing._comparison import Check
+from equilayers.testing._layers import LayerError, layer_errors
 from equilayers.testing._locate import Break, locate_break
 
-__all__ = ["Break", "Check", "assert_equivariant", "assert_invariant", "invariance_error", "locate_break"]
+__all__ = [
+    "Break",
+    "Check",
+    "LayerError",
+    "assert_equivariant",
+    "assert_invariant",
+    "invariance_error",
+    "layer_errors",
+    "locate_break",
+]

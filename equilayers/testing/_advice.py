@@ -39,7 +39,10 @@ BY_PLACE = Advice(
     "each of its inputs has a weight of its own, so it reads pixels by their place",
     "Pool over the map before it (InvariantAvgPool2d), or take LiftingLinear",
 )
-NORMS = Advice("it has numbers of its own for every place", "Normalise over channels: BatchNorm2d, GroupNorm")
+NORMS = Advice(
+    "it has numbers of its own for every place, or for every plane of a fiber",
+    "Normalise over channels, or fibers: BatchNorm2d, GroupNorm, BatchNorm3d",
+)
 FUNCTIONS = {
     **dict.fromkeys(("flip", "fliplr", "flipud", "rot90"), MIRRORS),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "T", "t"), AXES),

@@ -75,24 +75,24 @@ def locate_break(model: Model, group: Group, x: Tensor, *, tolerance: float = ST
         if random is not None:
             return random
         precise = in_double(model)
-        runs = None if precise is None else _runs_in_double(precise, group, x)
+        runs = None if precise is None else runs_in_double(precise, group, x)
         if runs is not None:
-            found = _Search(group, tolerance).first(runs, "structural")
+            found = Search(group, tolerance).first(runs, "structural")
             if found is not None:
                 return found
         kind = "structural or numerical" if runs is None else "numerical"
-        return _Search(group, rounding(model, x.dtype)).first(_runs(model, group, x), kind)
+        return Search(group, rounding(model, x.dtype)).first(runs_over(model, group, x), kind)
 
 
-def _runs(model: Model, group: Group, x: Tensor) -> list[Event]:
+def runs_over(model: Model, group: Group, x: Tensor) -> list[Event]:
     return [trace(model, group.act(g, x)) for g in range(group.order)]
 
 
-def _runs_in_double(model: Model, group: Group, x: Tensor) -> list[Event] | None:
+def runs_in_double(model: Model, group: Group, x: Tensor) -> list[Event] | None:
     r"""None where it does not run in float64."""
     try:
         with evaluation(model):
-            return _runs(model, group, x.double())
+            return runs_over(model, group, x.double())
     except (RuntimeError, TypeError, ValueError):
         return None
 
@@ -123,7 +123,7 @@ def _course(event: Event) -> list[tuple[str, str, int, int]]:
     return [(e.path, e.name, len(e.inputs), len(e.outputs)) for e in event.inside]
 
 
-def _same_course(event: Event, moved: Sequence[Event]) -> None:
+def same_course(event: Event, moved: Sequence[Event]) -> None:
     r"""Refuse runs that did not call the same modules and functions."""
     mine = _course(event)
     for theirs in map(_course, moved):
@@ -148,8 +148,11 @@ Known = list[tuple[Action, torch.Size]]
 
 
 @dataclass(frozen=True)
-class _Step:
-    r"""A call on x and on all gx: the ids of the inputs and outputs that do not follow the group, and how others do."""
+class Step:
+    r"""A call on x and on all gx: the ids of the inputs and outputs that do not follow the group, and how others do.
+
+    error: of the output that follows the group least.
+    """
 
     event: Event
     moved: list[Event]
@@ -157,9 +160,10 @@ class _Step:
     broken_inputs: set[int]
     broken: dict[int, float]
     made: Known
+    error: float
 
 
-class _Search:
+class Search:
     r"""Looks for the first event that is fed what follows the group and puts out what does not."""
 
     def __init__(self, group: Group, tolerance: float) -> None:
@@ -175,32 +179,33 @@ class _Search:
         event, error = self.descend(step, set(step.broken))
         return _break(event, kind, error, advice(event, self.group, numerical=kind == "numerical"))
 
-    def descend(self, step: _Step, wanted: set[int]) -> tuple[Event, float]:
+    def descend(self, step: Step, wanted: set[int]) -> tuple[Event, float]:
         r"""The event within that breaks the wanted outputs, or the event itself, and its error."""
         if not step.event.opaque:
-            _same_course(step.event, step.moved)
+            same_course(step.event, step.moved)
             known, steps = list(step.fed), []
             for number, child in enumerate(step.event.inside):
                 steps.append(self.step(child, [other.inside[number] for other in step.moved], known))
                 known += steps[-1].made
-            found = _source(steps, wanted)
-            if found is not None:
-                return self.descend(*found)
+            found = sources(steps, wanted)
+            if found:
+                return self.descend(*found[0])
         return step.event, max(step.broken[t] for t in wanted)
 
-    def step(self, event: Event, moved: list[Event], known: Known) -> _Step:
+    def step(self, event: Event, moved: list[Event], known: Known) -> Step:
         r"""How inputs and outputs follow the group, first of all in the ways that are known."""
         known = known[-8:] + known[:1]
-        fed, broken_inputs = self.follow(event.inputs, [other.inputs for other in moved], known)
-        made, broken = self.follow(event.outputs, [other.outputs for other in moved], fed or known)
-        return _Step(event, moved, fed, set(broken_inputs), broken, made)
+        fed, broken_inputs, _ = self.follow(event.inputs, [other.inputs for other in moved], known)
+        made, broken, error = self.follow(event.outputs, [other.outputs for other in moved], fed or known)
+        return Step(event, moved, fed, set(broken_inputs), broken, made, error)
 
     def follow(
         self, tensors: list[Tensor], moved: Sequence[list[Tensor]], known: Known
-    ) -> tuple[Known, dict[int, float]]:
-        r"""The actions of the tensors that follow the group, and the errors of the others."""
+    ) -> tuple[Known, dict[int, float], float]:
+        r"""The actions of the tensors that follow the group, the errors of the others, and the largest of all."""
         actions: Known = []
-        broken = {}
+        broken: dict[int, float] = {}
+        worst = 0.0
         for number, tensor in enumerate(tensors):
             after, least = [run[number] for run in moved], float("inf")
             for action in candidates(self.group, tensor.shape, known):
@@ -210,22 +215,23 @@ class _Search:
                     break
             else:
                 broken[id(tensor)] = least
-        return actions, broken
+            worst = max(worst, least)
+        return actions, broken, worst
 
 
-def _source(steps: list[_Step], wanted: set[int]) -> tuple[_Step, set[int]] | None:
-    r"""The first step that breaks what becomes of the wanted tensors, fed with what follows the group, and what it is.
+def sources(steps: list[Step], wanted: set[int]) -> list[tuple[Step, set[int]]]:
+    r"""The steps that break what becomes of the wanted tensors, fed with what follows the group, and what each breaks.
 
     Back from the end, from what is broken to what it was made of. Where a tensor was changed through a view of it, that
     path ends; then it is the first step of all that breaks something others read.
     """
-    found, last = None, set(wanted)
+    found, last = [], set(wanted)
     for step in reversed(steps):
         if guilty := wanted & set(step.broken):
             wanted = (wanted - guilty) | step.broken_inputs
-            found = found if step.broken_inputs else (step, guilty)
-    if found is not None and not wanted:
-        return found
+            found += [] if step.broken_inputs else [(step, guilty)]
+    if found and not wanted:
+        return found[::-1]
     read = last.union(*(step.event.reads() for step in steps))
     guilty_steps = ((step, read & set(step.broken)) for step in steps if not step.broken_inputs)
-    return next(((step, guilty) for step, guilty in guilty_steps if guilty), None)
+    return [(step, guilty) for step, guilty in guilty_steps if guilty][:1]

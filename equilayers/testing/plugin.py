@@ -7,9 +7,6 @@ JSON file, and an HTML page beside it, of every check of the run, passed or fail
 from __future__ import annotations
 
 import json
-import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from equilayers._files import strict, write_text
 from equilayers.groups import Group
 from equilayers.testing._actions import Action, invariant
 from equilayers.testing._comparison import Check, Model, Output, compare, name_of, require
@@ -87,9 +85,9 @@ class Invariance:
             "group": repr(group),
             "input": list(x.shape),
             "passed": check.passed,
-            "error": _strict(check.error),
-            "relative_error": _strict(check.relative_error),
-            "tolerance": _strict(check.tolerance),
+            "error": strict(check.error),
+            "relative_error": strict(check.relative_error),
+            "tolerance": strict(check.tolerance),
             "diagnosis": check.diagnosis,
             "lost_at": str(check.location or ""),
         }
@@ -111,28 +109,10 @@ class _Recorder:
             self.checks += [{"test": report.nodeid, **entry} for entry in found if isinstance(entry, dict)]
 
     def pytest_sessionfinish(self) -> None:
-        _write(self.path, json.dumps({"torch": torch.__version__, "checks": self.checks}, indent=2) + "\n")
-        _write(self.path.with_suffix(".html"), page(self.checks))
+        write_text(self.path, json.dumps({"torch": torch.__version__, "checks": self.checks}, indent=2) + "\n")
+        write_text(self.path.with_suffix(".html"), page(self.checks))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         failed = sum(not check["passed"] for check in self.checks)
         names = f"{self.path} and {self.path.with_suffix('.html').name}"
         terminalreporter.write_line(f"invariance: {len(self.checks)} checks, {failed} failed; {names}")
-
-
-def _strict(number: float) -> float | str:
-    r"""A number that JSON has; others in words."""
-    return number if math.isfinite(number) else str(number)
-
-
-def _write(path: Path, text: str) -> None:
-    r"""Write a file whole, or leave the old one."""
-    handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

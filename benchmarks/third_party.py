@@ -1,0 +1,158 @@
+r"""Networks of MONAI and of transformers, with random weights: models that nobody here wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from equilayers.groups import Group
+from equilayers.metrics import equivariance_error
+
+CHANNELS, CLASSES = 3, 5
+Model = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    r"""One network: how it is made, the sizes it is tried at, and whether it puts out images or logits."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    sizes: tuple[int, int] = (64, 65)
+    images: bool = False
+
+
+def versions() -> str:
+    r"""The versions of both packages.
+
+    Raises:
+        ImportError: one of them is not installed.
+    """
+    try:
+        import monai
+        import transformers
+    except ImportError as error:
+        todo = "Run pip install 'equilayers[models]'."
+        raise ImportError(f"models: expected monai and transformers to be installed ({error}). {todo}") from error
+    return f"monai {monai.__version__}, transformers {transformers.__version__}"
+
+
+def networks(*, small: bool) -> list[Network]:
+    r"""The networks, small ones for a test, or of the widths that they are used with."""
+    return [*_classifiers(small), *_segmentors(small), *_of_transformers(small)]
+
+
+def _classifiers(small: bool) -> list[Network]:
+    from monai.networks import nets
+
+    usual = {"spatial_dims": 2, "num_classes": CLASSES, "n_input_channels": CHANNELS}
+    dense = {"spatial_dims": 2, "in_channels": CHANNELS, "out_channels": CLASSES}
+    width = {"widen_factor": 0.25} if small else {}
+    depth = {"init_features": 16, "growth_rate": 8, "block_config": (2, 2, 2, 2)} if small else {}
+    return [
+        Network("MONAI resnet18", lambda: nets.resnet18(**usual, **width)),
+        Network("MONAI densenet121", lambda: nets.DenseNet121(**dense, **depth)),
+    ]
+
+
+def _segmentors(small: bool) -> list[Network]:
+    from monai.networks import nets
+
+    usual = {"spatial_dims": 2, "in_channels": CHANNELS, "out_channels": CLASSES}
+    channels = (8, 16, 32) if small else (32, 64, 128)
+    features = (8, 8, 16, 32, 64, 8) if small else (32, 32, 64, 128, 256, 32)
+
+    def unet(stride: int) -> nn.Module:
+        return nets.UNet(**usual, channels=channels, strides=(stride, stride), num_res_units=2)
+
+    return [
+        Network("MONAI UNet", lambda: unet(2), images=True),
+        Network("MONAI UNet, strides 3", lambda: unet(3), (72, 63), images=True),  # it takes multiples of 9
+        Network("MONAI BasicUNet", lambda: nets.BasicUNet(**usual, features=features), images=True),
+    ]
+
+
+def _of_transformers(small: bool) -> list[Network]:
+    import transformers as t
+
+    widths, scale = ([16, 16, 32, 64], 0.35) if small else ([64, 128, 256, 512], 1.0)
+    depths = [1, 1, 1, 1] if small else [2, 2, 2, 2]
+    settings: dict[str, Any] = {"hidden_sizes": widths, "depths": depths, "num_labels": CLASSES}
+    resnet = t.ResNetConfig(embedding_size=widths[0], layer_type="basic", **settings)
+    mobile = t.MobileNetV2Config(depth_multiplier=scale, tf_padding=False, num_labels=CLASSES)
+    return [
+        Network("transformers ResNet", lambda: t.ResNetForImageClassification(resnet)),
+        Network("transformers MobileNetV2", lambda: t.MobileNetV2ForImageClassification(mobile)),
+        Network("transformers ConvNext", lambda: t.ConvNextForImageClassification(t.ConvNextConfig(**settings))),
+    ]
+
+
+def tensor_of(model: nn.Module) -> Model:
+    r"""The model as a function to the tensor it puts out, also as `logits` of something larger."""
+
+    def call(x: Tensor) -> Tensor:
+        out = model(x)
+        y: Tensor = getattr(out, "logits", out)
+        return y
+
+    return call
+
+
+def random_loss(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    r"""The cross-entropy of random labels, of samples or of pixels."""
+    call = tensor_of(model)
+    with torch.no_grad():
+        y = call(x)
+    labels = torch.randint(CLASSES, (len(y), *y.shape[2:]), generator=torch.Generator().manual_seed(0))
+    return lambda: F.cross_entropy(call(x), labels)
+
+
+def images(batch: int, size: int) -> Tensor:
+    r"""Noise (batch, 3, size, size), each image of a colour and a contrast of its own, so that outputs lie apart."""
+    generator = torch.Generator().manual_seed(size)
+    x = torch.randn(batch, CHANNELS, size, size, generator=generator)
+    colour = torch.randn(batch, CHANNELS, 1, 1, generator=generator)
+    return x * torch.linspace(0.5, 2, batch).view(-1, 1, 1, 1) + colour
+
+
+def train(model: nn.Module, x: Tensor, steps: int) -> list[float]:
+    r"""The losses before each of some Adam steps on random labels, and after them; then the model is in eval mode.
+
+    Running statistics become those of x under the last weights: a few steps would leave them near their initial ones.
+    """
+    model.train()
+    loss_of, optimizer = random_loss(model, x), torch.optim.Adam(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(steps):
+        loss = loss_of()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        losses.append(loss_of().item())
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+    return losses
+
+
+def error(network: Network, model: nn.Module, group: Group, x: Tensor) -> float:
+    r"""The worst `||f(gx) - g f(x)||` of a sample, by how far the outputs of the samples lie apart."""
+    call = tensor_of(model.eval())
+    with torch.no_grad():
+        y = call(x).double().flatten(1)
+    apart = (y - y.mean(0)).norm(dim=1).max()
+    move = group.act if network.images else lambda g, y: y  # noqa: ARG005
+    errors = equivariance_error(call, x, group, action_out=move, relative=False, reduction="max")
+    return float(errors.max() / apart)

@@ -1,0 +1,111 @@
+r"""What the site computes from the library when it is built: the table of exactness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import nn as torch_nn
+
+from equilayers import nn
+from equilayers.groups import CyclicRotation
+
+MARK = "<!-- exactness -->"
+GROUP = CyclicRotation(4)
+LINEAR = ("auto", "orbit", "fourier", "dense")
+CONVOLUTION = ("bitwise", "orbit", "fourier", "auto", "dense")
+BLUR = "a symmetric grid; taps of equal weight are added in pairs that the group exchanges"
+DENSE_BLUR = "the same grid, through one depthwise convolution, which adds in an order of its own"
+FIXED = "off centre where the parity of taps and map do not agree"
+PRODUCTS = "what the group permutes goes through products of one shape, on equally aligned memory"
+EXCHANGED = "turning the input exchanges whole computations, each the same numbers in the same places"
+EXPANDED = "one product with the expanded weight, which adds in another order when the input is turned"
+SORTED = "terms are sorted before they are added"
+
+
+class Row(NamedTuple):
+    r"""One setting of a layer: who it is, how it is made, and why it is as exact as it says."""
+
+    layer: str
+    setting: str
+    make: Callable[[], torch_nn.Module]
+    why: str
+
+    @property
+    def level(self) -> str:
+        r"""What the layer itself says: "bitwise", "rounding" or "approximate"."""
+        return str(self.make().exactness)
+
+
+def rows() -> list[Row]:
+    r"""Every layer in every setting that its exactness depends on."""
+    found = []
+    for kind, size in ((nn.LiftingLinear, ((1, 8, 8), 3)), (nn.GroupLinear, (2, 3))):
+        for algorithm in LINEAR:
+            why = EXPANDED if algorithm == "dense" else PRODUCTS
+            found.append(_row(kind, f'algorithm="{algorithm}"', why, GROUP, *size, algorithm=algorithm))
+    for kind in (nn.LiftingConv2d, nn.GroupConv2d):
+        for algorithm in CONVOLUTION:
+            why = {"auto": "may take the expanded filter", "dense": EXPANDED}.get(algorithm, EXCHANGED)
+            settings: dict[str, Any] = {"padding": 1, "algorithm": algorithm}
+            found.append(_row(kind, f'algorithm="{algorithm}"', why, GROUP, 2, 3, 3, **settings))
+    for reduction in ("max", "mean", "norm", "logsumexp"):
+        why = "a sum of exponentials, in the order of the fiber" if reduction == "logsumexp" else SORTED
+        found.append(_row(nn.OrbitPool, f'"{reduction}"', why, reduction))
+    tree = "a summation tree that turns and mirrors leave alone"
+    found.append(_row(nn.InvariantAvgPool2d, "", tree))
+    for kind in (nn.BlurPool2d, nn.MaxBlurPool2d, nn.AvgBlurPool2d):
+        found.append(_row(kind, 'taps="auto"', BLUR))
+        found.append(_row(kind, 'taps="auto", algorithm="dense"', DENSE_BLUR, algorithm="dense"))
+        found.append(_row(kind, "taps=3, exact=True", f"{BLUR}; other sizes are refused", 3, exact=True))
+        found.append(_row(kind, "taps=3", FIXED, 3))
+    tied: dict[str, Any] = {"padding": 1, "group": GROUP, "conv_padding_mode": "zeros"}
+    found.append(_row(nn.BlurConv2d, 'a group, taps="auto"', "its convolution is at rounding level", 2, 3, 3, **tied))
+    found.append(_row(nn.BlurConv2d, "a group, taps=3", FIXED, 2, 3, 3, taps=3, **tied))
+    norms = "norms are compared as sums of whole numbers, exact in any order; every cyclic shift as well"
+    found.append(_row(nn.PolyphasePool2d, "", norms))
+    uneven = "where the stride does not divide the map"
+    found.append(_row(nn.PolyphasePool2d, "exact=False", uneven, exact=False))
+    return found
+
+
+def _row(kind: type[torch_nn.Module], setting: str, why: str, *args: Any, **kwargs: Any) -> Row:
+    return Row(kind.__name__, setting, lambda: kind(*args, **kwargs), why)
+
+
+def table() -> str:
+    r"""The rows as Markdown, with a link to each layer; what is alike stands in one line."""
+    lines = ["| layer | setting | level | why |", "|---|---|---|---|"]
+    for layers, settings, (level, why) in _alike(lambda row: (row.level, row.why)):
+        links = ", ".join(f"[`{layer}`][equilayers.nn.{layer}]" for layer in layers)
+        lines.append(f"| {links} | {settings} | **{level}** | {why} |")
+    return "\n".join(lines)
+
+
+def short_table() -> str:
+    r"""The same without links and reasons, as the README has it."""
+    lines = ["| layer | setting | level |", "|---|---|---|"]
+    for layers, settings, (level,) in _alike(lambda row: (row.level,)):
+        names = ", ".join(f"`{layer}`" for layer in layers)
+        lines.append(f"| {names} | {settings} | {level} |")
+    return "\n".join(lines)
+
+
+def _alike(key: Callable[[Row], tuple[str, ...]]) -> list[tuple[list[str], str, tuple[str, ...]]]:
+    r"""Layers with the same settings of the same key: their names, the settings, the key; in the order of the rows."""
+    settings: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for row in rows():
+        settings.setdefault((row.layer, key(row)), []).append(_code(row.setting))
+    layers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (layer, found), given in settings.items():
+        layers.setdefault(("; ".join(given), found), []).append(layer)
+    return [(names, given, found) for (given, found), names in layers.items()]
+
+
+def _code(setting: str) -> str:
+    return f"`{setting}`" if setting and not setting.startswith("a ") else setting
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    r"""Put the table where a page asks for it; mkdocs calls this for every page."""
+    return markdown.replace(MARK, table())

@@ -1,0 +1,104 @@
+r"""The command `equilayers check`: is a model invariant, and if not, which layer lost it?
+
+    equilayers check pkg.module:factory --group C4 --input 1,36,36 --weights model.safetensors --html report.html
+
+The exit code is for a CI job: 0 invariant (equivariant, for images and regular features); 1 not, or random; 2 bad
+input, one line on standard error says why; 3 nothing shown: invariant, but only because it says nearly the same of
+everything; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from equilayers._files import write_text
+from equilayers.cli._arguments import Settings, parse
+from equilayers.cli._data import inputs
+from equilayers.cli._html import page, require_jinja
+from equilayers.cli._load import importing_from_here, load_model, load_weights
+from equilayers.cli._measure import BAD_INPUT, INTERRUPTED, Report, examine
+from equilayers.cli._show import as_json, show
+from equilayers.cli._subject import Subject, prepared
+from equilayers.cli._words import WHO, BadInputError, clean, printable, said
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    r"""Run the command with these arguments, or those of the process, and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with _clean_warnings(), importing_from_here():
+        try:
+            return _check(parse(arguments))
+        except SystemExit:  # --help and --version have said what they had to
+            return 0
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except Exception as error:  # whatever it is, a CI job reads one line
+            if "--traceback" in arguments:
+                _complain(*traceback.format_exc().splitlines())
+            _complain(clean(_why(error)))
+            return BAD_INPUT
+
+
+def _why(error: Exception) -> str:
+    r"""What is wrong, in the form of every message of this library."""
+    words = said(error)
+    if isinstance(error, BadInputError):
+        return str(error)
+    if words.startswith(ours := f"{type(error).__name__}: {WHO}: "):  # from a helper of the library, in our name
+        return f"{WHO}: {words.removeprefix(ours)}"
+    return f"{WHO}: expected the check to run to its end, got {words}. Add --traceback to see where."
+
+
+def _check(settings: Settings) -> int:
+    if settings.html is not None:
+        require_jinja()
+    with contextlib.redirect_stdout(sys.stderr), torch.random.fork_rng(devices=[]):  # what the model prints
+        torch.manual_seed(settings.seed)
+        model = load_model(settings.target)
+        if settings.weights is not None:
+            load_weights(model, settings.weights)
+        subject = prepared(settings, model, inputs(settings))
+        report = examine(subject)
+    try:
+        show(report)
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _write(settings, report, subject)
+    return report.code
+
+
+def _write(settings: Settings, report: Report, subject: Subject) -> None:
+    if settings.json is not None:
+        write_text(settings.json, as_json(report))
+    if settings.html is not None:
+        with contextlib.redirect_stdout(sys.stderr):
+            write_text(settings.html, page(report, subject))
+
+
+def _complain(*lines: str) -> None:
+    r"""Lines on standard error, in characters that it has."""
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    for line in lines:
+        print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _clean_warnings() -> Iterator[None]:
+    r"""Warnings in one line each, without anything a terminal would act on."""
+
+    def say(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        _complain(clean(f"{category.__name__}: {message}"))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = say
+        yield

@@ -1,0 +1,195 @@
+r"""The command line, read and checked before anything is run."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from equilayers.cli._words import EXTRA, bad
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+
+OUTPUTS = ("auto", "invariant", "image", "regular")
+CODES = """exit codes:
+  0    invariant (equivariant, for images and regular features)
+  1    not, or random: two identical calls differ
+  2    bad input: nothing was checked, and one line on standard error says why
+  3    nothing shown: invariant, but only because it says nearly the same of everything
+  130  interrupted"""
+EXAMPLE = """example:
+  equilayers check pkg.module:factory --group C4 --input 1,36,36 --weights model.safetensors --html report.html"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    r"""What to check and how."""
+
+    target: str
+    group: Group
+    shape: tuple[int, ...]
+    weights: Path | None
+    data: Path | None
+    samples: int
+    seed: int
+    output: str
+    tolerance: float | None
+    bitwise: bool
+    batch_size: int | None
+    quick: bool
+    device: torch.device
+    json: Path | None
+    html: Path | None
+
+
+class _Parser(argparse.ArgumentParser):
+    r"""Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        bad("arguments as --help shows them", message, "Run equilayers check --help.")
+
+
+def parse(argv: list[str]) -> Settings:
+    r"""The settings; `--help` and `--version` raise SystemExit.
+
+    Raises:
+        BadInputError: an argument is missing, unknown, or out of range.
+    """
+    args = _parser().parse_args(argv)
+    if args.command is None:
+        bad("a command", "none", "Run equilayers check --help.")
+    if args.bitwise and args.tolerance is not None:
+        bad("--bitwise without --tolerance", args.tolerance, "Bitwise allows no error: leave one of them out.")
+    return Settings(
+        target=args.target,
+        group=_group(args.group),
+        shape=_shape(args.input),
+        weights=args.weights,
+        data=args.data,
+        samples=_whole("--samples", args.samples, 2),
+        seed=_whole("--seed", args.seed, 0),
+        output=args.output,
+        tolerance=None if args.tolerance is None else _tolerance(args.tolerance),
+        bitwise=args.bitwise,
+        batch_size=None if args.batch_size is None else _whole("--batch-size", args.batch_size, 1),
+        quick=args.quick,
+        device=_device(args.device),
+        json=_file("--json", args.json),
+        html=_file("--html", args.html),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="equilayers", description="Is a model invariant, and if not, which layer lost it?")
+    parser.add_argument("--version", action="version", version=version())
+    check = parser.add_subparsers(dest="command", metavar="check").add_parser(
+        "check",
+        help="check a model",
+        description="Check that a model is invariant (or equivariant) under a group.",
+        epilog=f"{CODES}\n\n{EXAMPLE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = check.add_argument
+    add("target", metavar="TARGET", help="pkg.module:name or file.py:name; a model, or what makes one when called")
+    add("--group", required=True, metavar="G", help="C2 C4 (turns), D1 D2 D4 (and mirrors), T3 (cyclic shifts along the"
+        " width; T3:-2 along the height)")  # fmt: skip
+    add("--input", required=True, metavar="C,H,W", help="shape of one input, without the batch")
+    add("--weights", type=Path, metavar="FILE", help=".safetensors, or .pt with a state dict of tensors alone")
+    add("--data", type=Path, metavar="DATA", help=".npz with an array x, or a folder of images (default: random input)")
+    add("--samples", default="8", metavar="N", help="inputs to look at, 2 or more (default: 8)")
+    add("--seed", default="0", metavar="N", help="of random inputs and of the model's own weights (default: 0)")
+    add("--output", default="auto", choices=OUTPUTS, help="how the output should move (default: (B, K) stays, images"
+        " and regular features move along)")  # fmt: skip
+    add("--tolerance", metavar="T", help="largest error, relative to the largest output (default: rounding)")
+    add("--bitwise", action="store_true", help="ask for equality to the last bit")
+    add("--batch-size", metavar="N", help="samples per call of the model while measuring")
+    add("--quick", action="store_true", help="leave out what needs gradients: SI, sigma_max, saliency")
+    add("--device", default="cpu", metavar="D", help="cpu, cuda, mps (default: cpu)")
+    add("--json", type=Path, metavar="FILE", help="write what was found as JSON")
+    add("--html", type=Path, metavar="FILE", help=f"write it as a page with pictures ({EXTRA})")
+    add("--traceback", action="store_true", help="show where an error came from")
+    return parser
+
+
+def version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"equilayers {version('equilayers')}"
+    except PackageNotFoundError:  # a source tree that was never installed
+        return "equilayers 0+unknown"
+
+
+def _group(name: str) -> Group:
+    match = re.fullmatch(r"([CDT])([0-9]{1,6})(?::(-[12]))?", name)
+    if match is None or (match[3] and match[1] != "T"):
+        bad(
+            "--group to be a name such as C4, D4, T3 or T3:-2",
+            repr(name),
+            "Pick one of C2 C4 D1 D2 D4, or T and a number.",
+        )
+    kind, n = match[1], int(match[2])
+    try:
+        if kind == "T":
+            group: Group = CyclicTranslation(n, int(match[3] or -1))
+        else:
+            group = CyclicRotation(n) if kind == "C" else Dihedral(n)
+    except ValueError as error:
+        bad(
+            "--group to be a group that is exact on pixels",
+            f"{name!r} ({error})",
+            "Pick one of C2 C4 D1 D2 D4, or T and a number.",
+        )
+    if group.order == 1:
+        bad(
+            "--group to be of more than one element",
+            repr(name),
+            "The trivial group moves nothing: take C2, for example.",
+        )
+    return group
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    numbers = re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text)
+    shape = tuple(map(int, text.split(","))) if numbers else ()
+    if not shape or 0 in shape:
+        bad("--input to be the shape of one input", repr(text), "Pass whole numbers, such as 1,36,36.")
+    return shape
+
+
+def _whole(name: str, text: str, low: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < low:
+        bad(f"{name} to be a whole number from {low} on", repr(text), f"Pass {max(low, 8)}, for example.")
+    return int(text)
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        bad("--tolerance to be a number from 0 on", repr(text), "Pass 1e-4, for example.")
+    return value
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except Exception as error:  # each device says in another way that it is not there
+        bad("--device to be one that torch has here", f"{name!r} ({type(error).__name__})", "Pass cpu, for example.")
+    return device
+
+
+def _file(name: str, path: Path | None) -> Path | None:
+    r"""A file to write: refused before anything is run."""
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+        bad(f"{name} to be a file in a folder that can be written to", path, "Make the folder, or name another.")
+    return path

@@ -1,0 +1,304 @@
+"""What is shipped: every layer in its variants and a small network of each kind, with inputs of any batch size."""
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from conv_laws import ALGORITHMS, MODES
+from equilayers.convert import symmetrize, to_antialiased, to_equivariant
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.nn import (
+    AvgBlurPool2d,
+    BlurConv2d,
+    BlurPool2d,
+    GroupConv2d,
+    GroupLinear,
+    InvariantAvgPool2d,
+    LiftingConv2d,
+    LiftingLinear,
+    MaxBlurPool2d,
+    OrbitPool,
+    PolyphasePool2d,
+)
+from strategies import S3, algorithms_of, filled, name
+
+C1, C4, D1, D4 = CyclicRotation(1), CyclicRotation(4), Dihedral(1), Dihedral(4)
+T3, T4, T7 = CyclicTranslation(3), CyclicTranslation(4), CyclicTranslation(7)
+
+
+class Variant(NamedTuple):
+    """How to make a module, and the shape of one sample of its input.
+
+    graph: whether compilers and exporters see anything here that they do not see in another variant.
+    """
+
+    make: Callable[[], nn.Module]
+    sample: tuple[int, ...]
+    graph: bool = True
+
+    def batch(self, size: int = 3, seed: int = 0) -> Tensor:
+        return filled((size, *self.sample), torch.float32, seed)
+
+
+Variants = dict[str, Variant]
+
+
+def _linear(kind: type[nn.Module], spaces: dict[Group, Any]) -> Variants:
+    def variants() -> Iterator[tuple[str, Variant]]:
+        for group, space in spaces.items():
+            sample = space if kind is LiftingLinear else (space, group.order)
+            for algorithm in algorithms_of(group):
+                make = lambda g=group, s=space, a=algorithm: kind(g, s, 7, algorithm=a)  # noqa: E731
+                # Each transform once, and each other algorithm.
+                transforms = (D4, T7) if kind is LiftingLinear else (C4, T3)
+                graph = {"fourier": group in transforms, "auto": group == S3}.get(algorithm, group == C4)
+                yield f"{name(group)} {algorithm}", Variant(make, sample, graph)
+
+    return dict(variants())
+
+
+def _convolution(kind: type[nn.Module]) -> Variants:
+    def variants() -> Iterator[tuple[str, Variant]]:
+        for group, algorithm, mode in itertools.product((C1, C4, D1, D4), ALGORITHMS, MODES):
+            if group != C4 and mode != "reflect":
+                continue
+            graph = algorithm == "auto" or (group, algorithm) == (D1, "fourier")  # in graphs all algorithms are one
+            settings = {"stride": 2, "padding": 1, "groups": 2, "padding_mode": mode, "algorithm": algorithm}
+            make = lambda g=group, s=settings: kind(g, 2, 4, 3, **s)  # noqa: E731
+            fiber = () if kind is LiftingConv2d else (group.order,)
+            yield f"{name(group)} {algorithm} {mode}", Variant(make, (2, *fiber, 7, 7), graph)
+
+    return dict(variants())
+
+
+def _each(makes: list[Callable[[], nn.Module]], sample: tuple[int, ...], graph: bool = True) -> Variants:
+    return {repr(make()): Variant(make, sample, graph) for make in makes}
+
+
+def _blur(kind: type[nn.Module], exact: int) -> Variants:
+    settings = [("auto", 2, mode) for mode in MODES] + [((1, 2, 0.5), (1, 3), "reflect")]
+    more = [lambda: kind(3, 3, "zeros"), lambda: kind(4, 2, "circular"), lambda: kind(exact, exact=True)]
+    sample = (3, 9, 13)
+    dense = {"dense": Variant(lambda: kind(algorithm="dense"), sample, kind is BlurPool2d)}
+    return _each([lambda s=s: kind(*s) for s in settings], sample) | _each(more, sample, False) | dense
+
+
+def _blur_conv() -> Variants:
+    orders = "conv-activation-blur", "blur-conv-activation"
+    makes = [
+        lambda o=order, m=mode: BlurConv2d(2, 3, 3, padding=1, padding_mode=m, order=o)
+        for order, mode in itertools.product(orders, MODES)
+        if order == orders[0] or mode == "reflect"
+    ]
+    tied = Variant(lambda: BlurConv2d(2, 3, 3, padding=1, group=C4), (2, 4, 9, 9))
+    return _each(makes, (2, 9, 9)) | {"of a group": tied}
+
+
+def _polyphase() -> Variants:
+    settings = [(2, 2.0), (2, 3.0), ((4, 2), math.inf)]
+    plain = _each([lambda s=s: PolyphasePool2d(*s) for s in settings], (3, 8, 12))
+    fiber = Variant(PolyphasePool2d, (3, 4, 8, 8))
+    return plain | {"fiber": fiber, "inexact": Variant(lambda: PolyphasePool2d(3, exact=False), (3, 8, 11))}
+
+
+LAYERS: dict[str, Callable[[], Variants]] = {
+    "LiftingLinear": lambda: _linear(
+        LiftingLinear, {C1: (3, 3), C4: (5, 5), D4: (5, 5), T3: (2, 6), T4: (8,), T7: (7,), S3: (3,)}
+    ),
+    "GroupLinear": lambda: _linear(GroupLinear, dict.fromkeys((C1, C4, D4, T3, T4, T7, S3), 3)),
+    "LiftingConv2d": lambda: _convolution(LiftingConv2d),
+    "GroupConv2d": lambda: _convolution(GroupConv2d),
+    "OrbitPool": lambda: {
+        f"{reduction} of {sample}": Variant(lambda r=reduction: OrbitPool(r), sample)
+        for reduction in ("max", "mean", "logsumexp", "norm")
+        for sample in ((3, 4), (3, 9), (2, 4, 5, 5))
+    },
+    "InvariantAvgPool2d": lambda: {
+        str(sample): Variant(InvariantAvgPool2d, sample) for sample in ((3, 6, 6), (3, 5, 7), (3, 4, 6, 6))
+    },
+    "BlurPool2d": lambda: _blur(BlurPool2d, 3),
+    "MaxBlurPool2d": lambda: _blur(MaxBlurPool2d, 4),
+    "AvgBlurPool2d": lambda: _blur(AvgBlurPool2d, 4),
+    "BlurConv2d": _blur_conv,
+    "PolyphasePool2d": _polyphase,
+}
+
+
+def plain_cnn() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 8, 3, 2, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 3),
+    )
+
+
+def tied_mlp() -> nn.Sequential:
+    return nn.Sequential(LiftingLinear(C4, (1, 8, 8), 8), OrbitPool(), nn.ReLU(), nn.Linear(8, 3))
+
+
+def group_cnn() -> nn.Sequential:
+    return nn.Sequential(
+        LiftingConv2d(C4, 1, 4, 3, padding=1, padding_mode="reflect"),
+        nn.ReLU(),
+        GroupConv2d(C4, 4, 4, 3, padding=1),
+        InvariantAvgPool2d(),
+        GroupLinear(C4, 4, 8),
+        OrbitPool("mean"),
+        nn.Linear(8, 3),
+    )
+
+
+def pooled_cnn() -> nn.Sequential:
+    return nn.Sequential(
+        LiftingConv2d(D4, 1, 4, 3, padding=1, bias=False),
+        nn.BatchNorm3d(4),
+        nn.ReLU(),
+        BlurPool2d(),
+        GroupConv2d(D4, 4, 4, 3, padding=1, bias=False),
+        nn.BatchNorm3d(4),
+        MaxBlurPool2d(),
+        InvariantAvgPool2d(),
+        OrbitPool("norm"),
+        nn.Linear(4, 3),
+    )
+
+
+def shift_cnn() -> nn.Sequential:
+    conv = lambda c, d: nn.Conv2d(c, d, 3, padding=1, padding_mode="circular")  # noqa: E731
+    blocks = conv(1, 4), nn.ReLU(), PolyphasePool2d(), conv(4, 4), nn.ReLU(), PolyphasePool2d()
+    return nn.Sequential(*blocks, conv(4, 3), InvariantAvgPool2d())
+
+
+def _network(*makes: Callable[[], nn.Module]) -> Callable[[], Variants]:
+    return lambda: {f"{i}": Variant(make, (1, 8, 8)) for i, make in enumerate(makes)}
+
+
+NETWORKS: dict[str, Callable[[], Variants]] = {
+    "tied MLP": _network(tied_mlp),
+    "group CNN": _network(group_cnn),
+    "group CNN with BlurPool2d and BatchNorm3d": _network(pooled_cnn),
+    "shift-invariant CNN": _network(shift_cnn),
+    "to_equivariant": _network(lambda: to_equivariant(plain_cnn(), C4, torch.randn(2, 1, 8, 8))[0]),
+    "to_antialiased": _network(lambda: to_antialiased(plain_cnn())[0]),
+    "symmetrize": _network(*(lambda r=r: symmetrize(plain_cnn(), C4, r) for r in ("mean", "probabilities", "max"))),
+}
+SHIPPED: dict[str, Callable[[], Variants]] = LAYERS | NETWORKS
+
+
+class Scale(nn.Module):
+    """A layer with one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x
+
+
+class Together(nn.Module):
+    """Many modules with an input each, for tools that are slow to start."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part(x) for part, x in zip(self.parts, inputs, strict=True))
+
+
+def trained(variant: Variant) -> nn.Module:
+    """The module; one without parameters behind a layer with one."""
+    module = variant.make()
+    return module if list(module.parameters()) else nn.Sequential(Scale(), module)
+
+
+def weighted(y: Tensor) -> Tensor:
+    """A mean over the samples of a number that looks at every output differently."""
+    return (y * torch.linspace(-1, 1, y[0].numel()).view(y.shape[1:])).flatten(1).sum(1).mean()
+
+
+def gradients(module: nn.Module, x: Tensor, of_input: bool = False) -> dict[str, Tensor]:
+    wanted = dict(module.named_parameters())
+    if of_input:
+        x = wanted["x"] = x.clone().requires_grad_()
+    return dict(zip(wanted, torch.autograd.grad(weighted(module(x)), list(wanted.values())), strict=True))
+
+
+class Broken(nn.Module):
+    """A linear layer with one fault."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault, self.start = fault, random.random()
+        self.weight = nn.Parameter(torch.empty(4, 4))
+        self.reset_parameters()
+        self.kept = [self.weight.detach().clone()]
+        if fault == "cannot be pickled":
+            self.hook = lambda x: x
+
+    @classmethod
+    def variant(cls, fault: str) -> Variant:
+        return Variant(lambda: cls(fault), (2, 3, 4))
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | ({"start": random.random()} if self.fault == "copies start anew" else {})
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.fault:
+            case "copies start anew" | "state outside the state dict":
+                return x @ self.weight + self.start
+            case "weights kept elsewhere":
+                return x @ self.kept[0] + 0 * (x @ self.weight)
+            case "fixed batch":
+                return x.reshape(3, *x.shape[1:]) @ self.weight
+            case "looks at its numbers":
+                return x @ self.weight if x.sum().item() > 0 else 2 * (x @ self.weight)
+            case "samples see each other":
+                return (x - x.mean(0)) @ self.weight
+            case "blind to autocast":
+                with torch.autocast("cpu", enabled=False):
+                    return x @ self.weight
+            case "in the order of memory":
+                return x.as_strided(x.shape, (24, 12, 4, 1)) @ self.weight
+        return x @ self.weight
+
+
+def wrapped() -> Iterator[tuple[str, str, Variant]]:
+    """Everything that is shipped, row by row, and at the end what is not fit to be."""
+    rows = SHIPPED | {"planted": lambda: {"": Broken.variant("samples see each other")}}
+    for row, variants in rows.items():
+        for what, variant in variants().items():
+            if variant.graph:  # the others compute the same gradients
+                yield row, what, variant
+
+
+def distributed(rank: int, store: str, out: str) -> None:
+    """One of two processes: the gradients of its half of each batch, averaged by DistributedDataParallel."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    found = {}
+    for row, what, variant in wrapped():
+        torch.manual_seed(0)
+        module = nn.parallel.DistributedDataParallel(trained(variant).eval())
+        weighted(module(variant.batch(4).chunk(2)[rank])).backward()
+        found |= {f"{row}: {what}: {key}": p.grad for key, p in module.module.named_parameters()}
+    torch.save(found, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()

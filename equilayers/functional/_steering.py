@@ -82,8 +82,7 @@ def basis(kernel_size: int) -> Array:
 
 def pseudo_inverse(kernel_size: int) -> Array:
     r"""B^+ (N, T): the coefficients of the nearest filter that the basis has."""
-    inverse: Array = np.linalg.pinv(basis(kernel_size))
-    return inverse
+    return np.asarray(np.linalg.pinv(basis(kernel_size)), dtype=np.float64)
 
 
 @functools.lru_cache(maxsize=64)

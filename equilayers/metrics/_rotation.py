@@ -61,7 +61,8 @@ def rotation_error_curve(
 
     Raises:
         TypeError: x is not floating-point.
-        ValueError: images that are not square, a radius outside 0..1, an unknown interpolation, outputs of another form.
+        ValueError: images that are not square, a radius outside 0..1, an unknown interpolation, or outputs of another
+            form.
 
     Source: the law of equivariance, Worrall et al. 2017, Eq. 1 (arXiv:1612.04642); the floor is ours.
     """

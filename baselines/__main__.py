@@ -1,4 +1,4 @@
-r"""`python -m baselines study | report | shift | deform`: the command lines."""
+r"""`python -m baselines study | report | shift | deform | rotmnist`: the command lines."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     try:
-        from baselines import deform, report, shift, study
+        from baselines import deform, report, rotmnist, shift, study
     except ImportError as error:
         print(
             f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", file=sys.stderr
         )
         return 2
-    modules = {"study": study, "report": report, "shift": shift, "deform": deform}
+    modules = {"study": study, "report": report, "shift": shift, "deform": deform, "rotmnist": rotmnist}
     for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__, description=module.__doc__))
     args = parser.parse_args(arguments)

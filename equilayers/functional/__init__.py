@@ -8,6 +8,7 @@ from equilayers.functional._linear import group_linear, lift_linear
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
 from equilayers.functional._reynolds import reynolds
+from equilayers.groups._interpolation import rotate
 
 __all__ = [
     "avg_blur_pool2d",
@@ -23,5 +24,6 @@ __all__ = [
     "polyphase_pool2d",
     "polyphase_unpool2d",
     "reynolds",
+    "rotate",
     "rotate_harmonic",
 ]

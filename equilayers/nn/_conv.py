@@ -10,6 +10,7 @@ from equilayers.functional._conv import Ints, convolve
 from equilayers.functional._geometry import Geometry, check_plane_group, geometry
 from equilayers.functional._plan import ALGORITHMS
 from equilayers.functional._prepared import Prepared
+from equilayers.functional._steering import basis, interpolates
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
 from equilayers.nn._linear import reset
@@ -84,6 +85,11 @@ class LiftingConv2d(nn.Module):
     def exactness(self) -> str:
         r"""The level at which the law holds: "rounding" where the expanded filter may be used, "bitwise" otherwise."""
         return _exactness(self.group, self.algorithm)
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        r"""How many numbers it can learn: of a steered filter the coefficients in its basis, and otherwise all."""
+        return _degrees_of_freedom(self)
 
     def forward(self, x: Tensor) -> Tensor:
         shape, algorithm = self.geometry, self.algorithm
@@ -160,6 +166,11 @@ class GroupConv2d(nn.Module):
         r"""The level at which the law holds: "rounding" where the expanded filter may be used, "bitwise" otherwise."""
         return _exactness(self.group, self.algorithm)
 
+    @property
+    def degrees_of_freedom(self) -> int:
+        r"""How many numbers it can learn: of a steered filter the coefficients in its basis, and otherwise all."""
+        return _degrees_of_freedom(self)
+
     def forward(self, f: Tensor) -> Tensor:
         shape, algorithm = self.geometry, self.algorithm
         return convolve("GroupConv2d", f, self.weight, self.bias, self.group, shape, algorithm, self._prepared)
@@ -183,6 +194,12 @@ def _exactness(group: Group, algorithm: str) -> str:
     if group.exactness != "bitwise":
         return group.exactness
     return "rounding" if algorithm in ("auto", "dense") else "bitwise"
+
+
+def _degrees_of_freedom(layer: LiftingConv2d | GroupConv2d) -> int:
+    filters = layer.weight.flatten(-2)
+    each = basis(layer.weight.shape[-1]).shape[1] if interpolates(layer.group) else filters.shape[-1]
+    return filters[..., 0].numel() * each + (0 if layer.bias is None else layer.bias.numel())
 
 
 def _repr(layer: LiftingConv2d | GroupConv2d) -> str:

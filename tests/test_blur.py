@@ -189,6 +189,21 @@ def test_windows_by_unfolding(mode: str) -> None:
                 assert away(y, blur_pool2d(inner, 3, stride, mode)) <= 1e-13
 
 
+def test_padded_maxima_are_those_of_torch() -> None:
+    """No maximum is taken from the padding, whatever stands at the border; the law holds bitwise."""
+    for kernel, padding in ((2, 1), (3, 1), (5, 2)):
+        for size in (1, 4, 5, 8):
+            x = filled((2, 3, size, size), torch.float64) - 10
+            dense = F.max_pool2d(x, kernel, 1, padding)
+            for mode in ("zeros", "reflect", "replicate"):
+                pool = partial(max_blur_pool2d, stride=2, padding_mode=mode, kernel_size=kernel, padding=padding)
+                torch.testing.assert_close(pool(x), blur_pool2d(dense, stride=2, padding_mode=mode))
+                assert all(torch.equal(pool(D4.act(g, x)), D4.act(g, pool(x))) for g in range(8))
+    for padding, mode in ((2, "zeros"), (-1, "zeros"), (1, "circular")):
+        with pytest.raises(ValueError, match="max_blur_pool2d: expected padding in 0"):
+            max_blur_pool2d(X, kernel_size=3, padding=padding, padding_mode=mode)
+
+
 def test_circular_windows_go_around() -> None:
     """As many as there are pixels: so shifts by multiples of the stride commute, which they do not with fewer."""
     for (height, width), stride, kernel in itertools.product(((6, 6), (6, 12)), (1, 2, 3), (1, 2, 3, 4)):

@@ -115,6 +115,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "PolyphasePool2d": (PolyphasePool2d, (3, 6, 8)),
     "PolyphasePool2d of features": (lambda: PolyphasePool2d(3, 1), (2, 4, 6, 9)),
     "PolyphasePool2d, not exact": (lambda: PolyphasePool2d((2, 3), float("inf"), exact=False), (3, 5, 7)),
+    "MaxBlurPool2d, padded": (lambda: MaxBlurPool2d(kernel_size=3, padding=1), (2, 9, 8)),
     "BlurConv2d": (lambda: BlurConv2d(2, 3, 3, padding=1), (2, 9, 8)),
     "BlurConv2d, blur first": (lambda: BlurConv2d(2, 3, 3, padding=1, order="blur-conv-activation"), (2, 9, 8)),
     "BlurConv2d of features": (lambda: BlurConv2d(2, 3, 3, padding=1, group=C4), (2, 4, 9, 9)),

@@ -19,8 +19,8 @@ CEIL = "ceil_mode counts windows that hang over the edge; take ceil_mode=False"
 def to_antialiased(model: nn.Module, taps: int | str = "auto") -> tuple[nn.Module, Report]:
     r"""A copy of the model that blurs before it subsamples: outputs of the same sizes, the same weights.
 
-    Strided convolutions become `BlurConv2d`, max pools `MaxBlurPool2d` (with a padding: a max pool of stride 1 and
-    `BlurPool2d`), average pools with overlapping or padded windows an average of stride 1 and `BlurPool2d`.
+    Strided convolutions become `BlurConv2d`, max pools `MaxBlurPool2d` (oblong or dilated ones: a max pool of stride 1
+    and `BlurPool2d`), average pools with overlapping or padded windows an average of stride 1 and `BlurPool2d`.
 
     Args:
         model: any module; it is not changed.
@@ -94,10 +94,10 @@ def _max_pool(module: nn.MaxPool2d, taps: int | str) -> nn.Module | str:
         return "its indices are asked for, and blurred maxima have none"
     if module.ceil_mode:
         return CEIL
-    if kernel[0] == kernel[1] and padding == (0, 0) and _pair(module.dilation) == (1, 1):
-        return MaxBlurPool2d(taps, stride, kernel_size=kernel[0])
+    if kernel[0] == kernel[1] and padding[0] == padding[1] and _pair(module.dilation) == (1, 1):
+        return MaxBlurPool2d(taps, stride, kernel_size=kernel[0], padding=padding[0], algorithm="dense")
     dense = nn.MaxPool2d(module.kernel_size, 1, module.padding, module.dilation)
-    return nn.Sequential(dense, BlurPool2d(taps, stride))
+    return nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense"))
 
 
 def _avg_pool(module: nn.AvgPool2d, taps: int | str) -> nn.Module | str:
@@ -107,7 +107,7 @@ def _avg_pool(module: nn.AvgPool2d, taps: int | str) -> nn.Module | str:
     if module.ceil_mode:
         return CEIL
     dense = nn.AvgPool2d(kernel, 1, padding, False, module.count_include_pad, module.divisor_override)
-    return nn.Sequential(dense, BlurPool2d(taps, stride))
+    return nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense"))
 
 
 def _pair(value: int | tuple[int, ...] | str) -> Pair:

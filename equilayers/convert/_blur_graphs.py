@@ -2,6 +2,7 @@ r"""Blur and subsample as a graph of torch's own operations, for maps of every s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,18 @@ from equilayers.functional._axes import Reading, Weights, binomial
 Pool = Callable[..., Any]  # F.max_pool2d or F.avg_pool2d
 
 
-def blur(name: str, reading: Reading, pool: Pool | None = None, kernel_size: int = 1) -> fx.GraphModule:
-    r"""A module from maps (B, C, H, W) or (B, C, |G|, H, W) to blurred ones, whose windows are pooled before."""
+def blur(
+    name: str, reading: Reading, pool: Pool | None = None, kernel_size: int = 1, padding: int = 0
+) -> fx.GraphModule:
+    r"""A module from maps (B, C, H, W) or (B, C, |G|, H, W) to blurred ones, whose windows are pooled before.
+
+    padding: pixels that no maximum is taken from, on every side.
+    """
 
     def compute(x: Any) -> Any:
         maps, offset = x.flatten(1, -3), (0, 0)
+        if padding:
+            maps = F.pad(maps, [padding] * 4, value=-math.inf)
         if pool is not None:
             maps, offset = _windows(maps, reading.mode, pool, kernel_size)
         axes = [_Axis(maps, dim, reading, offset[dim], kernel_size) for dim in (0, 1)]

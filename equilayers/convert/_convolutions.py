@@ -53,7 +53,7 @@ def convolution(path: str, module: nn.Conv2d, role: Role, how: Conversion) -> nn
             return problem
     steps: list[nn.Module] = [FiberConv2d(conv)]
     if stride[0] != 1:
-        steps.insert(0 if kernel == (1, 1) and not pad else 1, BlurPool2d(stride=stride[0]))
+        steps.insert(0 if kernel == (1, 1) and not pad else 1, BlurPool2d(stride=stride[0], algorithm="dense"))
     return _finished(path, steps, module.out_channels, how)
 
 

@@ -145,7 +145,7 @@ def _lifted(layer: Any, *steps: nn.Module) -> nn.Module:
 def _blur(layer: BlurPool2d | MaxBlurPool2d | AvgBlurPool2d | BlurConv2d, pool: Any = None) -> nn.Module:
     name, exact = type(layer).__name__.replace("Conv", "Pool"), getattr(layer, "exact", False)
     reading = Reading(check_taps(name, layer.taps), layer.stride, layer.padding_mode, exact)
-    return blur(name, reading, pool, getattr(layer, "kernel_size", 1))
+    return blur(name, reading, pool, getattr(layer, "kernel_size", 1), getattr(layer, "padding", 0))
 
 
 def _blur_conv(layer: BlurConv2d) -> nn.Module:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_float, check_int, refuse
@@ -72,6 +73,7 @@ def max_blur_pool2d(
     padding_mode: str = "reflect",
     *,
     kernel_size: int = 2,
+    padding: int = 0,
     exact: bool = False,
     algorithm: str = "bitwise",
 ) -> Tensor:
@@ -86,18 +88,23 @@ def max_blur_pool2d(
         algorithm: of the blur.
         kernel_size: pixels of a window, which is cut to the map where that is smaller. With "circular" padding windows
             go around and the map keeps its size.
+        padding: pixels on every side that no maximum is taken from, as in torch.nn.MaxPool2d; at most half a window,
+            and none with "circular".
 
     Returns:
-        (..., ceil((H - kernel_size + 1) / s), ...) of the dtype and device of x.
+        (..., ceil((H + 2 padding - kernel_size + 1) / s), ...) of the dtype and device of x.
 
     Raises:
-        TypeError, ValueError: as `blur_pool2d`; kernel_size below 1.
+        TypeError, ValueError: as `blur_pool2d`; kernel_size below 1, or a padding out of range.
 
     Law: that of `blur_pool2d`.
 
     Source: Zhang 2019, section 3.2 (arXiv:1904.11486).
     """
     who, reduce = "max_blur_pool2d", window_max
+    check_map(who, x)
+    if check_max_padding(who, padding, kernel_size, padding_mode):
+        x = F.pad(x, [padding] * 4, value=-math.inf)
     return _blur_windows(who, x, taps, stride, padding_mode, exact, algorithm, kernel_size, reduce)
 
 
@@ -165,6 +172,12 @@ def check_taps(who: str, taps: Taps) -> Weights | None:
 def check_stride(who: str, stride: Stride) -> Pair:
     r"""The stride along both axes."""
     return pair_of(who, "stride", stride, 1)
+
+
+def check_max_padding(who: str, padding: int, kernel_size: int, mode: str) -> int:
+    r"""The padding of a window of this size, if it leaves every window a pixel of the map."""
+    most = 0 if mode == "circular" else check_int(who, "kernel_size", kernel_size, 1) // 2
+    return check_int(who, "padding", padding, 0, most)
 
 
 def check_mode(who: str, mode: str) -> str:

@@ -1,0 +1,84 @@
+r"""Strided convolution without aliasing."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from equilayers._checks import check_choice
+from equilayers.functional._antialias import Stride, Taps, blur_pool2d, check_mode
+from equilayers.groups import Group
+from equilayers.nn._antialias import checked, exactness_of, settings_of
+from equilayers.nn._conv import GroupConv2d
+
+ORDERS = ("conv-activation-blur", "blur-conv-activation")
+
+
+class BlurConv2d(nn.Module):
+    r"""A strided convolution without aliasing: convolution at stride 1, activation, blur and subsample.
+
+    Args:
+        in_channels, out_channels: of the convolution.
+        kernel_size: of the convolution, an int or a pair.
+        stride: of the subsampling, an int or a pair.
+        padding, dilation, groups, bias: of the convolution, as in torch.nn.Conv2d; `groups` are channel groups.
+        padding_mode: of the blur and, unless `conv_padding_mode` says otherwise, of the convolution.
+        taps: of the blur: "auto", 1 to 7, or the weights along one axis.
+        activation: between the convolution and the blur; ReLU if None, nn.Identity() for none.
+        order: "conv-activation-blur", the order that Zhang found best, or "blur-conv-activation", which convolves the
+            small map instead of the large one: stride^2 times cheaper.
+        group: a symmetry, for a `GroupConv2d` between regular features; none for a torch.nn.Conv2d.
+        conv_padding_mode: of the convolution, where it is not that of the blur.
+
+    Attributes:
+        conv: the convolution, at stride 1.
+        exactness: "rounding" with "auto" taps, where the convolution keeps the law; "approximate" otherwise.
+
+    Raises:
+        TypeError, ValueError: settings that make no sense; in forward, as `equilayers.functional.blur_pool2d`.
+
+    Law: with a group, `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g.
+
+    Source: Zhang 2019, section 3.2 (arXiv:1904.11486).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Stride,
+        stride: Stride = 2,
+        padding: Stride | str = 0,
+        dilation: Stride = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "reflect",
+        *,
+        taps: Taps = "auto",
+        activation: nn.Module | None = None,
+        order: str = ORDERS[0],
+        group: Group | None = None,
+        conv_padding_mode: str | None = None,
+    ) -> None:
+        super().__init__()
+        who = "BlurConv2d"
+        self.taps, self.stride, self.padding_mode = checked(who, taps, stride, padding_mode)
+        self.order = check_choice(who, "order", order, ORDERS)
+        mode = check_mode(who, padding_mode if conv_padding_mode is None else conv_padding_mode)
+        settings = in_channels, out_channels, kernel_size, 1, padding, dilation, groups, bias, mode
+        self.conv = nn.Conv2d(*settings) if group is None else GroupConv2d(group, *settings)  # type: ignore[arg-type]
+        self.activation = nn.ReLU() if activation is None else activation
+
+    @property
+    def exactness(self) -> str:
+        r"""The level at which the law holds."""
+        return "rounding" if exactness_of(self.taps, False, "dense") == "rounding" else "approximate"
+
+    def forward(self, x: Tensor) -> Tensor:
+        settings = self.taps, self.stride, self.padding_mode
+        if self.order == ORDERS[0]:
+            return blur_pool2d(self.activation(self.conv(x)), *settings)
+        y: Tensor = self.activation(self.conv(blur_pool2d(x, *settings)))
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{settings_of(self)}, order={self.order!r}"

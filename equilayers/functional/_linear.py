@@ -17,7 +17,7 @@ from equilayers.functional._tables import OrbitTable, orbit_table
 from equilayers.functional._trilinear import Correlate
 from equilayers.functional.cost import cheapest, cheapest_compiled
 from equilayers.groups import Group
-from equilayers.groups._base import check_group
+from equilayers.groups._base import check_exact, check_group
 
 ALGORITHMS = ("auto", "orbit", "dense", "fourier")
 Action = Callable[[int, Tensor], Tensor]
@@ -60,7 +60,7 @@ def lift_linear(
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576); Moskalev et al. 2023 (arXiv:2308.03904).
     """
     who = "lift_linear"
-    check_group(who, group)
+    check_exact(who, check_group(who, group))
     check_float(who, "x", x)
     if x.ndim != weight.ndim or x.shape[1:] != weight.shape[1:]:
         wanted = ", ".join(map(str, weight.shape[1:]))

@@ -36,7 +36,7 @@ def interpolates(group: Group) -> TypeGuard[Turns]:
 
 
 # Pixels, of the Gaussian profiles: that of the outermost ring, which the edge of the kernel cuts off, is narrower.
-WIDTH, OUTERMOST_WIDTH = 0.5, 0.4
+WIDTH, OUTERMOST_WIDTH = 0.6, 0.4
 
 
 def rings(kernel_size: int) -> list[float]:
@@ -114,11 +114,19 @@ def steer(weight: Tensor, group: Turns) -> Tensor:
     Row (o, h), column (c, k): `S_h weight[o, c, h^-1 k]`. Differentiable.
     """
     n, k = group.order, weight.shape[-1]
-    matrices = torch.from_numpy(steering(group, k)).to(weight.device, weight.dtype)
+    matrices, back = _tables(group, k)
+    matrices = matrices.to(weight.device, weight.dtype)
     taps = weight.flatten(-2)
     if weight.ndim == 4:
         filters = torch.einsum("hst,oct->ohcs", matrices, taps)
     else:
-        back = torch.as_tensor(group.cayley_table[inverses(group)], device=weight.device)  # [h, k] is h^-1 k
-        filters = torch.einsum("hst,ochkt->ohcks", matrices, taps[:, :, back])
+        turned = taps.index_select(2, back.to(weight.device)).unflatten(2, (n, n))
+        filters = torch.einsum("hst,ochkt->ohcks", matrices, turned)
     return filters.reshape(weight.shape[0] * n, -1, k, k)
+
+
+@torch.compiler.assume_constant_result
+def _tables(group: Turns, kernel_size: int) -> tuple[Tensor, Tensor]:
+    r"""The matrices S_h, and h^-1 k for all h and k, (|G|·|G|,); constants to a compiler."""
+    back = group.cayley_table[inverses(group)]
+    return torch.from_numpy(steering(group, kernel_size)), torch.from_numpy(back.reshape(-1))

@@ -174,6 +174,14 @@ def generating_set(group: Group) -> list[int]:
     return chosen
 
 
+def check_exact(who: str, *groups: Group) -> None:
+    r"""ValueError unless the action of each group only moves entries."""
+    for group in groups:
+        if group.exactness != "bitwise":
+            todo = "It interpolates: convolutions steer their filters, other layers take CyclicRotation(4)."
+            refuse(who, "an exact group" if len(groups) == 1 else "exact groups", repr(group), todo)
+
+
 def check_group(who: str, group: object) -> Group:
     r"""`group` itself when it is one, TypeError otherwise."""
     if not isinstance(group, Group):

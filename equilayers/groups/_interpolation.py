@@ -2,10 +2,10 @@ r"""Images turned by any angle: what lies between the pixels is interpolated."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_float
@@ -22,7 +22,7 @@ def rotate(x: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor
     Args:
         x: images (..., H, W), floating-point; H == W unless the angle is a multiple of 180.
         degrees: angle of the turn.
-        interpolation: "bilinear" (order 1) or "bicubic" (order 3, Keys 1981 with a = -0.75).
+        interpolation: "bilinear" (order 1) or "bicubic" (order 3, Keys 1981 with a = -1/2).
 
     Returns:
         Images of the shape, dtype and device of x; x itself for multiples of 360. Differentiable.
@@ -36,15 +36,37 @@ def rotate(x: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor
 
 
 def _interpolated(x: Tensor, angle: float, interpolation: str) -> Tensor:
+    r"""`y(p) = sum_{i,j} w_i w_j x(q_i, q_j)`, the q next to R^-1 p; what lies outside counts as zero."""
     height, width = x.shape[-2:]
     precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    # Places from the centre, in pixels: right and down, so that counter-clockwise is the other way around.
-    down, right = (
-        torch.arange(length, dtype=precise.dtype, device=x.device) - (length - 1) / 2 for length in (height, width)
-    )
+    # Places from the centre, right and down, in float64: only whole numbers and weights are left of them.
+    down, right = (torch.arange(n, dtype=torch.float64, device="cpu") - (n - 1) / 2 for n in (height, width))
     cos, sin = math.cos(angle), math.sin(angle)
-    across = cos * right - sin * down[:, None]
-    along = sin * right + cos * down[:, None]
-    grid = torch.stack((across * (2 / width), along * (2 / height)), -1)[None]
-    y = F.grid_sample(precise.reshape(1, -1, height, width), grid, interpolation, "zeros", align_corners=False)
-    return y.view(x.shape).to(x.dtype)
+    rows = _taps(sin * right + cos * down[:, None] + (height - 1) / 2, height, interpolation)
+    columns = _taps(cos * right - sin * down[:, None] + (width - 1) / 2, width, interpolation)
+    flat, y = precise.flatten(-2), torch.zeros_like(precise)
+    for (i, v), (j, w) in itertools.product(rows, columns):
+        taken = flat.index_select(-1, (i * width + j).flatten().to(x.device)).view(x.shape)
+        y = y + (v * w).to(precise) * taken
+    return y.to(x.dtype)
+
+
+def _taps(places: Tensor, length: int, interpolation: str) -> list[tuple[Tensor, Tensor]]:
+    r"""The pixels next to places along an axis, and their weights."""
+    first = places.floor()
+    t = places - first
+    if interpolation == "bilinear":
+        weights = {0: 1 - t, 1: t}
+    else:  # Keys 1981, a = -1/2, the one choice of third order
+        weights = {
+            -1: t * (t * (1 - t / 2) - 1 / 2),
+            0: 1 + t**2 * (1.5 * t - 2.5),
+            1: t * (1 / 2 + t * (2 - 1.5 * t)),
+            2: t**2 * (t - 1) / 2,
+        }
+    found = []
+    for offset, weight in weights.items():
+        pixel = first.long() + offset
+        inside = (pixel >= 0) & (pixel < length)
+        found.append((pixel.clamp(0, length - 1), weight * inside))
+    return found

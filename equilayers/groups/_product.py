@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers._checks import refuse
-from equilayers.groups._base import Group, check_group, generating_set
+from equilayers.groups._base import Group, check_exact, check_group, generating_set
 from equilayers.groups._permutation import PermutationGroup
 from equilayers.groups._translation import CyclicTranslation
 
@@ -35,6 +35,7 @@ class DirectProduct(Group):
     def __post_init__(self) -> None:
         check_group("DirectProduct", self.first)
         check_group("DirectProduct", self.second)
+        check_exact("DirectProduct", self.first, self.second)
         _check_commuting(self)
 
     def __repr__(self) -> str:

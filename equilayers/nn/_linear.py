@@ -12,7 +12,7 @@ from equilayers._checks import check_choice, check_int
 from equilayers.functional._linear import ALGORITHMS, group_linear, lift_linear
 from equilayers.functional._prepared import Prepared
 from equilayers.groups import Group
-from equilayers.groups._base import check_group
+from equilayers.groups._base import check_exact, check_group
 
 
 class LiftingLinear(nn.Module):
@@ -56,6 +56,7 @@ class LiftingLinear(nn.Module):
         super().__init__()
         who = "LiftingLinear"
         self.group = check_group(who, group)
+        check_exact(who, group)
         shape = in_shape if isinstance(in_shape, Sequence) else (in_shape,)
         self.in_shape = tuple(check_int(who, "in_shape entries", n, 1) for n in shape)
         group.check_space(self.in_shape, who)

@@ -1,0 +1,196 @@
+r"""Turns by any angle: the errors of layers against the floor of the test and against escnn's, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from baselines.files import writable_folder, write
+from benchmarks.peers import import_escnn
+from benchmarks.timing import in_turn, machine, threads
+from equilayers.functional import rotate_harmonic
+from equilayers.groups import CyclicRotation
+from equilayers.metrics import RotationErrorCurve, rotation_error_curve
+from equilayers.nn import GroupConv2d, HarmonicBatchNorm, HarmonicConv2d, HarmonicNonlinearity, LiftingConv2d
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+C8 = CyclicRotation(8, interpolation="bicubic")
+SIZES = (17, 33, 65, 129)
+ANGLES = (*range(0, 100, 10), 45)
+LAYERS, FIELDS = 5, 4
+Turn = Callable[[Tensor, float], Tensor]
+
+
+class Subject(NamedTuple):
+    r"""A network, how its output turns, and the angles at which it should."""
+
+    model: Callable[[Tensor], Any]
+    action: Turn
+    angles: tuple[int, ...]
+
+
+def smooth_images(size: int, count: int = 4, seed: int = 0) -> Tensor:
+    r"""Images (count, 1, size, size), float64: eight Gaussians each, the same at every size."""
+    generator = torch.Generator().manual_seed(seed)
+    places = torch.linspace(-1, 1, size, dtype=torch.float64)
+    draws = torch.rand(count, 8, 4, 1, 1, generator=generator, dtype=torch.float64)
+    across, along, width, height = draws.unbind(2)
+    distance = (places - across + 0.5) ** 2 + (places[:, None] - along + 0.5) ** 2
+    return ((height - 0.5) * torch.exp(-distance / (2 * (0.12 + 0.1 * width) ** 2))).sum(1, keepdim=True)
+
+
+def harmonic_stack(kernel_size: int, order: int = 1) -> nn.Sequential:
+    r"""Five harmonic convolutions of random weights, with norms and nonlinearities between."""
+    pad = kernel_size // 2
+    modules: list[nn.Module] = [HarmonicConv2d(1, FIELDS, kernel_size, None, order, padding=pad)]
+    for _ in range(LAYERS - 1):
+        modules += [HarmonicBatchNorm(FIELDS, order), HarmonicNonlinearity(FIELDS, order)]
+        modules += [HarmonicConv2d(FIELDS, FIELDS, kernel_size, order, order, padding=pad)]
+    model = nn.Sequential(*modules).double()
+    for _ in range(40):
+        model(smooth_images(33, 16, seed=1))
+    return model.eval()
+
+
+def group_stack(kernel_size: int) -> nn.Sequential:
+    r"""A lifting and two group convolutions of random weights for C8."""
+    pad = kernel_size // 2
+    return nn.Sequential(
+        LiftingConv2d(C8, 1, FIELDS, kernel_size, padding=pad),
+        nn.ReLU(),
+        GroupConv2d(C8, FIELDS, FIELDS, kernel_size, padding=pad),
+        nn.ReLU(),
+        GroupConv2d(C8, FIELDS, FIELDS, kernel_size, padding=pad),
+    ).double()
+
+
+def escnn_stack(kernel_size: int) -> Callable[[Tensor], Tensor]:
+    r"""The same of escnn, on plain tensors; its fibers turn as ours do."""
+    library = import_escnn()
+    space, pad = library.gspaces.rot2dOnR2(8), kernel_size // 2
+    image = library.nn.FieldType(space, [space.trivial_repr])
+    regular = library.nn.FieldType(space, FIELDS * [space.regular_repr])
+    model = library.nn.SequentialModule(
+        library.nn.R2Conv(image, regular, kernel_size, padding=pad),
+        library.nn.ReLU(regular),
+        library.nn.R2Conv(regular, regular, kernel_size, padding=pad),
+        library.nn.ReLU(regular),
+        library.nn.R2Conv(regular, regular, kernel_size, padding=pad),
+    ).double()
+
+    def call(x: Tensor) -> Tensor:
+        y: Tensor = model(library.nn.GeometricTensor(x, image)).tensor
+        return y.unflatten(1, (FIELDS, 8))
+
+    return call
+
+
+def subjects() -> dict[str, Subject]:
+    r"""What is turned, by name."""
+    harmonic: Turn = partial(rotate_harmonic, interpolation="bicubic")
+
+    def regular(y: Tensor, degrees: float) -> Tensor:
+        return C8.act_regular(round(degrees / 45) % 8, y)
+
+    found = {f"HarmonicConv2d {k}x{k}, five": Subject(harmonic_stack(k), harmonic, ANGLES) for k in (5, 7)}
+    for k in (3, 5, 7):
+        for name, make in (("GroupConv2d", group_stack), ("escnn", escnn_stack)):
+            found[f"{name} C8 {k}x{k}, three"] = Subject(make(k), regular, (45, 90))
+    return found
+
+
+def curves(subject: Subject) -> dict[int, RotationErrorCurve]:
+    r"""By the number of pixels along an axis."""
+    turn = subject.action
+    return {
+        size: rotation_error_curve(subject.model, smooth_images(size), subject.angles, action_out=turn)
+        for size in SIZES
+    }
+
+
+def report(seconds: float) -> Iterator[str]:
+    r"""Errors at 45 and 90 degrees beside their floors, then speed ratios."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        yield f"| error / floor at 45 degrees | {' | '.join(f'{size}x{size}' for size in SIZES)} | at 90 degrees |"
+        yield f"|---|{'---|' * (len(SIZES) + 1)}"
+        for name, subject in subjects().items():
+            yield _row(name, curves(subject))
+        yield ""
+        yield f"Speed, one thread, {machine()}; times as fast as nn.Conv2d of the same width, medians, forward."
+        yield ""
+        yield from speed(seconds)
+
+
+def _row(name: str, found: dict[int, RotationErrorCurve]) -> str:
+    cells = []
+    for curve in found.values():
+        at = curve.angles.tolist().index(45)
+        cells.append(f"{float(curve.error[at]):.4f} / {float(curve.floor[at]):.4f}")
+    right = max(float(curve.error[curve.angles.tolist().index(90)]) for curve in found.values())
+    return f"| {name} | {' | '.join(cells)} | {right:.1e} |"
+
+
+def speed(seconds: float) -> Iterator[str]:
+    r"""Of cached filters, against nn.Conv2d of the same real width."""
+    yield "| layer | batch | map | nn.Conv2d, ms | times as fast |"
+    yield "|---|---|---|---|---|"
+    with threads(1):
+        for batch, channels, size in ((16, 8, 36), (16, 16, 36), (16, 32, 18)):
+            width = 4 * channels
+            layer, plain = HarmonicConv2d(channels, channels, 5, 1, 1, padding=2), nn.Conv2d(width, width, 5, padding=2)
+            x = torch.randn(batch, channels, 4, size, size)
+            name = f"HarmonicConv2d, 2 orders, {channels} channels, 5x5"
+            yield _ratio(name, layer, plain, x, seconds)
+        for n, fields, size in ((8, 16, 18), (8, 32, 18), (8, 64, 18), (8, 64, 9), (16, 32, 18)):
+            group = CyclicRotation(n, interpolation="bilinear")
+            conv = GroupConv2d(group, fields, fields, 3, padding=1)
+            plain = nn.Conv2d(n * fields, n * fields, 3, padding=1)
+            x = torch.randn(16, n, size, size, fields).permute(0, 4, 1, 2, 3)  # as the layer before leaves it
+            yield _ratio(f"GroupConv2d, C{n}, {fields} fields, 3x3", conv, plain, x, seconds)
+
+
+def _ratio(name: str, layer: nn.Module, plain: nn.Module, x: Tensor, seconds: float) -> str:
+    flat = x.flatten(1, 2).contiguous()
+    found = in_turn({"ours": lambda: layer(x), "plain": lambda: plain(flat)}, seconds=seconds)
+    ours, theirs = found["ours"].median, found["plain"].median
+    return f"| {name} | {len(x)} | {x.shape[-1]}x{x.shape[-1]} | {theirs:.1f} | {theirs / ours:.2f} |"
+
+
+def draw(out: Path) -> Iterator[str]:
+    r"""The error of the harmonic network against the angle, at several resolutions."""
+    folder = writable_folder(out)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        found = curves(
+            Subject(harmonic_stack(7), partial(rotate_harmonic, interpolation="bicubic"), tuple(range(0, 181, 5)))
+        )
+    path = folder / "rotation-errors.png"
+    write(path, partial(_figure(found).savefig, format="png", dpi=150, metadata={"Software": None}))
+    yield str(path)
+
+
+def _figure(found: dict[int, RotationErrorCurve]) -> Figure:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    place = figure.subplots()
+    colours = ("#D55E00", "#E69F00", "#009E73", "#0072B2")
+    for (size, curve), colour in zip(found.items(), colours, strict=True):
+        drawn = curve.error.clamp(min=1e-16)
+        place.plot(curve.angles, drawn, color=colour, label=f"{size}x{size} pixels", linewidth=1.8)
+        place.plot(curve.angles, curve.floor.clamp(min=1e-16), color=colour, linestyle=":", linewidth=1.2)
+    place.set(yscale="log", xlabel="degrees", ylabel="relative error", xticks=range(0, 181, 45))
+    place.legend(frameon=False)
+    place.set_title("Five harmonic convolutions; dotted: the floor of the test", fontsize=10)
+    return figure

@@ -20,6 +20,7 @@ FIXED = "off centre where the parity of taps and map do not agree"
 PRODUCTS = "what the group permutes goes through products of one shape, on equally aligned memory"
 EXCHANGED = "turning the input exchanges whole computations, each the same numbers in the same places"
 EXPANDED = "one product with the expanded weight, which adds in another order when the input is turned"
+ANGLES = "filters are steered on the pixel grid; quarter turns are at rounding level"
 SORTED = "terms are sorted before they are added"
 
 
@@ -66,6 +67,13 @@ def rows() -> list[Row]:
     found.append(_row(nn.PolyphasePool2d, "", norms))
     uneven = "where the stride does not divide the map"
     found.append(_row(nn.PolyphasePool2d, "exact=False", uneven, exact=False))
+    for kind in (nn.LiftingConv2d, nn.GroupConv2d):
+        found.append(_row(kind, "C8", ANGLES, CyclicRotation(8, interpolation="bilinear"), 2, 3, 3, padding=1))
+    found.append(_row(nn.HarmonicConv2d, "", ANGLES, 2, 3, 5, padding=2))
+    phases = "phases turn at any angle, and no pixel is read but its own"
+    found.append(_row(nn.HarmonicNonlinearity, "", phases, 2, 1))
+    found.append(_row(nn.HarmonicBatchNorm, "", phases, 2, 1))
+    found.append(_row(nn.HarmonicMagnitude, "", phases))
     return found
 
 
@@ -103,7 +111,7 @@ def _alike(key: Callable[[Row], tuple[str, ...]]) -> list[tuple[list[str], str, 
 
 
 def _code(setting: str) -> str:
-    return f"`{setting}`" if setting and not setting.startswith("a ") else setting
+    return f"`{setting}`" if ("=" in setting and not setting.startswith("a ")) or setting.startswith('"') else setting
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

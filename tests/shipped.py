@@ -18,6 +18,10 @@ from equilayers.nn import (
     BlurPool2d,
     GroupConv2d,
     GroupLinear,
+    HarmonicBatchNorm,
+    HarmonicConv2d,
+    HarmonicMagnitude,
+    HarmonicNonlinearity,
     InvariantAvgPool2d,
     LiftingConv2d,
     LiftingLinear,
@@ -28,6 +32,7 @@ from equilayers.nn import (
 from strategies import S3, algorithms_of, filled, name
 
 C1, C4, D1, D4 = CyclicRotation(1), CyclicRotation(4), Dihedral(1), Dihedral(4)
+C8, D6 = CyclicRotation(8, interpolation="bilinear"), Dihedral(6, interpolation="bilinear")
 T3, T4, T7 = CyclicTranslation(3), CyclicTranslation(4), CyclicTranslation(7)
 
 
@@ -72,8 +77,26 @@ def _convolution(kind: type[nn.Module]) -> Variants:
             make = lambda g=group, s=settings: kind(g, 2, 4, 3, **s)  # noqa: E731
             fiber = () if kind is LiftingConv2d else (group.order,)
             yield f"{name(group)} {algorithm} {mode}", Variant(make, (2, *fiber, 7, 7), graph)
+        for group, algorithm in itertools.product((C8, D6), ("auto", "dense", "fourier")):
+            make = lambda g=group, a=algorithm: kind(g, 2, 4, 3, padding=1, algorithm=a)  # noqa: E731
+            fiber = () if kind is LiftingConv2d else (group.order,)
+            yield f"{name(group)} {algorithm}", Variant(make, (2, *fiber, 7, 7), (group, algorithm) == (C8, "auto"))
 
     return dict(variants())
+
+
+def _harmonic() -> Variants:
+    between = {
+        f"{into} to {out}, {mode}": Variant(
+            lambda i=into, o=out, m=mode: HarmonicConv2d(2, 3, 3, i, o, padding=1, padding_mode=m),
+            (2, *(() if into is None else (2 * into + 2,)), 7, 7),
+            mode == "zeros" or into is None,
+        )
+        for into, out in ((None, 1), (1, 1), (0, 2))
+        for mode in MODES
+    }
+    strided = Variant(lambda: HarmonicConv2d(2, 3, 5, 1, 0, stride=2, padding=1), (2, 4, 7, 7), False)
+    return between | {"strided": strided}
 
 
 def _each(makes: list[Callable[[], nn.Module]], sample: tuple[int, ...], graph: bool = True) -> Variants:
@@ -126,6 +149,10 @@ LAYERS: dict[str, Callable[[], Variants]] = {
     "AvgBlurPool2d": lambda: _blur(AvgBlurPool2d, 4),
     "BlurConv2d": _blur_conv,
     "PolyphasePool2d": _polyphase,
+    "HarmonicConv2d": _harmonic,
+    "HarmonicNonlinearity": lambda: _each([lambda: HarmonicNonlinearity(2, 1)], (2, 4, 5, 5)),
+    "HarmonicBatchNorm": lambda: _each([lambda: HarmonicBatchNorm(2, 1)], (2, 4, 5, 5)),
+    "HarmonicMagnitude": lambda: _each([HarmonicMagnitude], (2, 4, 5, 5)),
 }
 
 
@@ -180,6 +207,17 @@ def shift_cnn() -> nn.Sequential:
     return nn.Sequential(*blocks, conv(4, 3), InvariantAvgPool2d())
 
 
+def steered_cnn() -> nn.Sequential:
+    convs = LiftingConv2d(C8, 1, 2, 3, padding=1), nn.ReLU(), BlurPool2d(), GroupConv2d(C8, 2, 2, 3, padding=1)
+    return nn.Sequential(*convs, OrbitPool(), InvariantAvgPool2d(), nn.Linear(2, 3))
+
+
+def harmonic_network() -> nn.Sequential:
+    first = HarmonicConv2d(1, 2, 5, None, 1, padding=2), HarmonicBatchNorm(2, 1), HarmonicNonlinearity(2, 1)
+    then = BlurPool2d(), HarmonicConv2d(2, 2, 5, 1, 1, padding=2), HarmonicMagnitude()
+    return nn.Sequential(*first, *then, InvariantAvgPool2d(), nn.Linear(4, 3))
+
+
 def _network(*makes: Callable[[], nn.Module]) -> Callable[[], Variants]:
     return lambda: {f"{i}": Variant(make, (1, 8, 8)) for i, make in enumerate(makes)}
 
@@ -189,6 +227,8 @@ NETWORKS: dict[str, Callable[[], Variants]] = {
     "group CNN": _network(group_cnn),
     "group CNN with BlurPool2d and BatchNorm3d": _network(pooled_cnn),
     "shift-invariant CNN": _network(shift_cnn),
+    "C8 CNN": _network(steered_cnn),
+    "harmonic network": _network(harmonic_network),
     "to_equivariant": _network(lambda: to_equivariant(plain_cnn(), C4, torch.randn(2, 1, 8, 8))[0]),
     "to_antialiased": _network(lambda: to_antialiased(plain_cnn())[0]),
     "symmetrize": _network(*(lambda r=r: symmetrize(plain_cnn(), C4, r) for r in ("mean", "probabilities", "max"))),

@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from commands import commands, problem
+from equilayers.functional import rotate, rotate_harmonic
 from equilayers.groups import CyclicRotation
+from equilayers.nn import GroupConv2d, HarmonicConv2d
 from equilayers.nn import __all__ as layers
 from pages import PAGES, ROOT, Block, blocks, require_output, run
 
@@ -163,6 +165,7 @@ INPUTS: dict[str, list[tuple[int, ...]]] = {
     "GroupConv2d": [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)],
     "BlurConv2d": [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)],
     "OrbitPool": [(2, 3, 4, 7, 7), (2, 3, 4)],
+    **{name: [(2, 2, 4, 8, 8)] for name in ("HarmonicNonlinearity", "HarmonicBatchNorm", "HarmonicMagnitude")},
 }
 EPS = torch.finfo(torch.float32).eps
 
@@ -185,10 +188,37 @@ def error(layer: nn.Module, shape: tuple[int, ...]) -> float:
     return worst
 
 
+def eighth_turn_error(layer: nn.Module) -> float:
+    """The relative error of the law of a layer for turns by other angles at 45 degrees."""
+    c8, fiber = CyclicRotation(8, interpolation="bilinear"), isinstance(layer, GroupConv2d)
+    x = torch.randn(2, 2, 8, 9, 9) if fiber else torch.randn(2, 2, 9, 9)
+    y, moved = layer(x), layer(c8.act_regular(1, x) if fiber else c8.act(1, x))
+    expected = rotate_harmonic(y, 45) if isinstance(layer, HarmonicConv2d) else c8.act_regular(1, y)
+    return float((moved - expected).abs().max() / y.abs().max())
+
+
+def harmonic_error(layer: nn.Module, shape: tuple[int, ...]) -> float:
+    """That of a layer of harmonic features over quarter turns."""
+    z = torch.randn(shape)
+    y, worst = layer(z), 0.0
+    for degrees in (90, 180, 270):
+        expected = rotate_harmonic(y, degrees) if y.ndim == 5 else rotate(y, degrees)
+        worst = max(worst, float((layer(rotate_harmonic(z, degrees)) - expected).abs().max() / y.abs().max()))
+    return worst
+
+
 @torch.no_grad()
 def test_the_table_of_exactness_is_true(hooks: types.ModuleType) -> None:
     for row in hooks.rows():
         layer, worst = row.make(), 0.0
+        if row.why == hooks.ANGLES:
+            assert row.level == "approximate"
+            assert 1e-3 < eighth_turn_error(layer) < 1
+            continue
+        if row.layer.startswith("Harmonic"):
+            assert row.level == "rounding"
+            assert 0 <= harmonic_error(layer, INPUTS[row.layer][0]) <= 32 * EPS
+            continue
         for shape in INPUTS.get(row.layer, LIFTING):
             try:
                 worst = max(worst, error(layer, shape))

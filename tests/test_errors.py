@@ -48,7 +48,15 @@ def test_the_form_is_checked() -> None:
 @pytest.mark.parametrize("kind", [CyclicRotation, Dihedral])
 @pytest.mark.parametrize("n", [3, 5, 6, 8, 360])
 def test_inexact_rotations(kind: Callable[[int], object], n: int) -> None:
-    assert_refused(lambda: kind(n), ValueError, kind.__name__, "1, 2 or 4", f"got {n}.", "exact for 1, 2, 4")
+    assert_refused(
+        lambda: kind(n),
+        ValueError,
+        kind.__name__,
+        "1, 2 or 4",
+        f"got {n}.",
+        "exact for 1, 2, 4 alone",
+        "interpolation=",
+    )
 
 
 @pytest.mark.parametrize("kind", [CyclicRotation, Dihedral, CyclicTranslation])

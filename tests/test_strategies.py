@@ -72,7 +72,8 @@ def test_every_pair_keeps_the_law(kind: type[nn.Module], data: st.DataObject, dt
 
 
 def test_every_layer_of_the_library_is_drawn() -> None:
-    assert set(MAKERS) == {n for n in layers_of_ours.__all__ if issubclass(getattr(layers_of_ours, n), nn.Module)}
+    harmonic = {n for n in layers_of_ours.__all__ if n.startswith("Harmonic")}  # of no finite group
+    assert set(MAKERS) == set(layers_of_ours.__all__) - harmonic
     assert _drawn_layers.CONVOLUTION_ALGORITHMS == CONVOLUTION
     drawn = set()
 

@@ -22,6 +22,10 @@ from equilayers.nn import (
     BlurPool2d,
     GroupConv2d,
     GroupLinear,
+    HarmonicBatchNorm,
+    HarmonicConv2d,
+    HarmonicMagnitude,
+    HarmonicNonlinearity,
     InvariantAvgPool2d,
     LiftingConv2d,
     LiftingLinear,
@@ -104,6 +108,11 @@ def test_exact_blurs(layer: Callable[[str], nn.Module], size: int) -> None:
         assert_plain(layer(mode), double(2, 3, size, size))
 
 
+def biased(layer: HarmonicNonlinearity) -> nn.Module:
+    nn.init.uniform_(layer.bias, -1, 1)
+    return layer
+
+
 OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     **{
         f"OrbitPool {r} {len(s)}": (lambda r=r: OrbitPool(r), s)
@@ -115,6 +124,14 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "PolyphasePool2d": (PolyphasePool2d, (3, 6, 8)),
     "PolyphasePool2d of features": (lambda: PolyphasePool2d(3, 1), (2, 4, 6, 9)),
     "PolyphasePool2d, not exact": (lambda: PolyphasePool2d((2, 3), float("inf"), exact=False), (3, 5, 7)),
+    "HarmonicConv2d of images": (
+        lambda: HarmonicConv2d(2, 3, 5, None, 1, padding=2, padding_mode="reflect"),
+        (2, 9, 9),
+    ),
+    "HarmonicConv2d": (lambda: HarmonicConv2d(2, 3, 3, 1, 2, stride=2), (2, 4, 9, 9)),
+    "HarmonicNonlinearity": (lambda: biased(HarmonicNonlinearity(2, 1)), (2, 4, 5, 5)),
+    "HarmonicBatchNorm": (lambda: HarmonicBatchNorm(2, 1).eval(), (2, 4, 5, 5)),
+    "HarmonicMagnitude": (HarmonicMagnitude, (2, 4, 5, 5)),
     "MaxBlurPool2d, padded": (lambda: MaxBlurPool2d(kernel_size=3, padding=1), (2, 9, 8)),
     "BlurConv2d": (lambda: BlurConv2d(2, 3, 3, padding=1), (2, 9, 8)),
     "BlurConv2d, blur first": (lambda: BlurConv2d(2, 3, 3, padding=1, order="blur-conv-activation"), (2, 9, 8)),

@@ -68,6 +68,29 @@ def fiber_mean(order: int) -> fx.GraphModule:
     return graph("FiberMean", lambda x: x.unflatten(1, (-1, order)).mean(2))
 
 
+def magnitudes() -> fx.GraphModule:
+    r"""Of `equilayers.nn.HarmonicMagnitude`."""
+    return graph("HarmonicMagnitude", lambda z: z.unflatten(2, (-1, 2)).norm(dim=3).flatten(1, 2))
+
+
+def magnitude_relu(bias: Tensor) -> fx.GraphModule:
+    r"""Of `equilayers.nn.HarmonicNonlinearity`; a magnitude of zero stays zero."""
+    tiny, kept = torch.finfo(bias.dtype).tiny, bias.detach().clone()[:, :, None, None, None]
+
+    def compute(z: Any) -> Any:
+        streams = z.unflatten(2, (-1, 2))
+        size = streams.norm(dim=3, keepdim=True).clamp(min=tiny)
+        return (streams * ((size + kept).relu() / size)).flatten(2, 3)
+
+    return graph("HarmonicNonlinearity", compute)
+
+
+def magnitude_scale(scale: Tensor) -> fx.GraphModule:
+    r"""Of `equilayers.nn.HarmonicBatchNorm` in eval mode."""
+    kept = scale.detach().clone()[:, :, None, None, None]
+    return graph("HarmonicBatchNorm", lambda z: (z.unflatten(2, (-1, 2)) * kept).flatten(2, 3))
+
+
 def averaged(model: nn.Module, group: Group, reduction: str) -> fx.GraphModule:
     r"""Of `equilayers.convert.symmetrize`: one call of the model on the orbit."""
     n = group.order

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from equilayers._checks import refuse
 from equilayers.convert._blur_graphs import blur
 from equilayers.convert._fibers import FiberConv2d, FiberLinear, FiberMean, FiberNorm
-from equilayers.convert._graphs import averaged, fiber_mean, map_mean, orbit_pool, polyphase
+from equilayers.convert._graphs import (
+    averaged,
+    fiber_mean,
+    magnitude_relu,
+    magnitude_scale,
+    magnitudes,
+    map_mean,
+    orbit_pool,
+    polyphase,
+)
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional._antialias import check_taps
 from equilayers.functional._axes import Reading
@@ -26,6 +35,10 @@ from equilayers.nn import (
     BlurPool2d,
     GroupConv2d,
     GroupLinear,
+    HarmonicBatchNorm,
+    HarmonicConv2d,
+    HarmonicMagnitude,
+    HarmonicNonlinearity,
     InvariantAvgPool2d,
     LiftingConv2d,
     LiftingLinear,
@@ -142,6 +155,25 @@ def _lifted(layer: Any, *steps: nn.Module) -> nn.Module:
     return nn.Sequential(*steps, nn.Unflatten(1, (len(layer.weight), layer.group.order)))
 
 
+def _harmonic(layer: HarmonicConv2d) -> nn.Module:
+    r"""The one real convolution."""
+    shape = layer.geometry
+    filters = layer.filters()
+    made = nn.Conv2d(
+        filters.shape[1],
+        filters.shape[0],
+        shape.kernel_size,
+        shape.stride,
+        shape.padding,
+        bias=False,
+        padding_mode=cast(Any, shape.padding_mode),
+        device="meta",
+    )
+    made.weight = _parameter(filters, layer.profile)
+    fiber = nn.Unflatten(1, (layer.out_channels, -1))
+    return nn.Sequential(*([] if layer.in_order is None else [nn.Flatten(1, 2)]), made, fiber)
+
+
 def _blur(layer: BlurPool2d | MaxBlurPool2d | AvgBlurPool2d | BlurConv2d, pool: Any = None) -> nn.Module:
     name, exact = type(layer).__name__.replace("Conv", "Pool"), getattr(layer, "exact", False)
     reading = Reading(check_taps(name, layer.taps), layer.stride, layer.padding_mode, exact)
@@ -190,6 +222,10 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     AvgBlurPool2d: lambda layer: _blur(layer, F.avg_pool2d),
     BlurConv2d: _blur_conv,
     PolyphasePool2d: lambda layer: polyphase(layer.stride, layer.norm, layer.exact),
+    HarmonicConv2d: _harmonic,
+    HarmonicNonlinearity: lambda layer: magnitude_relu(layer.bias),
+    HarmonicBatchNorm: lambda layer: magnitude_scale(layer.scale(layer.running_square)),
+    HarmonicMagnitude: lambda layer: magnitudes(),  # noqa: ARG005
     FiberConv2d: lambda layer: _conv(layer.conv),
     FiberMean: lambda layer: fiber_mean(layer.order),
     FiberNorm: _fiber_norm,

@@ -63,6 +63,8 @@ def polar(kernel_size: int) -> tuple[Array, Array]:
 def profile(kernel_size: int, ring: float, m: int) -> Array:
     r"""The Gaussian profile (T,) of a ring for waves of order m: at the centre there is no angle, and so no wave."""
     radius, _ = polar(kernel_size)
+    if ring == 0:  # the middle pixel, which needs no profile to be turned
+        return np.where((radius == 0) & (m == 0), 1.0, 0.0)
     width = OUTERMOST_WIDTH if ring == (kernel_size - 1) / 2 else WIDTH
     made: Array = np.exp(-((radius - ring) ** 2) / (2 * width**2)) * ((m == 0) | (radius > 0))
     return made

@@ -25,7 +25,7 @@ def _checked(who: str, n: object, interpolation: str | None) -> tuple[int, str |
     if interpolation is not None:
         check_choice(who, "interpolation", interpolation, INTERPOLATIONS)
     elif n not in EXACT:
-        todo = "Other angles leave the pixel grid: pass interpolation='bilinear' or 'bicubic', and it is approximate."
+        todo = "Turns are exact for 1, 2, 4 alone: pass interpolation='bilinear' or 'bicubic', which is approximate."
         refuse(who, "n to be 1, 2 or 4", n, todo)
     return n, None if n in EXACT else interpolation
 

@@ -1,4 +1,4 @@
-r"""Layers of harmonic features, which turn with the image at any angle."""
+r"""Convolutions of harmonic features, which turn with the image at any angle."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import autocast, check_float, check_int, check_same_dtype, in_autocast, refuse
 from equilayers.functional._geometry import check_size, geometry
-from equilayers.functional._harmonic import (
-    check_harmonic,
-    check_orders,
-    harmonic_filter,
-    harmonic_magnitude,
-    scale_magnitude,
-    terms,
-)
+from equilayers.functional._harmonic import check_orders, harmonic_filter, terms
 from equilayers.functional._prepared import Prepared, is_plain
 from equilayers.groups import CyclicRotation
 
@@ -96,7 +89,7 @@ class HarmonicConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
-        filters = self._filters()
+        filters = self.filters()
         if in_autocast(x):
             x, filters = autocast(x), autocast(filters)
         else:
@@ -104,7 +97,9 @@ class HarmonicConv2d(nn.Module):
         maps, shape = self.geometry.padded(x if self.in_order is None else x.flatten(1, 2))
         return F.conv2d(maps, filters, None, shape.stride, shape.padding).unflatten(1, (self.out_channels, -1))
 
-    def _filters(self) -> Tensor:
+    def filters(self) -> Tensor:
+        r"""The filter of the one real convolution, kept while no gradient is wanted."""
+
         def make() -> Tensor:
             return harmonic_filter(self.profile, self.phase, self.kernel_size, self.in_order, self.out_order)
 
@@ -131,118 +126,3 @@ class HarmonicConv2d(nn.Module):
         return text + "".join(
             f", {name}={getattr(shape, name)!r}" for name, usual in plain.items() if getattr(shape, name) != usual
         )
-
-
-class HarmonicNonlinearity(nn.Module):
-    r"""ReLU on the magnitude, the phase kept: `z_m -> relu(|z_m| + b) z_m / |z_m|`.
-
-    Args:
-        channels: C.
-        order: highest order, M.
-
-    Attributes:
-        bias: (C, M + 1), zero at the beginning.
-        exactness: "approximate", as of `HarmonicConv2d`.
-
-    Raises:
-        ValueError: in forward, a feature of another shape.
-
-    Law: `layer(rotate_harmonic(z, a)) == rotate_harmonic(layer(z), a)`, to rounding for quarter turns.
-
-    Source: Worrall et al. 2017, Eq. 8 (arXiv:1612.04642).
-    """
-
-    exactness = "approximate"
-
-    def __init__(self, channels: int, order: int) -> None:
-        super().__init__()
-        who = "HarmonicNonlinearity"
-        size = check_int(who, "channels", channels, 1), check_int(who, "order", order, 0) + 1
-        self.bias = nn.Parameter(torch.zeros(size))
-
-    def forward(self, z: Tensor) -> Tensor:
-        _check_streams("HarmonicNonlinearity", z, self.bias)
-        size = harmonic_magnitude(z)
-        positive = size > 0
-        scale = F.relu(size + self.bias[:, :, None, None]) / torch.where(positive, size, 1)
-        return scale_magnitude(z, torch.where(positive, scale, 0))
-
-    def extra_repr(self) -> str:
-        return f"{self.bias.shape[0]}, order={self.bias.shape[1] - 1}"
-
-
-class HarmonicBatchNorm(nn.Module):
-    r"""Every stream divided by the root mean square of its magnitude over batch and map, times a learned number.
-
-    Args:
-        channels: C.
-        order: highest order, M.
-        eps: added to the mean square.
-        momentum: of the running mean square.
-
-    Attributes:
-        weight: (C, M + 1), one at the beginning.
-        running_square: (C, M + 1), used in eval mode.
-        exactness: "approximate", as of `HarmonicConv2d`.
-
-    Raises:
-        ValueError: in forward, a feature of another shape.
-
-    Law: `layer(rotate_harmonic(z, a)) == rotate_harmonic(layer(z), a)`, to rounding for quarter turns; there is no mean
-        to subtract, for it would turn.
-
-    Source: Worrall et al. 2017, section 5 (arXiv:1612.04642), on magnitudes; Weiler and Cesa 2019 (arXiv:1911.08251).
-    """
-
-    exactness = "approximate"
-    running_square: Tensor
-
-    def __init__(self, channels: int, order: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
-        who = "HarmonicBatchNorm"
-        size = check_int(who, "channels", channels, 1), check_int(who, "order", order, 0) + 1
-        self.eps, self.momentum = eps, momentum
-        self.weight = nn.Parameter(torch.ones(size))
-        self.register_buffer("running_square", torch.ones(size))
-
-    def forward(self, z: Tensor) -> Tensor:
-        _check_streams("HarmonicBatchNorm", z, self.weight)
-        square = self.running_square
-        if self.training:
-            square = z.square().unflatten(2, (-1, 2)).sum(3).mean((0, 3, 4))
-            with torch.no_grad():
-                self.running_square.lerp_(square.to(self.running_square.dtype), self.momentum)
-        scale = self.weight * (square + self.eps).rsqrt()
-        return scale_magnitude(z, scale.to(z.dtype)[:, :, None, None])
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, order={self.weight.shape[1] - 1}, eps={self.eps}, momentum={self.momentum}"
-
-
-class HarmonicMagnitude(nn.Module):
-    r"""The magnitudes of all orders as the channels of an image, (B, C, 2M + 2, H, W) to (B, C·(M + 1), H, W).
-
-    What is left turns in the plane alone: a mean over the map makes it invariant.
-
-    Attributes:
-        exactness: "approximate", as of `HarmonicConv2d`.
-
-    Raises:
-        TypeError, ValueError: in forward, what is no harmonic feature.
-
-    Law: `layer(rotate_harmonic(z, a)) == rotate(layer(z), a)`, to rounding for quarter turns.
-
-    Source: Worrall et al. 2017, section 4 (arXiv:1612.04642).
-    """
-
-    exactness = "approximate"
-
-    def forward(self, z: Tensor) -> Tensor:
-        return harmonic_magnitude(z).flatten(1, 2)
-
-
-def _check_streams(who: str, z: Tensor, like: Tensor) -> None:
-    check_harmonic(who, z)
-    if (z.shape[1], z.shape[2] // 2) != tuple(like.shape):
-        wanted = f"z of shape (B, {like.shape[0]}, {2 * like.shape[1]}, H, W)"
-        refuse(who, wanted, tuple(z.shape), "Take the channels and the order of the layer before.")

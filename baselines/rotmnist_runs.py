@@ -64,7 +64,7 @@ class RotMnistJob:
         model = build(self.run.model, self.run.seed)
         seconds = _train(model, train, self.run, checkpoint, advance)
         started = time.perf_counter()
-        errors = test_errors(model, test)
+        errors = wrong_answers(model, test)
         result = {
             **self.run.settings(),
             "parameters": parameters(model),
@@ -131,7 +131,7 @@ def _of_other_settings(path: Path) -> ValueError:
     return ValueError(f"rotmnist: expected {path} to be of the settings asked for, got others. {todo}")
 
 
-def test_errors(model: nn.Module, data: Digits) -> int:
+def wrong_answers(model: nn.Module, data: Digits) -> int:
     r"""How many digits get another class than theirs."""
     model.eval()
     with torch.no_grad():

@@ -1,6 +1,7 @@
 r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line as they are measured.
 
 linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. turns: their errors under turns.
+rotations: turns by any angle.
 jacobian: singular values. construction, memory: of convolutions. report: cost against width and against the order of
 the group, with a drawing. calibrate: the constants of the cost model. figures: the pictures of the documentation.
 models: networks of MONAI and of transformers before and after `to_equivariant`, as tables on the terminal, and in a
@@ -13,7 +14,20 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import calibrate, construction, conv, figures, jacobian, linear, memory, models, report, shift, turns
+from benchmarks import (
+    calibrate,
+    construction,
+    conv,
+    figures,
+    jacobian,
+    linear,
+    memory,
+    models,
+    report,
+    rotations,
+    shift,
+    turns,
+)
 
 SUBJECTS = {
     "linear": linear.report,
@@ -21,6 +35,7 @@ SUBJECTS = {
     "construction": construction.report,
     "shift": shift.report,
     "turns": turns.report,
+    "rotations": rotations.report,
     "jacobian": jacobian.report,
     "memory": memory.report,
     "calibrate": calibrate.report,

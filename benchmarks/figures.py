@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from baselines.data import load_dataset
 from baselines.files import writable_folder, write
 from baselines.models import cnn, weight_tied_cnn
+from benchmarks import rotations, turning
 from equilayers.groups import CyclicRotation
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, MaxBlurPool2d, OrbitPool
 
@@ -39,6 +40,8 @@ def lines(out: Path, names: Sequence[str] = ()) -> Iterator[str]:
         path = folder / f"{name}.png"
         write(path, partial(figure.savefig, format="png", dpi=150, metadata={"Software": None}))
         yield str(path)
+    if not names:
+        yield turning.animation(folder / "turning.gif")
 
 
 def features() -> Figure:
@@ -226,4 +229,6 @@ DRAWINGS: dict[str, Callable[[], Figure]] = {
     "turned-features": features,
     "lost": lost,
     "turned-predictions": predictions,
+    "rotation-errors": rotations.error_figure,
+    "turning": turning.strip,
 }

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from baselines.files import writable_folder, write
 from benchmarks.peers import import_escnn
 from benchmarks.timing import in_turn, machine, threads
 from equilayers.functional import rotate_harmonic
@@ -164,23 +162,14 @@ def _ratio(name: str, layer: nn.Module, plain: nn.Module, x: Tensor, seconds: fl
     return f"| {name} | {len(x)} | {x.shape[-1]}x{x.shape[-1]} | {theirs:.1f} | {theirs / ours:.2f} |"
 
 
-def draw(out: Path) -> Iterator[str]:
+def error_figure() -> Figure:
     r"""The error of the harmonic network against the angle, at several resolutions."""
-    folder = writable_folder(out)
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        found = curves(
-            Subject(harmonic_stack(7), partial(rotate_harmonic, interpolation="bicubic"), tuple(range(0, 181, 5)))
-        )
-    path = folder / "rotation-errors.png"
-    write(path, partial(_figure(found).savefig, format="png", dpi=150, metadata={"Software": None}))
-    yield str(path)
+    turn = partial(rotate_harmonic, interpolation="bicubic")
+    with torch.no_grad():
+        return _figure(curves(Subject(harmonic_stack(7), turn, tuple(range(0, 181, 5)))))
 
 
 def _figure(found: dict[int, RotationErrorCurve]) -> Figure:
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")

@@ -2,7 +2,6 @@ r"""Feature maps of a plain and of a harmonic network while a digit turns: as a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,8 +57,8 @@ def strip() -> Figure:
     return figure
 
 
-def animation(path: Path) -> None:
-    r"""The frames one after the other, all the way around, as a GIF."""
+def animation(path: Path) -> str:
+    r"""The frames one after the other, all the way around, as a GIF; where it is."""
     from matplotlib.animation import PillowWriter
 
     shown = frames([float(a) for a in range(0, 360, 6)])
@@ -83,6 +82,7 @@ def animation(path: Path) -> None:
         temporary.with_suffix(".gif").rename(temporary)
 
     write(path, save)
+    return str(path)
 
 
 def _plain() -> nn.Sequential:
@@ -116,16 +116,9 @@ def _show(place: Any, picture: Tensor, row: int, shown: list[Frame]) -> Any:
 
 
 def _figure(width: float, height: float) -> Figure:
-    import matplotlib
-
-    matplotlib.use("Agg")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def lines(folder: Path) -> Iterator[str]:
-    r"""Draw both and say where they are."""
-    path = folder / "turning.gif"
-    animation(path)
-    yield str(path)
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    return made

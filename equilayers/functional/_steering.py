@@ -50,7 +50,7 @@ def waves(kernel_size: int) -> list[tuple[float, int]]:
     Up to order 2r on a ring of radius r, which has 2 pi r pixels; fewer towards the edge, where pixels are missing.
     """
     edge = (kernel_size - 1) / 2
-    return [(r, m) for r in rings(kernel_size) for m in range(int(min(2 * r, 2 * (edge - r) + 2)) + 1)]
+    return [(r, m) for r in rings(kernel_size) for m in range(int(min(2 * r, max(2, 2 * (edge - r) + 1))) + 1)]
 
 
 def polar(kernel_size: int) -> tuple[Array, Array]:
@@ -72,13 +72,13 @@ def profile(kernel_size: int, ring: float, m: int) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def basis(kernel_size: int) -> Array:
-    r"""The basis B (T, N), columns of unit length: of each wave the cosine, and the sine where its order is not 0."""
+    r"""The basis B (T, N): of each wave the cosine, and the sine where its order is not 0."""
     _, angle = polar(kernel_size)
     columns: list[Array] = []
     for ring, m in waves(kernel_size):
-        for wave in (np.cos, np.sin) if m else (np.cos,):
-            column: Array = profile(kernel_size, ring, m) * wave(m * angle)
-            columns.append(column / np.linalg.norm(column))
+        radial = profile(kernel_size, ring, m)
+        radial = radial / np.linalg.norm(radial)  # the same for cosine and sine: they are one wave, turned
+        columns += [radial * wave(m * angle) for wave in ((np.cos, np.sin) if m else (np.cos,))]
     return np.stack(columns, 1)
 
 

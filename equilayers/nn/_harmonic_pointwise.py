@@ -18,7 +18,7 @@ class HarmonicNonlinearity(nn.Module):
         order: highest order, M.
 
     Attributes:
-        bias: (C, M + 1), zero at the beginning.
+        bias: (C, M + 1), -1/2 at the beginning: with none of it everything would pass, and nothing be nonlinear.
         exactness: "rounding": phases turn at any angle, and no pixel is read but its own.
 
     Raises:
@@ -39,8 +39,8 @@ class HarmonicNonlinearity(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""A bias of zero."""
-        nn.init.zeros_(self.bias)
+        r"""A bias of -1/2, which cuts a fifth of what has a mean square of one."""
+        nn.init.constant_(self.bias, -0.5)
 
     def forward(self, z: Tensor) -> Tensor:
         _check_streams("HarmonicNonlinearity", z, self.bias)

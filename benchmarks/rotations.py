@@ -180,6 +180,6 @@ def _figure(found: dict[int, RotationErrorCurve]) -> Figure:
         place.plot(curve.angles, drawn, color=colour, label=f"{size}x{size} pixels", linewidth=1.8)
         place.plot(curve.angles, curve.floor.clamp(min=1e-16), color=colour, linestyle=":", linewidth=1.2)
     place.set(yscale="log", xlabel="degrees", ylabel="relative error", xticks=range(0, 181, 45))
-    place.legend(frameon=False)
+    place.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.12, 0.12))
     place.set_title("Five harmonic convolutions; dotted: the floor of the test", fontsize=10)
     return figure

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from baselines.data import load_dataset
 from baselines.files import writable_folder, write
 from baselines.models import cnn, weight_tied_cnn
-from benchmarks import rotations, turning
+from benchmarks import canvas, rotations, turning
 from equilayers.groups import CyclicRotation
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, MaxBlurPool2d, OrbitPool
 
@@ -68,7 +68,7 @@ def features() -> Figure:
 
 
 def _grid(rows: list[tuple[str, list[Tensor | None]]], titles: list[str]) -> Figure:
-    figure = _figure(9, 4.9)
+    figure = canvas.figure(9, 4.9)
     axes = figure.subplots(len(rows), len(titles))
     for column, title in enumerate(titles):
         shown = [row[1][column] for row in rows]
@@ -101,7 +101,7 @@ def lost() -> Figure:
     r"""How far each layer of three networks is from following a quarter turn."""
     x = F.pad(F.interpolate(_digit(), size=(29, 29), mode="bilinear"), (3, 3, 3, 3)).double()
     curves = {name: _errors(model.double().eval(), x) for name, model in _networks().items()}
-    figure = _figure(8, 4.4)
+    figure = canvas.figure(8, 4.4)
     place = figure.subplots()
     steps = [
         "input",
@@ -179,7 +179,7 @@ def predictions() -> Figure:
         _train(model, data.train.x, data.train.y)
     x = data.test.x[data.test.y == 7][:1]
     orbit = GROUP.orbit(x)[:, 0]
-    figure = _figure(7.5, 3.9)
+    figure = canvas.figure(7.5, 3.9)
     axes = figure.subplots(3, 4, height_ratios=(1.25, 1, 1))
     for g, place in enumerate(axes[0]):
         place.imshow(orbit[g, 0].numpy(), cmap="gray_r")
@@ -214,15 +214,6 @@ def _digit() -> Tensor:
     data = load_dataset("digits")
     x = data.test.x[data.test.y == 4][:1, :, 2:-2, 2:-2]
     return (x - x.min()) / (x.max() - x.min())
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    made = Figure((width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    return made
 
 
 DRAWINGS: dict[str, Callable[[], Figure]] = {

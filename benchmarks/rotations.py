@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks import canvas
 from benchmarks.peers import import_escnn
 from benchmarks.timing import in_turn, machine, threads
 from equilayers.functional import rotate_harmonic
-from equilayers.groups import CyclicRotation
+from equilayers.groups import CyclicRotation, Group
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
 from equilayers.nn import GroupConv2d, HarmonicBatchNorm, HarmonicConv2d, HarmonicNonlinearity, LiftingConv2d
 
@@ -57,15 +58,15 @@ def harmonic_stack(kernel_size: int, order: int = 1) -> nn.Sequential:
     return model.eval()
 
 
-def group_stack(kernel_size: int) -> nn.Sequential:
-    r"""A lifting and two group convolutions of random weights for C8."""
+def group_stack(kernel_size: int, group: Group = C8) -> nn.Sequential:
+    r"""A lifting and two group convolutions of random weights."""
     pad = kernel_size // 2
     return nn.Sequential(
-        LiftingConv2d(C8, 1, FIELDS, kernel_size, padding=pad),
+        LiftingConv2d(group, 1, FIELDS, kernel_size, padding=pad),
         nn.ReLU(),
-        GroupConv2d(C8, FIELDS, FIELDS, kernel_size, padding=pad),
+        GroupConv2d(group, FIELDS, FIELDS, kernel_size, padding=pad),
         nn.ReLU(),
-        GroupConv2d(C8, FIELDS, FIELDS, kernel_size, padding=pad),
+        GroupConv2d(group, FIELDS, FIELDS, kernel_size, padding=pad),
     ).double()
 
 
@@ -170,9 +171,7 @@ def error_figure() -> Figure:
 
 
 def _figure(found: dict[int, RotationErrorCurve]) -> Figure:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = canvas.figure(8, 4.2)
     place = figure.subplots()
     colours = ("#D55E00", "#E69F00", "#009E73", "#0072B2")
     for (size, curve), colour in zip(found.items(), colours, strict=True):

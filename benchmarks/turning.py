@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from baselines.data import load_dataset
 from baselines.files import write
+from benchmarks import canvas
 from equilayers.functional import rotate
 from equilayers.nn import HarmonicBatchNorm, HarmonicConv2d, HarmonicMagnitude, HarmonicNonlinearity
 
@@ -46,7 +47,7 @@ def frames(angles: list[float]) -> list[Frame]:
 def strip() -> Figure:
     r"""The frames side by side."""
     shown = frames([float(a) for a in range(0, 100, 15)])
-    figure = _figure(1.35 * len(shown) + 1, 1.35 * len(ROWS))
+    figure = canvas.figure(1.35 * len(shown) + 1, 1.35 * len(ROWS))
     axes = figure.subplots(len(ROWS), len(shown))
     for column, frame in enumerate(shown):
         axes[0, column].set_title(f"{frame.degrees:.0f}°", fontsize=10)
@@ -62,7 +63,7 @@ def animation(path: Path) -> str:
     from matplotlib.animation import PillowWriter
 
     shown = frames([float(a) for a in range(0, 360, 6)])
-    figure = _figure(8, 2)
+    figure = canvas.figure(8, 2)
     axes = figure.subplots(1, len(ROWS))
     images = [
         _show(place, picture, row, shown)
@@ -113,12 +114,3 @@ def _show(place: Any, picture: Tensor, row: int, shown: list[Frame]) -> Any:
     place.set(xticks=[], yticks=[])
     colours = "gray_r" if row == 0 else "magma"
     return place.imshow(picture.numpy(), cmap=colours, vmin=0.0, vmax=largest)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    return made

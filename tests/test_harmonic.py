@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.rotations import smooth_images
 from equilayers.functional import harmonic_magnitude, rotate, rotate_harmonic
 from equilayers.functional._harmonic import harmonic_filter, terms
 from equilayers.functional._steering import polar, profile
@@ -26,7 +27,6 @@ from equilayers.nn import (
     InvariantAvgPool2d,
 )
 from strategies import filled
-from test_rotations import smooth
 
 
 def double(*shape: int) -> Tensor:
@@ -43,7 +43,7 @@ def stack(order: int = 2, channels: int = 3, layers: int = 5, kernel_size: int =
         modules.append(HarmonicConv2d(channels, channels, kernel_size, order, order, padding=kernel_size // 2))
     model = nn.Sequential(*modules).double()
     for _ in range(20):
-        model(smooth(33, 4))
+        model(smooth_images(33, 4))
     return model.eval()
 
 
@@ -114,7 +114,7 @@ def test_other_turns_come_near_the_floor_of_the_test() -> None:
 
     def curve(size: int, interpolation: str) -> RotationErrorCurve:
         act = partial(rotate_harmonic, interpolation=interpolation)
-        return rotation_error_curve(model, smooth(size), angles, action_out=act, interpolation=interpolation)
+        return rotation_error_curve(model, smooth_images(size, 2), angles, action_out=act, interpolation=interpolation)
 
     coarse, fine = (curve(size, "bicubic") for size in (17, 65))
     assert bool((fine.error[:3] < coarse.error[:3] / 4).all())
@@ -126,7 +126,7 @@ def test_other_turns_come_near_the_floor_of_the_test() -> None:
 
 def test_a_broken_order_is_seen() -> None:
     """The checker fails for a feature that turns as another order does."""
-    model, x = stack(order=1), smooth(33)
+    model, x = stack(order=1), smooth_images(33, 2)
     wrong = lambda z, a: rotate_harmonic(z, a).flip(2)  # noqa: E731
     for action in (wrong, rotate):
         assert float(rotation_error_curve(model, x, (45,), action_out=action).error) > 0.3

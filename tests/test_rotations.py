@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.rotations import group_stack, smooth_images
 from equilayers.convert import to_plain
 from equilayers.functional import rotate
 from equilayers.functional._correlation import operators_of, transform
@@ -27,18 +28,6 @@ each_group = pytest.mark.parametrize("group", GROUPS, ids=name)
 
 def double(*shape: int) -> Tensor:
     return filled(shape, torch.float64)
-
-
-def smooth(size: int, count: int = 2, seed: int = 0) -> Tensor:
-    """Images (count, 1, size, size) in float64, sums of Gaussians inside the disk: the same ones at every size."""
-    generator = torch.Generator().manual_seed(seed)
-    places = torch.linspace(-1, 1, size, dtype=torch.float64)
-    images = torch.zeros(count, 1, size, size, dtype=torch.float64)
-    for number in [n for n in range(count) for _ in range(8)]:
-        a, b, width, height = torch.rand(4, generator=generator, dtype=torch.float64)
-        distance = (places[:, None] - b + 0.5) ** 2 + (places - a + 0.5) ** 2
-        images[number] += (height - 0.5) * torch.exp(-distance / (2 * (0.12 + 0.1 * width) ** 2))
-    return images
 
 
 def quarters(group: Group) -> list[int]:
@@ -216,16 +205,9 @@ def test_all_settings_in_both_algorithms(mode: str) -> None:
         torch.testing.assert_close(to_plain(conv)(f), expected)
 
 
-def network(group: Group, size: int = 5, fields: int = 4) -> nn.Sequential:
+def network(group: Group, size: int = 5) -> nn.Sequential:
     torch.manual_seed(1)
-    pad = size // 2
-    return nn.Sequential(
-        LiftingConv2d(group, 1, fields, size, padding=pad),
-        nn.ReLU(),
-        GroupConv2d(group, fields, fields, size, padding=pad),
-        nn.ReLU(),
-        GroupConv2d(group, fields, fields, size, padding=pad),
-    ).double()
+    return group_stack(size, group)
 
 
 @pytest.mark.parametrize("group", [C8, C16, D8], ids=name)
@@ -240,7 +222,7 @@ def test_quarter_turns_commute_to_rounding_at_every_size(group: Group) -> None:
 
 
 def eighth_turn_error(model: nn.Module, size: int) -> float:
-    x = smooth(size)
+    x = smooth_images(size, 2)
     places = torch.linspace(-1, 1, size, dtype=torch.float64)
     inside = (places[:, None] ** 2 + places**2 < 0.5).double()
     with torch.no_grad():

@@ -47,7 +47,7 @@ def _steered(
     features, n = len(weight), group.order
     size = len(f), *shape.out_size((f.shape[-2], f.shape[-1])), n, features
     kernel = PlaneKernel(rotations_fourier(group.n, isinstance(group, Dihedral)))
-    bank = turned_basis(group, weight.shape[-1], f.dtype, f.device)
+    bank = turned_basis(group, weight.shape[-1], f.dtype, f.device).repeat_interleave(f.shape[1], 1)
     if torch.is_grad_enabled() or not is_plain(f, weight):
         planes = coefficients(f, bank, shape)
         y = Correlate.apply(planes, weight_coefficients(weight, group), bias, kernel)
@@ -67,14 +67,16 @@ def _steered(
 
 
 def coefficients(f: Tensor, bank: Tensor, shape: Geometry) -> Tensor:
-    r"""The coefficients a (B·H'·W', |G|, N·C) of the patches of a feature (B, C, |G|, H, W)."""
+    r"""The coefficients a (B·H'·W', |G|, N·C) of the patches of a feature (B, C, |G|, H, W).
+
+    bank: (N, |G|·C, k, k), the turned basis for every channel.
+    """
     batch, channels, n, height, width = f.shape
     # The channels of all fibers last in memory: correlations channel by channel are fastest there.
     maps = f.permute(0, 3, 4, 2, 1).reshape(batch, height, width, n * channels).permute(0, 3, 1, 2)
     parts = []
-    for filters in bank:  # (|G|, k, k)
-        each = filters.repeat_interleave(channels, 0)[:, None]
-        y = F.conv2d(maps, each, None, shape.stride, shape.padding, shape.dilation, n * channels)
+    for filters in bank.unsqueeze(2):
+        y = F.conv2d(maps, filters, None, shape.stride, shape.padding, shape.dilation, n * channels)
         parts.append(y.permute(0, 2, 3, 1).reshape(-1, n, channels))
     return torch.cat(parts, 2)
 

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from equilayers._checks import refuse
 from equilayers._evaluation import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import compared_elements
 from equilayers.testing._actions import Action, candidates, distance, gaps, image, largest, regular
 from equilayers.testing._locate import STRUCTURAL, Break, locate_break
-from equilayers.testing._precision import Model, full_precision, in_double, placed, rounding, same_buffers
+from equilayers.testing._precision import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
 
 __all__ = ["Check", "Model", "Output", "compare", "name_of", "output_of", "require"]
 
@@ -88,9 +87,7 @@ def compare(
     diagnose: bool = False,
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
-    elements = compared_elements(who, group, include_identity=False)
-    x = placed(who, model, x)
-    group.check_space(tuple(x.shape), who)
+    elements, x = orbit_inputs(who, model, group, x)
     if not x.numel():
         refuse(who, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
     if bitwise and tolerance is not None:

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from equilayers._evaluation import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import compared_elements
 from equilayers.testing._actions import image
 from equilayers.testing._locate import STRUCTURAL, Search, Step, runs_in_double, runs_over, same_course, sources
-from equilayers.testing._precision import Model, full_precision, in_double, placed, rounding, same_buffers
+from equilayers.testing._precision import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
 from equilayers.testing._trace import Event
 
 
@@ -58,9 +57,7 @@ def layer_errors(model: Model, group: Group, x: Tensor) -> list[LayerError]:
         ValueError: the group is trivial or does not act on x, or the model takes another course for gx than for x.
     """
     who = "layer_errors"
-    compared_elements(who, group, include_identity=False)
-    x = placed(who, model, x)
-    group.check_space(tuple(x.shape), who)
+    _, x = orbit_inputs(who, model, group, x)
     with evaluation(model), same_buffers(model), full_precision():
         precise = in_double(model)
         runs = None if precise is None else runs_in_double(precise, group, x)

@@ -11,10 +11,9 @@ from torch import Tensor
 from equilayers._checks import refuse
 from equilayers._evaluation import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import compared_elements
 from equilayers.testing._actions import Action, candidates, distance, image
 from equilayers.testing._advice import Advice, advice
-from equilayers.testing._precision import Model, full_precision, in_double, placed, rounding, same_buffers
+from equilayers.testing._precision import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
 from equilayers.testing._trace import Event, trace
 
 STRUCTURAL = 1e-6  # relative, in float64: what float32 weights leave of a symmetry is smaller
@@ -67,9 +66,7 @@ def locate_break(model: Model, group: Group, x: Tensor, *, tolerance: float = ST
         ValueError: the group is trivial or does not act on x, or the model takes another course for gx than for x.
     """
     who = "locate_break"
-    compared_elements(who, group, include_identity=False)
-    x = placed(who, model, x)
-    group.check_space(tuple(x.shape), who)
+    _, x = orbit_inputs(who, model, group, x)
     with evaluation(model), same_buffers(model), full_precision():
         random = _random(model, x)
         if random is not None:

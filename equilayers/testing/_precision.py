@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import check_float
+from equilayers.groups import Group
+from equilayers.metrics._orbit import compared_elements
 
 Model = Callable[[Tensor], Any]
 FULL = (False, "highest", "ieee", "none")
@@ -67,6 +69,14 @@ def same_buffers(model: Model) -> Iterator[None]:
             if not torch.equal(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
+
+
+def orbit_inputs(who: str, model: Model, group: Group, x: Tensor) -> tuple[range, Tensor]:
+    r"""The elements to compare with the identity, and the inputs as `placed`, which the group has to act on."""
+    elements = compared_elements(who, group, include_identity=False)
+    x = placed(who, model, x)
+    group.check_space(tuple(x.shape), who)
+    return elements, x
 
 
 def placed(who: str, model: Model, x: Tensor) -> Tensor:

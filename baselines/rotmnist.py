@@ -78,7 +78,7 @@ def train_all(runs: list[Run], out: Path, workers: int, resume: bool, console: C
     return [known[run] for run in runs]
 
 
-HEAD = ("network", "numbers learned", "test error %", "published error %", "training minutes")
+HEAD = ("network", "numbers learned", "test error %", "published error %", "minutes on one core")
 
 
 def rows(results: list[Result]) -> Iterator[tuple[str, ...]]:

@@ -52,16 +52,16 @@ def steered_cnn(group: Group, fields: int) -> nn.Sequential:
     return nn.Sequential(*layers, OrbitPool("max"), *_head(fields))
 
 
-def harmonic_network(channels: int, order: int = 1) -> nn.Sequential:
-    r"""A Harmonic Network: streams of orders 0 and 1, nonlinear in magnitudes alone."""
-
-    def block(in_channels: int, in_order: int | None) -> list[nn.Module]:
-        conv = HarmonicConv2d(in_channels, channels, 5, in_order, order, padding=2)
-        return [conv, HarmonicBatchNorm(channels, order), HarmonicNonlinearity(channels, order)]
-
-    layers = block(1, None)
-    for _ in range(2):
-        layers += [BlurPool2d(), *block(channels, order), *block(channels, order)]
+def harmonic_network(order: int, widths: tuple[int, ...]) -> nn.Sequential:
+    r"""A Harmonic Network: streams of orders 0 to `order`, nonlinear in magnitudes alone; two layers of each width."""
+    layers: list[nn.Module] = []
+    channels, in_order = 1, None
+    for width in widths:
+        layers += [BlurPool2d()] if layers else []
+        for _ in range(2):
+            conv = HarmonicConv2d(channels, width, 5, in_order, order, padding=2)
+            layers += [conv, HarmonicBatchNorm(width, order), HarmonicNonlinearity(width, order)]
+            channels, in_order = width, order
     return nn.Sequential(*layers, HarmonicMagnitude(), *_head(channels * (order + 1)))
 
 
@@ -80,7 +80,7 @@ MODELS: dict[str, Callable[[], nn.Sequential]] = {
     "P4MCNN": lambda: group_cnn(Dihedral(4), 7),
     "C8": lambda: steered_cnn(rotation(8), 8),
     "C16": lambda: steered_cnn(rotation(16), 6),
-    "H-Net": lambda: harmonic_network(20),
+    "H-Net": lambda: harmonic_network(2, (6, 12, 18)),
 }
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers.functional._correlation import PlaneKernel, operators_of, transform_blocks
+from equilayers.functional._correlation import PlaneKernel, operators_of, transform
 from equilayers.functional._geometry import Geometry
 from equilayers.functional._prepared import Prepared, is_plain
 from equilayers.functional._rotations import rotations_fourier
@@ -27,7 +27,7 @@ from equilayers.functional._trilinear import Correlate
 from equilayers.groups import Dihedral
 from equilayers.groups._base import inverses
 
-BLOCK_BYTES = 1_500_000  # of coefficients: what is made and used up should stay in a core's second-level cache
+BLOCK_BYTES = 3_000_000  # of coefficients
 
 
 def steered_conv2d(
@@ -62,7 +62,7 @@ def _steered(
     samples = max(1, BLOCK_BYTES // bytes_of_one)
     for part, place in zip(f.split(samples), out.split(samples), strict=True):
         planes = coefficients(part, bank, shape)
-        place.view(-1, n, features).copy_(transform_blocks(planes, operators, bias, kernel.fourier, features))
+        transform(planes, operators, bias, kernel.fourier, place.view(-1, n, features))
     return out.permute(0, 4, 3, 1, 2)
 
 

@@ -114,7 +114,7 @@ def _train(model: nn.Module, data: Digits, run: Run, checkpoint: Path, advance: 
 
 
 def _restore(checkpoint: Path, run: Run, parts: dict[str, Any], generator: torch.Generator) -> tuple[int, float]:
-    r"""Put back what a checkpoint of the same settings holds; the epochs that were done, and their processor seconds."""
+    r"""Put back what a checkpoint of the same settings holds; the epochs done, and their processor seconds."""
     if not checkpoint.exists():
         return 0, 0.0
     kept = torch.load(checkpoint, weights_only=True)

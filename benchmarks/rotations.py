@@ -2,7 +2,7 @@ r"""Turns by any angle: the errors of layers against the floor of the test and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,19 +20,21 @@ from equilayers.nn import GroupConv2d, HarmonicBatchNorm, HarmonicConv2d, Harmon
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-C8 = CyclicRotation(8, interpolation="bicubic")
+C8, C16 = (CyclicRotation(n, interpolation="bicubic") for n in (8, 16))
 SIZES = (17, 33, 65, 129)
+DRAWS = 4  # of the weights of group convolutions, whose errors differ by a fifth from draw to draw
 ANGLES = (*range(0, 100, 10), 45)
 LAYERS, FIELDS = 5, 4
 Turn = Callable[[Tensor, float], Tensor]
 
 
 class Subject(NamedTuple):
-    r"""A network, how its output turns, and the angles at which it should."""
+    r"""A network in one or several draws, how its output turns, at which angles, and how its images are turned."""
 
-    model: Callable[[Tensor], Any]
+    models: Sequence[Callable[[Tensor], Any]]
     action: Turn
     angles: tuple[int, ...]
+    interpolation: str = "bicubic"
 
 
 def smooth_images(size: int, count: int = 4, seed: int = 0) -> Tensor:
@@ -59,21 +61,21 @@ def harmonic_stack(kernel_size: int, order: int = 1) -> nn.Sequential:
 
 
 def group_stack(kernel_size: int, group: Group = C8) -> nn.Sequential:
-    r"""A lifting and two group convolutions of random weights."""
+    r"""A lifting and two group convolutions of random weights, with no bias: a constant would not turn."""
     pad = kernel_size // 2
     return nn.Sequential(
-        LiftingConv2d(group, 1, FIELDS, kernel_size, padding=pad),
+        LiftingConv2d(group, 1, FIELDS, kernel_size, padding=pad, bias=False),
         nn.ReLU(),
-        GroupConv2d(group, FIELDS, FIELDS, kernel_size, padding=pad),
+        GroupConv2d(group, FIELDS, FIELDS, kernel_size, padding=pad, bias=False),
         nn.ReLU(),
-        GroupConv2d(group, FIELDS, FIELDS, kernel_size, padding=pad),
+        GroupConv2d(group, FIELDS, FIELDS, kernel_size, padding=pad, bias=False),
     ).double()
 
 
-def escnn_stack(kernel_size: int) -> Callable[[Tensor], Tensor]:
-    r"""The same of escnn, on plain tensors; its fibers turn as ours do."""
+def escnn_stack(kernel_size: int, group: Group = C8) -> Callable[[Tensor], Tensor]:
+    r"""The same of escnn, whose biases begin at zero, on plain tensors; its fibers turn as ours do."""
     library = import_escnn()
-    space, pad = library.gspaces.rot2dOnR2(8), kernel_size // 2
+    space, pad = library.gspaces.rot2dOnR2(group.order), kernel_size // 2
     image = library.nn.FieldType(space, [space.trivial_repr])
     regular = library.nn.FieldType(space, FIELDS * [space.regular_repr])
     model = library.nn.SequentialModule(
@@ -86,32 +88,47 @@ def escnn_stack(kernel_size: int) -> Callable[[Tensor], Tensor]:
 
     def call(x: Tensor) -> Tensor:
         y: Tensor = model(library.nn.GeometricTensor(x, image)).tensor
-        return y.unflatten(1, (FIELDS, 8))
+        return y.unflatten(1, (FIELDS, group.order))
 
     return call
 
 
 def subjects() -> dict[str, Subject]:
     r"""What is turned, by name."""
-    harmonic: Turn = partial(rotate_harmonic, interpolation="bicubic")
+    found = {}
+    for k in (5, 7):
+        stack = harmonic_stack(k)
+        for how in ("bicubic", "bilinear"):
+            turn = partial(rotate_harmonic, interpolation=how)
+            found[f"HarmonicConv2d {k}x{k}, five, {how}"] = Subject([stack], turn, ANGLES, how)
+    return found | group_subjects()
 
-    def regular(y: Tensor, degrees: float) -> Tensor:
-        return C8.act_regular(round(degrees / 45) % 8, y)
 
-    found = {f"HarmonicConv2d {k}x{k}, five": Subject(harmonic_stack(k), harmonic, ANGLES) for k in (5, 7)}
-    for k in (3, 5, 7):
+def group_subjects() -> dict[str, Subject]:
+    r"""Group convolutions, ours and escnn's."""
+    found = {}
+    for group, k in ((C8, 3), (C8, 5), (C8, 7), (C16, 5)):
+        turn = partial(_turn_fiber, group)
         for name, make in (("GroupConv2d", group_stack), ("escnn", escnn_stack)):
-            found[f"{name} C8 {k}x{k}, three"] = Subject(make(k), regular, (45, 90))
+            models = [make(k, group) for _ in range(DRAWS)]
+            found[f"{name} C{group.order} {k}x{k}, three"] = Subject(models, turn, (45, 90))
     return found
 
 
-def curves(subject: Subject) -> dict[int, RotationErrorCurve]:
-    r"""By the number of pixels along an axis."""
-    turn = subject.action
-    return {
-        size: rotation_error_curve(subject.model, smooth_images(size), subject.angles, action_out=turn)
-        for size in SIZES
-    }
+def _turn_fiber(group: CyclicRotation, y: Tensor, degrees: float) -> Tensor:
+    return group.act_regular(round(degrees * group.n / 360) % group.n, y)
+
+
+def curves(subject: Subject, sizes: Sequence[int] = SIZES) -> dict[int, RotationErrorCurve]:
+    r"""By the number of pixels along an axis; means over the draws."""
+    models, turn, angles, how = subject
+    found = {}
+    for size in sizes:
+        x = smooth_images(size)
+        drawn = [rotation_error_curve(model, x, angles, action_out=turn, interpolation=how) for model in models]
+        error, floor = (torch.stack([getattr(curve, name) for curve in drawn]).mean(0) for name in ("error", "floor"))
+        found[size] = RotationErrorCurve(drawn[0].angles, error, floor)
+    return found
 
 
 def report(seconds: float) -> Iterator[str]:
@@ -167,7 +184,7 @@ def error_figure() -> Figure:
     r"""The error of the harmonic network against the angle, at several resolutions."""
     turn = partial(rotate_harmonic, interpolation="bicubic")
     with torch.no_grad():
-        return _figure(curves(Subject(harmonic_stack(7), turn, tuple(range(0, 181, 5)))))
+        return _figure(curves(Subject([harmonic_stack(7)], turn, tuple(range(0, 181, 5)))))
 
 
 def _figure(found: dict[int, RotationErrorCurve]) -> Figure:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.rotations import SIZES, curves, subjects
+from benchmarks.rotations import SIZES, curves, group_subjects
 from equilayers.functional._filters import expand
 from equilayers.groups import CyclicRotation
 from equilayers.nn import GroupConv2d, HarmonicConv2d, LiftingConv2d
@@ -70,11 +70,11 @@ def test_steered_filters_are_escnns_of_c8(escnn: types.ModuleType, kind: type[Gr
 
 @torch.no_grad()
 def test_eighth_turns_err_less_than_escnns(escnn: types.ModuleType) -> None:
-    """Random filters of either, the same smooth images, kernels of 3x3 and 5x5; quarter turns at rounding level."""
+    """Random filters of either, the same smooth images; multiples of 90 degrees at rounding level."""
     torch.manual_seed(0)
-    found = {name: curves(subject) for name, subject in subjects().items() if "C8" in name}
-    for size in (3, 5):
-        for pixels in SIZES[:3]:
-            ours, theirs = (found[f"{name} C8 {size}x{size}, three"][pixels] for name in ("GroupConv2d", "escnn"))
+    found = {name: curves(subject, SIZES[:2]) for name, subject in group_subjects().items()}
+    for kind in ("C8 3x3", "C8 5x5", "C8 7x7", "C16 5x5"):
+        for pixels in SIZES[:2]:
+            ours, theirs = (found[f"{name} {kind}, three"][pixels] for name in ("GroupConv2d", "escnn"))
             assert float(ours.error[0]) < float(theirs.error[0])
             assert float(ours.error[1]) < 1e-13

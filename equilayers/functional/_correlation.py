@@ -17,6 +17,8 @@ from equilayers.functional._cyclic import canonical_start, turn_back, turn_to
 from equilayers.functional._fourier import Fourier
 
 BLOCK_BYTES = 1_500_000  # of planes per block: what comes in and goes out should stay in a core's second-level cache
+# With fewer samples than these a matrix product costs more than the cache gains; blocks of many bytes make do with 32.
+BLOCK_ROWS, FEWEST_ROWS, MOST_BYTES = 256, 32, 32_000_000
 
 
 def operators_of(weight: Tensor, fourier: Fourier, *, adjoint: bool = False) -> list[Tensor]:
@@ -69,7 +71,8 @@ def weight_planes_of(pairs: Iterable[tuple[Tensor, Tensor]], fourier: Fourier) -
 
 def _block_rows(x: Tensor, y: Tensor) -> int:
     per_sample = x.element_size() * max(x[:1].numel(), y[:1].numel(), 1)
-    return max(32, 1 << max(0, (BLOCK_BYTES // per_sample).bit_length() - 1))
+    wanted = max(BLOCK_BYTES, min(BLOCK_ROWS * per_sample, MOST_BYTES)) // per_sample
+    return max(FEWEST_ROWS, 1 << max(0, wanted.bit_length() - 1))
 
 
 @dataclass(frozen=True)

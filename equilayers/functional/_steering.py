@@ -110,6 +110,20 @@ def steering(group: Turns, kernel_size: int) -> Array:
     return basis(kernel_size) @ turns(group, kernel_size) @ pseudo_inverse(kernel_size)
 
 
+@torch.no_grad()
+def draw_steered(weight: Tensor) -> None:
+    r"""Fill a weight (..., k, k) with filters of the basis, every wave of the same energy.
+
+    The mean square is that of torch.nn.Conv2d's first weights, 1 / (3 fan_in). White noise would have lost what lies
+    outside the basis, and have more of the fine waves, which err most between quarter turns.
+    """
+    waves_ = torch.from_numpy(basis(weight.shape[-1])).to(weight.device, weight.dtype)
+    energy = float((basis(weight.shape[-1]) ** 2).sum()) / len(waves_)  # of a tap, for coefficients of variance one
+    fan_in = weight[0].numel()
+    drawn = torch.randn(*weight.shape[:-2], waves_.shape[1], device=weight.device, dtype=weight.dtype)
+    weight.copy_((drawn @ waves_.mT).view_as(weight) / math.sqrt(3 * fan_in * energy))
+
+
 def steer(weight: Tensor, group: Turns) -> Tensor:
     r"""The filter of the ordinary convolution, as `equilayers.functional._filters.expand`: (O·|G|, C·|G| or C, k, k).
 

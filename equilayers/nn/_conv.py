@@ -10,7 +10,7 @@ from equilayers.functional._conv import Ints, convolve
 from equilayers.functional._geometry import Geometry, check_plane_group, geometry
 from equilayers.functional._plan import ALGORITHMS
 from equilayers.functional._prepared import Prepared
-from equilayers.functional._steering import basis, interpolates
+from equilayers.functional._steering import basis, draw_steered, interpolates
 from equilayers.groups import Group
 from equilayers.groups._base import check_group
 from equilayers.nn._linear import reset
@@ -78,8 +78,10 @@ class LiftingConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Draw the parameters as torch.nn.Conv2d does."""
+        r"""Draw the parameters as torch.nn.Conv2d does; steered filters in their basis, of the same mean square."""
         reset(self.weight, self.bias)
+        if interpolates(self.group):
+            draw_steered(self.weight)
 
     @property
     def exactness(self) -> str:
@@ -158,8 +160,10 @@ class GroupConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        r"""Draw the parameters as torch.nn.Conv2d does."""
+        r"""Draw the parameters as torch.nn.Conv2d does; steered filters in their basis, of the same mean square."""
         reset(self.weight, self.bias)
+        if interpolates(self.group):
+            draw_steered(self.weight)
 
     @property
     def exactness(self) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from baselines.files import writable_folder, write_json, write_text
 from baselines.pool import pool
+from baselines.rotmnist_curves import invariance_curves, save_figure
 from baselines.rotmnist_models import MODELS
 from baselines.rotmnist_runs import EPOCHS, Result, RotMnistJob, Run, finished
 from baselines.terminal import console_of_output, positive, this_machine
@@ -43,17 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    r"""Train and test the networks; leave rotmnist.json and rotmnist.md in the folder."""
+    r"""Train and test the networks; leave rotmnist.json, rotmnist.md and rotmnist.png in the folder."""
     console = console_of_output()
     out = writable_folder(args.out, "rotmnist")
     runs = [
         Run(name, seed, args.epochs, args.validate, args.data_dir) for seed in range(args.seeds) for name in args.models
     ]
     results = train_all(runs, out / "runs", args.workers, args.resume, console)
-    write_json(out / "rotmnist.json", {"machine": this_machine(), "runs": results})
+    found = invariance_curves(runs, out / "runs")
+    curves = {name: {part: getattr(curve, part).tolist() for part in curve._fields} for name, curve in found.items()}
+    write_json(out / "rotmnist.json", {"machine": this_machine(), "runs": results, "invariance": curves})
+    save_figure(found, out / "rotmnist.png")
     write_text(out / "rotmnist.md", "\n".join(markdown(results)) + "\n")
     console.print(table(results))
-    console.print(f"rotmnist.json and rotmnist.md are in {out}")
+    console.print(f"rotmnist.json, rotmnist.md and rotmnist.png are in {out}")
 
 
 def train_all(runs: list[Run], out: Path, workers: int, resume: bool, console: Console) -> list[Result]:

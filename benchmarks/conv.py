@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from baselines.models import group_of
 from benchmarks.peers import escnn_convolution, import_escnn
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
+from equilayers.groups import CyclicRotation, Dihedral, Group
 from equilayers.nn import GroupConv2d
 
+STEERED = {
+    name: kind(int(name[1:]), interpolation="bilinear")
+    for name, kind in (("C8", CyclicRotation), ("C16", CyclicRotation), ("D8", Dihedral))
+}
 ALGORITHMS = ("dense", "orbit", "fourier", "auto")
 PLAIN, ESCNN, ESCNN_EVAL = "torch Conv2d", "escnn, train", "escnn, eval"
 
@@ -37,14 +42,19 @@ class Case:
         return f"{self.group} {self.fields} fields {maps}, {self.kernel}x{self.kernel}, {what}, {threads}"
 
 
+def group_of_case(name: str) -> Group:
+    r"""The group of a name: R4 and its like as in the paper, C8, C16 and D8 with filters that are steered."""
+    return STEERED[name] if name in STEERED else group_of(name)
+
+
 def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Call]:
     r"""What is timed, by name; escnn only where it is installed."""
     torch.manual_seed(0)
-    group, k = group_of(case.group), case.kernel
+    group, k = group_of_case(case.group), case.kernel
     x = torch.randn(case.batch, case.fields, group.order, case.size, case.size)
     width = case.fields * group.order
     made: dict[str, tuple[nn.Module, Tensor]] = {PLAIN: (nn.Conv2d(width, width, k, padding=k // 2), x.flatten(1, 2))}
-    for name in ALGORITHMS:
+    for name in ALGORITHMS if case.group not in STEERED else ("dense", "fourier", "auto"):
         made[name] = GroupConv2d(group, case.fields, case.fields, k, padding=k // 2, algorithm=name), x
     wanted = [*made, ESCNN, ESCNN_EVAL] if names is None else list(names)
     if {ESCNN, ESCNN_EVAL} & set(wanted):

@@ -234,7 +234,7 @@ def eighth_turn_error(model: nn.Module, size: int) -> float:
 def test_other_turns_commute_the_better_the_finer_the_image(size: int) -> None:
     coarse, fine = (eighth_turn_error(network(C8, size), pixels) for pixels in (17, 65))
     assert 4 * fine < coarse < 0.1
-    assert fine < 0.005
+    assert fine < 0.01
     plain = network(CyclicRotation(4))  # for which an eighth of a turn is nothing
 
     def as_c8(x: Tensor) -> Tensor:
@@ -281,7 +281,7 @@ def test_compiled_saved_and_trained(fresh_compiler: None) -> None:
     torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-6)
     again = pickle.loads(pickle.dumps(model))
     assert torch.equal(again(x), model(x))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
     loss = partial(lambda: (model(x) - 1).square().mean())
     before = float(loss())
     for _ in range(5):

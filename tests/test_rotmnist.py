@@ -10,9 +10,12 @@ import torch
 
 from baselines import rotmnist, rotmnist_runs
 from baselines.__main__ import main
+from baselines.rotmnist_curves import invariance_curves, save_figure
 from baselines.rotmnist_data import Digits, RotatedMnist
 from baselines.rotmnist_models import MODELS, build, parameters
 from baselines.rotmnist_runs import RotMnistJob, Run, finished, wrong_answers
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,6 +82,27 @@ def test_tables_stand_beside_what_was_published() -> None:
     assert lines[2].startswith("| P4CNN | 24,680 | 2.50 ± 0.71 | 2.28 (Cohen and Welling 2016)")
     assert len(lines) == 3
     assert rotmnist.table(results).row_count == 1
+
+
+def test_the_page_shows_the_committed_results() -> None:
+    kept = json.loads((DOCS / "rotmnist.json").read_text())
+    page = (DOCS / "rotmnist.md").read_text()
+    assert "\n".join(rotmnist.markdown(kept["runs"])) in page
+    assert [run["model"] for run in kept["runs"]] == list(MODELS) == list(kept["invariance"])
+    assert all(run["test_digits"] == 50_000 and run["epochs"] == rotmnist_runs.EPOCHS for run in kept["runs"])
+
+
+def test_curves_are_drawn_from_the_weights_that_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotmnist_runs, "rotated_mnist", fake)
+    rotmnist_runs.data_of.cache_clear()
+    runs = [run_of(model=name, epochs=1) for name in ("Z2CNN", "P4CNN")]
+    RotMnistJob(runs[1], tmp_path).carry_out(lambda epoch: None)
+    curves = invariance_curves(runs, tmp_path)  # of the one that has some
+    assert list(curves) == ["P4CNN"]
+    at = dict(zip(curves["P4CNN"].angles.tolist(), curves["P4CNN"].error.tolist(), strict=True))
+    assert at[90] < 1e-4 < at[45]
+    save_figure(curves, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 from equilayers._products import wide
 from equilayers.functional._fourier import fourier_of
 from equilayers.functional._rotations import rotations_fourier
-from equilayers.functional._steering import Turns, interpolates, waves
+from equilayers.functional._steering import Turns, basis, interpolates
 from equilayers.groups import Dihedral, Group
 
 # Nanoseconds for one unit of each quantity below, torch 2.13, float32, by what the processor can do: with AVX-512 a
@@ -42,8 +42,8 @@ CONSTANTS = {
         "dense convolution": (3.88e4, 1.15, 0.217, 0.0119),
         "orbit convolution": (5.32e4, 0.538, 0.0138),
         "fourier convolution": (1.01e4, 5.52, 1.27, 0.943, 0.522, 0.00725),
-        "steered convolution": (1e5, 5, 2, 2, 0.02),
-        "steered training step": (3e5, 15, 6, 6, 0.06),
+        "steered convolution": (4.66e5, 0, 2.33, 0, 0.0099),
+        "steered training step": (2.17e6, 5.87, 8.87, 0.0596, 0.0099),
         "dense training step": (1.08e5, 3.76, 1.3, 0.0316),
         "orbit training step": (1.49e5, 2.06, 0.0376),
         "fourier training step": (2.6e4, 17.5, 3.6, 4.72, 1.25, 0.0187),
@@ -161,7 +161,7 @@ def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
 
 def _steered_work(group: Turns, s: Sizes, what: str) -> Work:
     r"""Of "fourier" for a group that interpolates: calls, weights transformed, coefficients, numbers out, products."""
-    n, coefficients = group.order, len(waves(math.isqrt(s.taps))) * 2
+    n, coefficients = group.order, basis(math.isqrt(s.taps)).shape[1]
     made = s.pixels_out * n * coefficients * s.channels * s.groups
     products = rotations_fourier(group.n, isinstance(group, Dihedral)).products
     weights = 0 if s.kept else s.features * s.channels * coefficients * n

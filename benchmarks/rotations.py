@@ -12,10 +12,21 @@ from torch import Tensor, nn
 from benchmarks import canvas
 from benchmarks.peers import import_escnn
 from benchmarks.timing import in_turn, machine, threads
-from equilayers.functional import rotate_harmonic
+from equilayers.functional import rotate, rotate_harmonic
 from equilayers.groups import CyclicRotation, Group
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
-from equilayers.nn import GroupConv2d, HarmonicBatchNorm, HarmonicConv2d, HarmonicNonlinearity, LiftingConv2d
+from equilayers.nn import (
+    AvgBlurPool2d,
+    BlurPool2d,
+    GroupConv2d,
+    HarmonicBatchNorm,
+    HarmonicConv2d,
+    HarmonicMagnitude,
+    HarmonicNonlinearity,
+    LiftingConv2d,
+    MaxBlurPool2d,
+    OrbitPool,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,9 +109,11 @@ def subjects() -> dict[str, Subject]:
     found = {}
     for k in (5, 7):
         stack = harmonic_stack(k)
+        alone = nn.Sequential(*(layer for layer in stack if isinstance(layer, HarmonicConv2d)))
         for how in ("bicubic", "bilinear"):
             turn = partial(rotate_harmonic, interpolation=how)
             found[f"HarmonicConv2d {k}x{k}, five, {how}"] = Subject([stack], turn, ANGLES, how)
+            found[f"{k}x{k}, five with nothing between, {how}"] = Subject([alone], turn, ANGLES, how)
     return found | group_subjects()
 
 
@@ -113,6 +126,34 @@ def group_subjects() -> dict[str, Subject]:
             models = [make(k, group) for _ in range(DRAWS)]
             found[f"{name} C{group.order} {k}x{k}, three"] = Subject(models, turn, (45, 90))
     return found
+
+
+def layer_subjects() -> dict[str, Subject]:
+    r"""Every layer alone; those of harmonic features behind a convolution that makes some, in several draws each."""
+    harmonic, plain = partial(rotate_harmonic, interpolation="bicubic"), partial(rotate, interpolation="bicubic")
+    after: dict[str, tuple[Callable[[], nn.Module] | None, Turn]] = {
+        "HarmonicConv2d 5x5": (None, harmonic),
+        "the same, HarmonicBatchNorm": (lambda: HarmonicBatchNorm(FIELDS, 1), harmonic),
+        "the same, HarmonicNonlinearity": (lambda: HarmonicNonlinearity(FIELDS, 1), harmonic),
+        "the same, BlurPool2d": (BlurPool2d, harmonic),
+        "the same, HarmonicMagnitude": (HarmonicMagnitude, plain),
+    }
+    found = {
+        name: Subject([_behind_harmonic(layer) for _ in range(DRAWS)], turn, (45, 90))
+        for name, (layer, turn) in after.items()
+    }
+    lifting = [LiftingConv2d(C8, 1, FIELDS, 5, padding=2, bias=False).double() for _ in range(DRAWS)]
+    found["LiftingConv2d C8 5x5"] = Subject(lifting, partial(_turn_fiber, C8), (45, 90))
+    pooled = [nn.Sequential(layer, OrbitPool("max")) for layer in lifting]
+    found["the same, OrbitPool max"] = Subject(pooled, plain, (45, 90))
+    for pool in (BlurPool2d, AvgBlurPool2d, MaxBlurPool2d):
+        found[f"{pool.__name__}, stride 2"] = Subject([pool()], plain, (45, 90))
+    return found
+
+
+def _behind_harmonic(layer: Callable[[], nn.Module] | None) -> nn.Module:
+    first = HarmonicConv2d(1, FIELDS, 5, None, 1, padding=2)
+    return nn.Sequential(first, *([] if layer is None else [layer()])).double().eval()
 
 
 def _turn_fiber(group: CyclicRotation, y: Tensor, degrees: float) -> Tensor:
@@ -137,7 +178,7 @@ def report(seconds: float) -> Iterator[str]:
         torch.manual_seed(0)
         yield f"| error / floor at 45 degrees | {' | '.join(f'{size}x{size}' for size in SIZES)} | at 90 degrees |"
         yield f"|---|{'---|' * (len(SIZES) + 1)}"
-        for name, subject in subjects().items():
+        for name, subject in (subjects() | layer_subjects()).items():
             yield _row(name, curves(subject))
         yield ""
         yield f"Speed, one thread, {machine()}; times as fast as nn.Conv2d of the same width, medians, forward."
@@ -149,7 +190,7 @@ def _row(name: str, found: dict[int, RotationErrorCurve]) -> str:
     cells = []
     for curve in found.values():
         at = curve.angles.tolist().index(45)
-        cells.append(f"{float(curve.error[at]):.4f} / {float(curve.floor[at]):.4f}")
+        cells.append(f"{float(curve.error[at]):.2g} / {float(curve.floor[at]):.2g}")
     right = max(float(curve.error[curve.angles.tolist().index(90)]) for curve in found.values())
     return f"| {name} | {' | '.join(cells)} | {right:.1e} |"
 

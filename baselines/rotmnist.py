@@ -3,6 +3,7 @@ r"""Rotated MNIST: plain, group-equivariant and harmonic networks of equal size,
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,18 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     r"""Train and test the networks; leave rotmnist.json, rotmnist.md and rotmnist.png in the folder."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("rotmnist: expected matplotlib to be installed, got none. pip install 'equilayers[study]'.")
     console = console_of_output()
     out = writable_folder(args.out, "rotmnist")
     runs = [
         Run(name, seed, args.epochs, args.validate, args.data_dir) for seed in range(args.seeds) for name in args.models
     ]
     results = train_all(runs, out / "runs", args.workers, args.resume, console)
+    write_text(out / "rotmnist.md", "\n".join(markdown(results)) + "\n")
+    console.print(table(results))
     found = invariance_curves(runs, out / "runs")
+    for name in dict.fromkeys(run.model for run in runs if run.model not in found):
+        console.print(f"no curve of {name}: its weights are not in {out / 'runs'} any more")
     curves = {name: {part: getattr(curve, part).tolist() for part in curve._fields} for name, curve in found.items()}
     write_json(out / "rotmnist.json", {"machine": this_machine(), "runs": results, "invariance": curves})
     save_figure(found, out / "rotmnist.png")
-    write_text(out / "rotmnist.md", "\n".join(markdown(results)) + "\n")
-    console.print(table(results))
     console.print(f"rotmnist.json, rotmnist.md and rotmnist.png are in {out}")
 
 

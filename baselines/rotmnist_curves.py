@@ -7,11 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from baselines.files import write
 from baselines.rotmnist_models import build
-from baselines.rotmnist_runs import Run, data_of
+from baselines.rotmnist_runs import Run, data_of, load_checkpoint
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
 
 if TYPE_CHECKING:
@@ -37,7 +35,7 @@ def invariance_curves(runs: list[Run], out: Path) -> dict[str, RotationErrorCurv
         if run.model in found or not path.exists():
             continue
         model = build(run.model, run.seed)
-        model.load_state_dict(torch.load(path, weights_only=True)["model"])
+        model.load_state_dict(load_checkpoint(path, run)["model"])
         found[run.model] = rotation_error_curve(model, data_of(run)[1].x[:DIGITS], ANGLES)
     return found
 

@@ -78,11 +78,16 @@ class RotMnistJob:
         return result
 
 
-@lru_cache(maxsize=1)
 def data_of(run: Run) -> tuple[Digits, Digits]:
-    r"""What it learns from, and what it is tested on; the same digits and angles for every seed."""
-    train, validation, test = rotated_mnist(run.data_dir)
-    if run.validate:
+    r"""What it learns from, and what it is tested on; the same digits and angles for every network and seed."""
+    return digits_of(run.data_dir, run.validate)
+
+
+@lru_cache(maxsize=1)
+def digits_of(data_dir: str | None, validate: bool) -> tuple[Digits, Digits]:
+    r"""10,000 digits and the 2,000 held out, or those 12,000 and the 50,000 to be tested on."""
+    train, validation, test = rotated_mnist(data_dir)
+    if validate:
         return train, validation
     return Digits(*(torch.cat(pair) for pair in zip(train, validation, strict=True))), test
 
@@ -117,13 +122,19 @@ def _restore(checkpoint: Path, run: Run, parts: dict[str, Any], generator: torch
     r"""Put back what a checkpoint of the same settings holds; the epochs done, and their processor seconds."""
     if not checkpoint.exists():
         return 0, 0.0
-    kept = torch.load(checkpoint, weights_only=True)
-    if kept["settings"] != run.settings():
-        raise _of_other_settings(checkpoint)
+    kept = load_checkpoint(checkpoint, run)
     for name, part in parts.items():
         part.load_state_dict(kept[name])
     generator.set_state(kept["generator"])
     return kept["epoch"], kept["seconds"]
+
+
+def load_checkpoint(path: Path, run: Run) -> dict[str, Any]:
+    r"""What was kept of a run; ValueError where it is of other settings."""
+    kept: dict[str, Any] = torch.load(path, weights_only=True)
+    if kept["settings"] != run.settings():
+        raise _of_other_settings(path)
+    return kept
 
 
 def _of_other_settings(path: Path) -> ValueError:

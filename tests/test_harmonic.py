@@ -234,7 +234,14 @@ def test_phases_of_quarter_turns_are_exact() -> None:
     [
         (lambda: HarmonicConv2d(1, 1, 1, None, 1), "orders of at most 0 for kernel_size=1"),
         (lambda: HarmonicConv2d(1, 1, 3, 3, 0), "orders of at most 2 for kernel_size=3"),
+        (lambda: HarmonicConv2d(1, 1, 4, None, 3), "one of 6 pixels carries order 3"),
         (lambda: HarmonicConv2d(1, 1, 3, None, -1), "out_order >= 0"),
+        (lambda: rotate(torch.zeros(1, 4, 5), 45), r"x of shape \(..., H, H\)"),
+        (lambda: rotate(torch.zeros(5), 180), r"x of shape \(..., H, H\)"),
+        (lambda: rotate(torch.zeros(4, 4), math.nan), "degrees to be a finite number, got nan"),
+        (lambda: rotate(torch.zeros(4, 4), "45"), "degrees to be a finite number, got 45"),  # type: ignore[arg-type]
+        (lambda: rotation_error_curve(nn.ReLU(), torch.ones(1, 1, 4, 4), ()), "angles to be a sequence of degrees"),
+        (lambda: rotation_error_curve(nn.ReLU(), torch.ones(0, 1, 4, 4)), "images in x"),
         (lambda: HarmonicConv2d(1, 1, (3, 5)), "kernel_size alike"),  # type: ignore[arg-type]
         (lambda: HarmonicConv2d(1, 1, 3)(torch.zeros(1, 1, 4, 5)), r"x of shape \(B, 1, H, H\)"),
         (lambda: HarmonicConv2d(1, 1, 3, 1)(torch.zeros(1, 1, 4, 4)), r"x of shape \(B, 1, 4, H, H\)"),
@@ -245,6 +252,32 @@ def test_phases_of_quarter_turns_are_exact() -> None:
 def test_errors_by_their_words(make: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()  # type: ignore[operator]
+
+
+def test_half_precision_and_empty_batches_spoil_nothing() -> None:
+    norm, bend = HarmonicBatchNorm(3, 1), HarmonicNonlinearity(3, 1)
+    for dtype in (torch.float16, torch.bfloat16):
+        z = (1000 * torch.randn(4, 3, 4, 5, 5)).to(dtype)  # squares beyond float16
+        assert norm(z).dtype == harmonic_magnitude(z).dtype == dtype
+        assert float(norm(z).detach().abs().amax()) > 1
+        assert bool(bend(z).isfinite().all())
+    kept = norm.running_square.clone()
+    assert bool(kept.isfinite().all())
+    norm(torch.zeros(0, 3, 4, 5, 5))
+    assert torch.equal(norm.running_square, kept)
+
+
+def test_a_vector_may_turn_too() -> None:
+    x, first = smooth_images(17, 2), torch.linspace(-1, 1, 17, dtype=torch.float64)
+
+    def act(y: Tensor, degrees: float) -> Tensor:
+        return torch.view_as_real(torch.view_as_complex(y) * cmath.exp(1j * math.radians(degrees)))
+
+    def centre(x: Tensor, up: float = -1.0) -> Tensor:
+        return torch.stack(((x * first).mean((1, 2, 3)), up * (x * first[:, None]).mean((1, 2, 3))), 1)
+
+    assert float(rotation_error_curve(centre, x, (90,), action_out=act).error[0]) < 1e-12
+    assert float(rotation_error_curve(partial(centre, up=1.0), x, (90,), action_out=act).error[0]) > 0.1
 
 
 def test_the_settings_are_shown() -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.rotations import group_stack, smooth_images
 from equilayers.convert import to_plain
-from equilayers.functional import rotate
+from equilayers.functional import _steered, rotate
 from equilayers.functional._correlation import operators_of, transform
 from equilayers.functional._rotations import MirrorFourier, RotationFourier, rotations_fourier
 from equilayers.functional._steering import basis, steering, waves
@@ -241,6 +242,26 @@ def test_other_turns_commute_the_better_the_finer_the_image(size: int) -> None:
         return plain(x).repeat_interleave(2, 2)
 
     assert eighth_turn_error(as_c8, 65) > 0.1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("setting", [{}, {"stride": 2, "padding": 2}, {"dilation": 2}, {"padding_mode": "reflect"}])
+def test_blocks_of_samples_and_of_rows_agree(setting: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = GroupConv2d(C8, 2, 3, 5, **{"padding": 1, "algorithm": "fourier"} | setting).double()  # type: ignore[arg-type]
+    f = double(5, 2, 8, 13, 13)
+    with torch.no_grad():
+        expected = conv(f)
+        for most, block in ((24_000_000, 1), (30_000, 1), (1, 1)):  # one sample, some rows of it, one row
+            monkeypatch.setattr(_steered, "MOST_BYTES", most)
+            monkeypatch.setattr(_steered, "BLOCK_BYTES", block)
+            torch.testing.assert_close(conv(f), expected, rtol=1e-12, atol=1e-13)
+
+
+def test_fake_tensors_leave_nothing_behind() -> None:
+    group = CyclicRotation(7, interpolation="bilinear")
+    with FakeTensorMode():
+        GroupConv2d(group, 2, 2, 3, algorithm="fourier")(torch.empty(2, 2, 7, 8, 8))
+    y = GroupConv2d(group, 2, 2, 3, algorithm="fourier")(torch.zeros(2, 2, 7, 8, 8))
+    assert type(y.detach()) is Tensor
 
 
 def test_layers_say_what_they_are() -> None:

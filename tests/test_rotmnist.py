@@ -41,7 +41,7 @@ def run_of(**more: Any) -> Run:
 
 def test_a_training_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotmnist_runs, "rotated_mnist", fake)
-    rotmnist_runs.data_of.cache_clear()
+    rotmnist_runs.digits_of.cache_clear()
     whole = RotMnistJob(run_of(), tmp_path / "whole")
     whole.out.mkdir()
     expected = whole.carry_out(lambda epoch: None)
@@ -94,7 +94,7 @@ def test_the_page_shows_the_committed_results() -> None:
 
 def test_curves_are_drawn_from_the_weights_that_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotmnist_runs, "rotated_mnist", fake)
-    rotmnist_runs.data_of.cache_clear()
+    rotmnist_runs.digits_of.cache_clear()
     runs = [run_of(model=name, epochs=1) for name in ("Z2CNN", "P4CNN")]
     RotMnistJob(runs[1], tmp_path).carry_out(lambda epoch: None)
     curves = invariance_curves(runs, tmp_path)  # of the one that has some

@@ -14,6 +14,7 @@ Source: Worrall et al. 2017 (arXiv:1612.04642).
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import torch
@@ -36,13 +37,19 @@ def terms(kernel_size: int, in_order: int, out_order: int) -> list[Term]:
     return [(i, j, ring) for i, j in pairs for ring in rings if (ring, abs(i - j)) in able]
 
 
+def highest_order(kernel_size: int) -> int:
+    r"""The highest order that a kernel carries: 0, 1, 2, 3, 4 from 1, 2, 3, 6, 9 pixels on."""
+    return max(m for _, m in waves(kernel_size))
+
+
 def check_orders(who: str, kernel_size: int, in_order: int | None, out_order: int) -> None:
     r"""ValueError unless the kernel can carry the filters between all of these orders."""
     check_int(who, "out_order", out_order, 0)
-    highest = max(m for _, m in waves(kernel_size))
+    highest = highest_order(kernel_size)
     order = max(out_order, 0 if in_order is None else check_int(who, "in_order", in_order, 0))
     if order > highest:
-        todo = f"Take a larger kernel: one of {order + 1} pixels carries order {order}."
+        able = next(k for k in itertools.count(kernel_size) if highest_order(k) >= order)
+        todo = f"Take a larger kernel: one of {able} pixels carries order {order}."
         refuse(who, f"orders of at most {highest} for kernel_size={kernel_size}", order, todo)
 
 
@@ -95,9 +102,15 @@ def harmonic_magnitude(z: Tensor) -> Tensor:
 
     The gradient at zero is zero.
     """
-    squares = check_harmonic("harmonic_magnitude", z).square().unflatten(2, (-1, 2)).sum(3)
+    squares = square_magnitude(check_harmonic("harmonic_magnitude", z))
     positive = squares > 0
-    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), squares)
+    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), squares).to(z.dtype)
+
+
+def square_magnitude(z: Tensor) -> Tensor:
+    r"""The squares |z_m|^2, (B, C, M + 1, H, W): of half precision in float32, where 256 squared is still finite."""
+    precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+    return precise.square().unflatten(2, (-1, 2)).sum(3)
 
 
 def scale_magnitude(z: Tensor, scale: Tensor) -> Tensor:

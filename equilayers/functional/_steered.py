@@ -12,8 +12,12 @@ So every fiber element is correlated with the turned basis, channel by channel, 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,12 +26,12 @@ from equilayers.functional._correlation import PlaneKernel, operators_of, transf
 from equilayers.functional._geometry import Geometry
 from equilayers.functional._prepared import Prepared, is_plain
 from equilayers.functional._rotations import rotations_fourier
-from equilayers.functional._steering import Turns, basis, pseudo_inverse, turns
+from equilayers.functional._steering import Array, Turns, basis, pseudo_inverse, turns
 from equilayers.functional._trilinear import Correlate
 from equilayers.groups import Dihedral
 from equilayers.groups._base import inverses
 
-BLOCK_BYTES = 3_000_000  # of coefficients
+BLOCK_BYTES, MOST_BYTES = 3_000_000, 24_000_000  # of coefficients: of several samples, and of rows of a large one
 
 
 def steered_conv2d(
@@ -47,7 +51,8 @@ def _steered(
     features, n = len(weight), group.order
     size = len(f), *shape.out_size((f.shape[-2], f.shape[-1])), n, features
     kernel = PlaneKernel(rotations_fourier(group.n, isinstance(group, Dihedral)))
-    bank = turned_basis(group, weight.shape[-1], f.dtype, f.device).repeat_interleave(f.shape[1], 1)
+    bank = torch.from_numpy(turned_basis(group, weight.shape[-1])).to(f.device, f.dtype)
+    bank = bank.repeat_interleave(f.shape[1], 1)
     if torch.is_grad_enabled() or not is_plain(f, weight):
         planes = coefficients(f, bank, shape)
         y = Correlate.apply(planes, weight_coefficients(weight, group), bias, kernel)
@@ -59,11 +64,25 @@ def _steered(
     operators = make() if prepared is None else prepared.get(weight, make, "steered")
     out = f.new_empty(size)
     bytes_of_one = math.prod(size[1:4]) * bank.shape[0] * f.shape[1] * f.element_size()
-    samples = max(1, BLOCK_BYTES // bytes_of_one)
-    for part, place in zip(f.split(samples), out.split(samples), strict=True):
-        planes = coefficients(part, bank, shape)
+    for part, place, rest in _blocks(f, out, shape, bytes_of_one):
+        planes = coefficients(part, bank, rest)
         transform(planes, operators, bias, kernel.fourier, place.view(-1, n, features))
     return out.permute(0, 4, 3, 1, 2)
+
+
+def _blocks(f: Tensor, out: Tensor, shape: Geometry, bytes_of_one: int) -> Iterator[tuple[Tensor, Tensor, Geometry]]:
+    r"""Parts of the input, where their outputs belong, and what is left to apply: samples, or rows of a large one."""
+    if bytes_of_one <= MOST_BYTES:
+        samples = max(1, BLOCK_BYTES // max(1, bytes_of_one))
+        yield from zip(f.split(samples), out.split(samples), itertools.repeat(shape))
+        return
+    (ph, pw), stride, height = shape.padding, shape.stride[0], out.shape[1]
+    bare = replace(shape, padding=(0, 0))
+    rows = max(1, MOST_BYTES * height // bytes_of_one)
+    for sample, place in zip(F.pad(f, (pw, pw, ph, ph)).split(1), out, strict=True):
+        for first in range(0, height, rows):
+            last = min(first + rows, height) - 1
+            yield sample[..., first * stride : last * stride + shape.spans[0] + 1, :], place[first : last + 1], bare
 
 
 def coefficients(f: Tensor, bank: Tensor, shape: Geometry) -> Tensor:
@@ -89,7 +108,7 @@ def weight_coefficients(weight: Tensor, group: Turns) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def turned_basis(group: Turns, kernel_size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def turned_basis(group: Turns, kernel_size: int) -> Array:
     r"""The basis turned by every element, (N, |G|, k, k)."""
-    bank = torch.from_numpy(basis(kernel_size) @ turns(group, kernel_size)).permute(2, 0, 1)
-    return bank.unflatten(2, (kernel_size, kernel_size)).contiguous().to(device, dtype)
+    bank = (basis(kernel_size) @ turns(group, kernel_size)).transpose(2, 0, 1)
+    return np.ascontiguousarray(bank).reshape(*bank.shape[:2], kernel_size, kernel_size)

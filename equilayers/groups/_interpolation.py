@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_choice, check_float
+from equilayers._checks import check_choice, check_float, refuse
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -26,9 +27,17 @@ def rotate(x: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor
 
     Returns:
         Images of the shape, dtype and device of x; x itself for multiples of 360. Differentiable.
+
+    Raises:
+        TypeError: x is not floating-point.
+        ValueError: images that are not square, an angle that is no finite number, an unknown interpolation.
     """
     check_float("rotate", "x", x)
     check_choice("rotate", "interpolation", interpolation, INTERPOLATIONS)
+    if not isinstance(degrees, Real) or not math.isfinite(degrees):
+        refuse("rotate", "degrees to be a finite number", degrees, "Turn by one angle at a time.")
+    if x.ndim < 2 or (x.shape[-1] != x.shape[-2] and degrees % 180):
+        refuse("rotate", "x of shape (..., H, H)", tuple(x.shape), "Crop or pad the images to squares.")
     quarters, rest = divmod(degrees, 90.0)
     if rest:
         x = _interpolated(x, math.radians(rest), interpolation)

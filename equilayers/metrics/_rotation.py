@@ -71,6 +71,10 @@ def rotation_error_curve(
     check_choice(who, "interpolation", interpolation, INTERPOLATIONS)
     if x.ndim != 4 or x.shape[-1] != x.shape[-2]:
         refuse(who, "x of shape (B, C, H, H)", tuple(x.shape), "Crop or pad the images to squares.")
+    if isinstance(angles, int | float) or len(angles) == 0:
+        refuse(who, "angles to be a sequence of degrees", repr(angles), "Pass (30, 45, 60), for example.")
+    if len(x) == 0:
+        refuse(who, "images in x", tuple(x.shape), "Pass one at least.")
     if not 0 < radius <= 1:
         refuse(who, "radius in 0..1", radius, "It is in halves of the side.")
     found = []
@@ -111,8 +115,8 @@ def _output_action(
     who: str, f: Tensor, action_out: Turn | None, interpolation: str, radius: float
 ) -> tuple[Turn | None, Tensor]:
     r"""How the output turns, None where it stays, and the mask that it is seen through."""
-    if f.ndim == 2 and action_out is None:
-        return None, f.new_ones(())
+    if f.ndim == 2:
+        return action_out, f.new_ones(())
     if f.ndim < 4 or f.shape[-1] != f.shape[-2] or (f.ndim > 4 and action_out is None):
         todo = "Pass action_out to say how these turn."
         refuse(who, "model outputs (B, K) or (B, K, H', H')", tuple(f.shape), todo)

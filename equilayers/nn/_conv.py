@@ -33,7 +33,7 @@ class LiftingConv2d(nn.Module):
         algorithm: "auto", "bitwise", "orbit", "dense" or "fourier"; see `equilayers.functional.lift_conv2d`.
 
     Attributes:
-        weight: (out_channels, in_channels / groups, kh, kw), initialised as in torch.nn.Conv2d.
+        weight: (out_channels, in_channels / groups, kh, kw), initialised with the mean square of torch.nn.Conv2d.
         bias: (out_channels,) or None.
         exactness: "bitwise" or "rounding".
 
@@ -114,8 +114,9 @@ class GroupConv2d(nn.Module):
         kernel_size, stride, padding, dilation, groups, bias, padding_mode, algorithm: as in `LiftingConv2d`.
 
     Attributes:
-        weight: (out_channels, in_channels / groups, |G|, kh, kw), initialised as in torch.nn.Conv2d. Its five axes have
-            no `torch.channels_last`: convert the inputs, not the module, or take `torch.channels_last_3d`.
+        weight: (out_channels, in_channels / groups, |G|, kh, kw), at first of the mean square of torch.nn.Conv2d's. Its
+            five axes have no `torch.channels_last`: convert the inputs, not the module, or take
+            `torch.channels_last_3d`.
         bias: (out_channels,) or None.
         exactness: "bitwise" or "rounding".
 

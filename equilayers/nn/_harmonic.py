@@ -27,7 +27,7 @@ class HarmonicConv2d(nn.Module):
     Args:
         in_channels: C.
         out_channels: O.
-        kernel_size: pixels along either axis; a kernel of k pixels carries orders up to k - 1.
+        kernel_size: pixels along either axis; orders 1, 2, 3, 4 need kernels of 2, 3, 6, 9 pixels at least.
         in_order: highest order of the input; None for real images.
         out_order: highest order of the output.
         stride: pixels between samples; where it would sample a lopsided grid the size is refused.

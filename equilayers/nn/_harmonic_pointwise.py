@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import check_int, refuse
-from equilayers.functional._harmonic import check_harmonic, harmonic_magnitude, scale_magnitude
+from equilayers.functional._harmonic import check_harmonic, harmonic_magnitude, scale_magnitude, square_magnitude
 
 
 class HarmonicNonlinearity(nn.Module):
@@ -97,9 +97,10 @@ class HarmonicBatchNorm(nn.Module):
         _check_streams("HarmonicBatchNorm", z, self.weight)
         square = self.running_square
         if self.training:
-            square = z.square().unflatten(2, (-1, 2)).sum(3).mean((0, 3, 4))
+            square = square_magnitude(z).mean((0, 3, 4))
             with torch.no_grad():
-                self.running_square.lerp_(square.to(self.running_square.dtype), self.momentum)
+                if z.numel():  # nothing has no mean
+                    self.running_square.lerp_(square.to(self.running_square.dtype), self.momentum)
         return scale_magnitude(z, self.scale(square).to(z.dtype)[:, :, None, None])
 
     def scale(self, square: Tensor) -> Tensor:

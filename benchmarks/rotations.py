@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks import canvas
 from benchmarks.peers import import_escnn
-from benchmarks.timing import in_turn, machine, threads
+from benchmarks.rotation_speed import speed
+from benchmarks.timing import machine
 from equilayers.functional import rotate, rotate_harmonic
 from equilayers.groups import CyclicRotation, Group
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
@@ -181,7 +182,7 @@ def report(seconds: float) -> Iterator[str]:
         for name, subject in (subjects() | layer_subjects()).items():
             yield _row(name, curves(subject))
         yield ""
-        yield f"Speed, one thread, {machine()}; times as fast as nn.Conv2d of the same width, medians, forward."
+        yield f"Speed, one thread, {machine()}; times as fast as nn.Conv2d of the same width, medians."
         yield ""
         yield from speed(seconds)
 
@@ -193,32 +194,6 @@ def _row(name: str, found: dict[int, RotationErrorCurve]) -> str:
         cells.append(f"{float(curve.error[at]):.2g} / {float(curve.floor[at]):.2g}")
     right = max(float(curve.error[curve.angles.tolist().index(90)]) for curve in found.values())
     return f"| {name} | {' | '.join(cells)} | {right:.1e} |"
-
-
-def speed(seconds: float) -> Iterator[str]:
-    r"""Of cached filters, against nn.Conv2d of the same real width."""
-    yield "| layer | batch | map | nn.Conv2d, ms | times as fast |"
-    yield "|---|---|---|---|---|"
-    with threads(1):
-        for batch, channels, size in ((16, 8, 36), (16, 16, 36), (16, 32, 18)):
-            width = 4 * channels
-            layer, plain = HarmonicConv2d(channels, channels, 5, 1, 1, padding=2), nn.Conv2d(width, width, 5, padding=2)
-            x = torch.randn(batch, channels, 4, size, size)
-            name = f"HarmonicConv2d, 2 orders, {channels} channels, 5x5"
-            yield _ratio(name, layer, plain, x, seconds)
-        for n, fields, size in ((8, 16, 18), (8, 32, 18), (8, 64, 18), (8, 64, 9), (16, 32, 18)):
-            group = CyclicRotation(n, interpolation="bilinear")
-            conv = GroupConv2d(group, fields, fields, 3, padding=1)
-            plain = nn.Conv2d(n * fields, n * fields, 3, padding=1)
-            x = torch.randn(16, n, size, size, fields).permute(0, 4, 1, 2, 3)  # as the layer before leaves it
-            yield _ratio(f"GroupConv2d, C{n}, {fields} fields, 3x3", conv, plain, x, seconds)
-
-
-def _ratio(name: str, layer: nn.Module, plain: nn.Module, x: Tensor, seconds: float) -> str:
-    flat = x.flatten(1, 2).contiguous()
-    found = in_turn({"ours": lambda: layer(x), "plain": lambda: plain(flat)}, seconds=seconds)
-    ours, theirs = found["ours"].median, found["plain"].median
-    return f"| {name} | {len(x)} | {x.shape[-1]}x{x.shape[-1]} | {theirs:.1f} | {theirs / ours:.2f} |"
 
 
 def error_figure() -> Figure:

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 C8, C16 = (CyclicRotation(n, interpolation="bicubic") for n in (8, 16))
 SIZES = (17, 33, 65, 129)
-DRAWS = 4  # of the weights of group convolutions, whose errors differ by a fifth from draw to draw
+DRAWS = 8  # of the weights, means over which are shown: single draws differ twofold
 ANGLES = (*range(0, 100, 10), 45)
-LAYERS, FIELDS = 5, 4
+LAYERS, CHANNELS, FIELDS = 5, 4, 8
 Turn = Callable[[Tensor, float], Tensor]
 
 
@@ -62,10 +62,10 @@ def smooth_images(size: int, count: int = 4, seed: int = 0) -> Tensor:
 def harmonic_stack(kernel_size: int, order: int = 1) -> nn.Sequential:
     r"""Five harmonic convolutions of random weights, with norms and nonlinearities between."""
     pad = kernel_size // 2
-    modules: list[nn.Module] = [HarmonicConv2d(1, FIELDS, kernel_size, None, order, padding=pad)]
+    modules: list[nn.Module] = [HarmonicConv2d(1, CHANNELS, kernel_size, None, order, padding=pad)]
     for _ in range(LAYERS - 1):
-        modules += [HarmonicBatchNorm(FIELDS, order), HarmonicNonlinearity(FIELDS, order)]
-        modules += [HarmonicConv2d(FIELDS, FIELDS, kernel_size, order, order, padding=pad)]
+        modules += [HarmonicBatchNorm(CHANNELS, order), HarmonicNonlinearity(CHANNELS, order)]
+        modules += [HarmonicConv2d(CHANNELS, CHANNELS, kernel_size, order, order, padding=pad)]
     model = nn.Sequential(*modules).double()
     for _ in range(40):
         model(smooth_images(33, 16, seed=1))
@@ -124,7 +124,9 @@ def group_subjects() -> dict[str, Subject]:
     for group, k in ((C8, 3), (C8, 5), (C8, 7), (C16, 5)):
         turn = partial(_turn_fiber, group)
         for name, make in (("GroupConv2d", group_stack), ("escnn", escnn_stack)):
-            models = [make(k, group) for _ in range(DRAWS)]
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                models = [make(k, group) for _ in range(DRAWS)]
             found[f"{name} C{group.order} {k}x{k}, three"] = Subject(models, turn, (45, 90))
     return found
 
@@ -134,8 +136,8 @@ def layer_subjects() -> dict[str, Subject]:
     harmonic, plain = partial(rotate_harmonic, interpolation="bicubic"), partial(rotate, interpolation="bicubic")
     after: dict[str, tuple[Callable[[], nn.Module] | None, Turn]] = {
         "HarmonicConv2d 5x5": (None, harmonic),
-        "the same, HarmonicBatchNorm": (lambda: HarmonicBatchNorm(FIELDS, 1), harmonic),
-        "the same, HarmonicNonlinearity": (lambda: HarmonicNonlinearity(FIELDS, 1), harmonic),
+        "the same, HarmonicBatchNorm": (lambda: HarmonicBatchNorm(CHANNELS, 1), harmonic),
+        "the same, HarmonicNonlinearity": (lambda: HarmonicNonlinearity(CHANNELS, 1), harmonic),
         "the same, BlurPool2d": (BlurPool2d, harmonic),
         "the same, HarmonicMagnitude": (HarmonicMagnitude, plain),
     }
@@ -143,7 +145,7 @@ def layer_subjects() -> dict[str, Subject]:
         name: Subject([_behind_harmonic(layer) for _ in range(DRAWS)], turn, (45, 90))
         for name, (layer, turn) in after.items()
     }
-    lifting = [LiftingConv2d(C8, 1, FIELDS, 5, padding=2, bias=False).double() for _ in range(DRAWS)]
+    lifting = [LiftingConv2d(C8, 1, CHANNELS, 5, padding=2, bias=False).double() for _ in range(DRAWS)]
     found["LiftingConv2d C8 5x5"] = Subject(lifting, partial(_turn_fiber, C8), (45, 90))
     pooled = [nn.Sequential(layer, OrbitPool("max")) for layer in lifting]
     found["the same, OrbitPool max"] = Subject(pooled, plain, (45, 90))
@@ -153,7 +155,7 @@ def layer_subjects() -> dict[str, Subject]:
 
 
 def _behind_harmonic(layer: Callable[[], nn.Module] | None) -> nn.Module:
-    first = HarmonicConv2d(1, FIELDS, 5, None, 1, padding=2)
+    first = HarmonicConv2d(1, CHANNELS, 5, None, 1, padding=2)
     return nn.Sequential(first, *([] if layer is None else [layer()])).double().eval()
 
 

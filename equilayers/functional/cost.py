@@ -22,15 +22,16 @@ from equilayers.groups import Dihedral, Group
 BLOCK_ROWS = 160  # patches that a matrix product should have at least
 COMPILED_ROWS = 256  # samples of a batch, where a compiler does not tell
 CONSTANTS = {
-    "AVX2": {  # AMD EPYC; convolutions on the processor below, held to AVX2; their training steps as forward passes
+    # AMD EPYC; convolutions on the processor below, held to AVX2; their training steps priced as forward passes are
+    "AVX2": {
         "orbit": (2.24e4, 0.0638, 0.494, 0.0209),
         "fourier": (1.72e5, 0.251, 0.964, 1.16, 0.0198),
         "fourier cyclic": (4.17e5, 0.296, 2.23, 1.81, 0.0174, 0.116),
         "dense convolution": (4.44e4, 1.04, 0.125, 0.0201),
         "orbit convolution": (6.07e4, 0.658, 0.0218),
         "fourier convolution": (9.38e3, 5.51, 1.23, 1.94, 0.491, 0.0193),
-        "steered convolution": (1e5, 5, 2, 2, 0.02),
-        "steered training step": (1e5, 5, 2, 2, 0.02),
+        "steered convolution": (4.95e5, 0, 2.83, 0, 0.00607),
+        "steered training step": (7.7e5, 2.45, 3.41, 0, 0),
         "dense training step": (4.44e4, 1.04, 0.125, 0.0201),
         "orbit training step": (6.07e4, 0.658, 0.0218),
         "fourier training step": (9.38e3, 5.51, 1.23, 1.94, 0.491, 0.0193),

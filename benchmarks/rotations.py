@@ -118,7 +118,7 @@ def subjects() -> dict[str, Subject]:
     return found | group_subjects()
 
 
-def group_subjects() -> dict[str, Subject]:
+def group_subjects(draws: int = DRAWS) -> dict[str, Subject]:
     r"""Group convolutions, ours and escnn's."""
     found = {}
     for group, k in ((C8, 3), (C8, 5), (C8, 7), (C16, 5)):
@@ -126,7 +126,7 @@ def group_subjects() -> dict[str, Subject]:
         for name, make in (("GroupConv2d", group_stack), ("escnn", escnn_stack)):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                models = [make(k, group) for _ in range(DRAWS)]
+                models = [make(k, group) for _ in range(draws)]
             found[f"{name} C{group.order} {k}x{k}, three"] = Subject(models, turn, (45, 90))
     return found
 

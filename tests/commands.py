@@ -82,7 +82,7 @@ def _pytest(words: Words) -> str:
 
 
 def _baselines(words: Words) -> str:
-    if not words or words[0] not in ("study", "report", "shift", "deform"):
+    if not words or words[0] not in ("study", "report", "shift", "deform", "rotmnist"):
         return f"baselines: no command {words[:1]}"
     return _in_help(words[1:], "baselines.__main__", "baselines", words[0])
 

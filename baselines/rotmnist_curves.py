@@ -42,16 +42,14 @@ def invariance_curves(runs: list[Run], out: Path) -> dict[str, RotationErrorCurv
 
 def save_figure(found: Mapping[str, RotationErrorCurve], path: Path) -> None:
     r"""Error against angle, of all networks."""
-    write(path, partial(figure(found).savefig, format="png", dpi=110))
+    write(path, partial(drawing(found).savefig, format="png"))
 
 
-def figure(found: Mapping[str, RotationErrorCurve]) -> Figure:
+def drawing(found: Mapping[str, RotationErrorCurve]) -> Figure:
     r"""Error against angle; dotted, the floor of the test."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from baselines.parts.plots import figure
 
-    made = Figure((8, 4.4), layout="constrained")
-    FigureCanvasAgg(made)
+    made = figure(8, 4.4)
     axes = made.subplots()
     for name, curve in found.items():
         colour, dash = STYLES[name]

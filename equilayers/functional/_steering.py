@@ -117,11 +117,12 @@ def draw_steered(weight: Tensor) -> None:
     The mean square is that of torch.nn.Conv2d's first weights, 1 / (3 fan_in). White noise would have lost what lies
     outside the basis, and have more of the fine waves, which err most between quarter turns.
     """
-    waves_ = torch.from_numpy(basis(weight.shape[-1])).to(weight.device, weight.dtype)
-    energy = float((basis(weight.shape[-1]) ** 2).sum()) / len(waves_)  # of a tap, for coefficients of variance one
+    table = basis(weight.shape[-1])
+    energy = float((table**2).sum()) / len(table)  # of a tap, for coefficients of variance one
     fan_in = weight[0].numel()
-    drawn = torch.randn(*weight.shape[:-2], waves_.shape[1], device=weight.device, dtype=weight.dtype)
-    weight.copy_((drawn @ waves_.mT).view_as(weight) / math.sqrt(3 * fan_in * energy))
+    drawn = torch.randn(*weight.shape[:-2], table.shape[1], device=weight.device, dtype=weight.dtype)
+    filters = drawn @ torch.from_numpy(table).to(drawn).mT
+    weight.copy_(filters.view_as(weight) / math.sqrt(3 * fan_in * energy))
 
 
 def steer(weight: Tensor, group: Turns) -> Tensor:

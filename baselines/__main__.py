@@ -13,7 +13,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     try:
-        from baselines import deform, report, rotmnist, shift, study
+        import baselines.rotmnist.command as rotmnist
+        import baselines.shift.command as shift
+        import baselines.study.command as study
+        from baselines.study import deform, report
     except ImportError as error:
         print(
             f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", file=sys.stderr

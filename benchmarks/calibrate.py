@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from baselines.models import group_of
+from baselines.study.models import group_of
 from benchmarks import conv, linear
 from benchmarks.timing import Call, in_turn, machine
 from equilayers.functional.cost import Sizes, Work, constants, convolution_work, work

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from baselines.models import group_of
+from baselines.study.models import group_of
 from benchmarks.peers import escnn_convolution, import_escnn
 from benchmarks.timing import Call, in_turn, machine
 from equilayers.nn import GroupConv2d

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.models import group_of
+from baselines.study.models import group_of
 from benchmarks.peers import escnn_convolution, import_escnn
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.groups import CyclicRotation, Dihedral, Group

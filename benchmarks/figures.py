@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.data import load_dataset
-from baselines.files import writable_folder, write
-from baselines.models import cnn, weight_tied_cnn
+from baselines.common.data import load_dataset
+from baselines.common.files import writable_folder, write
+from baselines.study.models import cnn, weight_tied_cnn
 from benchmarks import canvas, rotations, turning
 from equilayers.groups import CyclicRotation
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, MaxBlurPool2d, OrbitPool

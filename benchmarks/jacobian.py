@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from baselines.models import mlp
+from baselines.study.models import mlp
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.metrics import jacobian_spectral_norm
 

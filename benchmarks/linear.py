@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.models import group_of, mlp, weight_tied_mlp
+from baselines.study.models import group_of, mlp, weight_tied_mlp
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.nn import LiftingLinear
 

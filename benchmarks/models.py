@@ -14,9 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
-from baselines.files import writable_folder, write_text
-from baselines.models import group_of
-from baselines.terminal import console_of_output
+from baselines.common.files import writable_folder, write_text
+from baselines.common.terminal import console_of_output
+from baselines.study.models import group_of
 from benchmarks.third_party import Network, error, images, networks, random_loss, tensor_of, train, versions
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.convert import Report, to_equivariant
@@ -169,20 +169,20 @@ def _losses(model: nn.Module, x: Tensor, steps: int) -> str:
     return f"{losses[0]:.3g} → {losses[-1]:.3g}"
 
 
-def _error(network: Network, model: nn.Module, name: str, x: Tensor, who: str, notes: list[str]) -> str:
+def _error(network: Network, model: nn.Module, name: str, x: Tensor, caller: str, notes: list[str]) -> str:
     r"""The error, and a note on where it comes from if it is more than rounding in a conversion."""
     try:
         off = error(network, model, group_of(name), x)
     except RuntimeError as problem:
         said = f"does not run at {x.shape[-2]}x{x.shape[-1]}: {str(problem).splitlines()[0]}"
         itself = f"the model itself {said}"
-        if who.endswith(ORIGINAL):
+        if caller.endswith(ORIGINAL):
             notes.append(itself)
         elif itself not in notes:
-            notes.append(f"{who} {said}")
+            notes.append(f"{caller} {said}")
         return "–"
-    if off > ROUNDING and not who.endswith(ORIGINAL):
-        notes.append(f"{who}: lost at {locate_break(model, group_of(name), x[:2])}")
+    if off > ROUNDING and not caller.endswith(ORIGINAL):
+        notes.append(f"{caller}: lost at {locate_break(model, group_of(name), x[:2])}")
     return f"{off:.1g}"
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from baselines.files import writable_folder
-from baselines.models import group_of
+from baselines.common.files import writable_folder
+from baselines.study.models import group_of
 from benchmarks.conv import ESCNN, PLAIN, Case, measure, ratio
 from benchmarks.timing import Timing, machine
 

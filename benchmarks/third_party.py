@@ -38,8 +38,8 @@ def versions() -> str:
         import monai
         import transformers
     except ImportError as error:
-        todo = "Run pip install 'equilayers[models]'."
-        raise ImportError(f"models: expected monai and transformers to be installed ({error}). {todo}") from error
+        hint = "Run pip install 'equilayers[models]'."
+        raise ImportError(f"models: expected monai and transformers to be installed ({error}). {hint}") from error
     return f"monai {monai.__version__}, transformers {transformers.__version__}"
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.data import load_dataset
-from baselines.files import write
+from baselines.common.data import load_dataset
+from baselines.common.files import write
 from benchmarks import canvas
 from equilayers.functional import rotate
 from equilayers.nn import HarmonicBatchNorm, HarmonicConv2d, HarmonicMagnitude, HarmonicNonlinearity

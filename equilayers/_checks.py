@@ -1,6 +1,6 @@
 r"""The one way this library says no.
 
-Every message reads `<who>: expected <argument> <condition>, got <value>. <What to do.>`.
+Every message reads `<caller>: expected <argument> <condition>, got <value>. <What to do.>`.
 """
 
 from __future__ import annotations
@@ -12,54 +12,67 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-
-def refuse(who: str, expected: str, got: object, todo: str, error: type[Exception] = ValueError) -> NoReturn:
-    r"""Raise `error` with the message `<who>: expected <expected>, got <got>. <todo>`."""
-    raise error(f"{who}: expected {expected}, got {got}. {todo}")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+Pair = tuple[int, int]
 
 
-def check_tensor(who: str, name: str, x: object) -> Tensor:
+def refuse(caller: str, expected: str, got: object, hint: str, error: type[Exception] = ValueError) -> NoReturn:
+    r"""Raise `error` with the message `<caller>: expected <expected>, got <got>. <hint>`."""
+    raise error(f"{caller}: expected {expected}, got {got}. {hint}")
+
+
+def check_tensor(caller: str, name: str, x: object) -> Tensor:
     r"""`x` itself when it is a tensor, TypeError otherwise."""
     if not isinstance(x, Tensor):
-        refuse(who, f"{name} to be a torch.Tensor", type(x).__name__, "Convert it with torch.as_tensor.", TypeError)
+        refuse(caller, f"{name} to be a torch.Tensor", type(x).__name__, "Convert it with torch.as_tensor.", TypeError)
     return x
 
 
-def check_float(who: str, name: str, x: object) -> Tensor:
+def check_float(caller: str, name: str, x: object) -> Tensor:
     r"""`x` itself when it is a floating-point tensor, TypeError otherwise."""
-    x = check_tensor(who, name, x)
+    x = check_tensor(caller, name, x)
     if not x.is_floating_point():
-        refuse(who, f"{name} to be floating-point", x.dtype, f"Convert it with {name}.float().", TypeError)
+        refuse(caller, f"{name} to be floating-point", x.dtype, f"Convert it with {name}.float().", TypeError)
     return x
 
 
-def check_same_dtype(who: str, name: str, x: Tensor, weight: Tensor) -> None:
+def check_same_dtype(caller: str, name: str, x: Tensor, weight: Tensor) -> None:
     r"""TypeError unless `x` and `weight` share a dtype."""
     if x.dtype != weight.dtype:
-        todo = f"Convert one of them, for example {name}.to(weight.dtype)."
-        refuse(who, f"{name} of the weight's dtype {weight.dtype}", x.dtype, todo, TypeError)
+        hint = f"Convert one of them, for example {name}.to(weight.dtype)."
+        refuse(caller, f"{name} of the weight's dtype {weight.dtype}", x.dtype, hint, TypeError)
 
 
-def check_int(who: str, name: str, value: object, low: int, high: int | None = None) -> int:
+def check_int(caller: str, name: str, value: object, low: int, high: int | None = None) -> int:
     r"""`value` as an int in `low..high` (inclusive); TypeError when it is no integer, ValueError out of range."""
     wanted = f"{name} >= {low}" if high is None else f"{name} in {low}..{high}"
     if isinstance(value, bool):
-        refuse(who, f"{name} to be an int", value, f"Pass {wanted}.", TypeError)
+        refuse(caller, f"{name} to be an int", value, f"Pass {wanted}.", TypeError)
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        refuse(who, f"{name} to be an int", repr(value), f"Pass {wanted}.", TypeError)
+        refuse(caller, f"{name} to be an int", repr(value), f"Pass {wanted}.", TypeError)
     if number < low or (high is not None and number > high):
-        refuse(who, wanted, number, f"Pass an int in that range for {name}.")
+        refuse(caller, wanted, number, f"Pass an int in that range for {name}.")
     return number
 
 
-def check_choice(who: str, name: str, value: object, choices: Sequence[str]) -> str:
+def check_choice(caller: str, name: str, value: object, choices: Sequence[str]) -> str:
     r"""`value` when it is one of `choices`, ValueError otherwise."""
     if value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        refuse(who, f"{name} in {{{listed}}}", repr(value), "Pick one of those.")
+        refuse(caller, f"{name} in {{{listed}}}", repr(value), "Pick one of those.")
     return str(value)
+
+
+def pair_of(caller: str, name: str, value: int | Sequence[int], low: int) -> Pair:
+    r"""The pair (height, width) that an int or a pair stands for; TypeError or ValueError otherwise."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != 2:
+            refuse(caller, f"{name} to be an int or a pair (height, width)", value, f"Pass one or two ints for {name}.")
+        return check_int(caller, name, value[0], low), check_int(caller, name, value[1], low)
+    number = check_int(caller, name, value, low)
+    return number, number
 
 
 def in_autocast(x: Tensor) -> bool:
@@ -73,3 +86,8 @@ def autocast(x: Tensor) -> Tensor:
     if not in_autocast(x) or x.dtype == torch.float64:
         return x
     return x.to(torch.get_autocast_dtype(x.device.type))
+
+
+def is_exporting() -> bool:
+    r"""Whether torch.export or an ONNX exporter looks on, which should find plain operations."""
+    return getattr(torch.compiler, "is_exporting", lambda: False)() or torch.onnx.is_in_onnx_export()

@@ -48,8 +48,8 @@ class InvarianceLoss(nn.Module):
         check_float("InvarianceLoss", "x", x)
         f = model(x)
         if f.ndim != 2 or len(f) != len(x):
-            todo = "Return one row of logits per sample."
-            refuse("InvarianceLoss", f"model outputs of shape ({len(x)}, K)", tuple(f.shape), todo)
+            hint = "Return one row of logits per sample."
+            refuse("InvarianceLoss", f"model outputs of shape ({len(x)}, K)", tuple(f.shape), hint)
         if self.elements == "random":
             return self.between(f, model(self.moved(x)))
         gaps = [self.between(f, model(self.group.act(g, x))) for g in self._compared]

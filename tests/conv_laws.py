@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conv_reference import order
-from equilayers.functional import _patches
+from equilayers.functional._convolution import patches as _patches
 from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
-from equilayers.testing._drawn_layers import reversed_axes
 from equilayers.testing.strategies import conv_settings
+from equilayers.testing.strategies.layers import reversed_axes
 from strategies import ROTATIONS, filled
 
 Pair = tuple[int, int]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
-from equilayers.testing import _drawn_tensors as drawn
-from equilayers.testing._spaces import needs
+from equilayers.testing.strategies import tensors as drawn
+from equilayers.testing.strategies.spaces import needs
 
 MAX_ORDER = 36
 

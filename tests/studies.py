@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines import study
 from baselines.__main__ import main
-from baselines.data import Dataset, Split
-from baselines.jobs import AloneJob, RunJob
-from baselines.models import UPRIGHT, group_of
-from baselines.plan import Plan, plan_of
-from baselines.pool import Here
-from baselines.protocols import PROTOCOLS
-from baselines.runs import TRAINING, Result, Run, Source, Subject
-from baselines.training import Recipe
+from baselines.common.data import Dataset, Split
+from baselines.common.workers import Here
+from baselines.study import command as study
+from baselines.study.config import Plan, plan_of
+from baselines.study.jobs import AloneJob, RunJob
+from baselines.study.models import UPRIGHT, group_of
+from baselines.study.protocols import PROTOCOLS
+from baselines.study.runs import TRAINING, Result, Run, Source, Subject
+from baselines.study.training import Recipe
 
 TINY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--methods", "WT", "DA"]
 Jobs = list[RunJob | AloneJob]
@@ -36,11 +36,11 @@ def in_this_process(patch: pytest.MonkeyPatch, saliency_samples: int | None = No
     """
     jobs: Jobs = []
 
-    def results(todo: Sequence[Any], progress: Callable[[int, Any], object]) -> Iterator[tuple[Any, Any]]:
-        jobs.extend(todo)
+    def results(hint: Sequence[Any], progress: Callable[[int, Any], object]) -> Iterator[tuple[Any, Any]]:
+        jobs.extend(hint)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        yield from Here().results(todo, progress)
+        yield from Here().results(hint, progress)
         torch.set_num_threads(threads)
 
     patch.setattr(study, "pool", lambda workers: contextlib.nullcontext(SimpleNamespace(results=results)))

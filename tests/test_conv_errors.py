@@ -13,7 +13,7 @@ from conv_laws import KINDS, MODES, TURNING, Kind, Settings, entitled, has_quart
 from equilayers.functional import group_conv2d, invariant_avg_pool2d, lift_conv2d
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d
-from equilayers.testing._drawn_layers import reversed_axes
+from equilayers.testing.strategies.layers import reversed_axes
 from strategies import S3, name
 from test_errors import assert_refused
 
@@ -107,21 +107,25 @@ def test_padding_valid_is_padding_0(kernel: int, stride: int, dilation: int) -> 
 
 @each_kind
 def test_bad_layer_arguments(kind: Kind) -> None:
-    who = kind.__name__
+    caller = kind.__name__
     for group in (4, "C4", None, CyclicRotation):
-        assert_refused(lambda g=group: kind(g, 2, 4, 3), TypeError, who, "group of equilayers.groups")
+        assert_refused(lambda g=group: kind(g, 2, 4, 3), TypeError, caller, "group of equilayers.groups")
     for group in PLANELESS:
-        assert_refused(lambda g=group: kind(g, 2, 4, 3), ValueError, who, "CyclicRotation or Dihedral", *ABOUT_SHIFTS)
+        assert_refused(
+            lambda g=group: kind(g, 2, 4, 3), ValueError, caller, "CyclicRotation or Dihedral", *ABOUT_SHIFTS
+        )
     for place, argument in enumerate(("in_channels", "out_channels")):
         channels = lambda value, p=place: [value if p == i else 6 for i in range(2)]  # noqa: E731
-        assert_refused(lambda c=channels: kind(C4, *c(0), 3), ValueError, who, f"{argument} >= 1", "got 0.")
+        assert_refused(lambda c=channels: kind(C4, *c(0), 3), ValueError, caller, f"{argument} >= 1", "got 0.")
         for value in (2.5, "3", None, True):
-            assert_refused(lambda c=channels, v=value: kind(C4, *c(v), 3), TypeError, who, f"{argument} to be an int")
+            assert_refused(
+                lambda c=channels, v=value: kind(C4, *c(v), 3), TypeError, caller, f"{argument} to be an int"
+            )
         words = (f"{argument} divisible by groups=3", "got 4.", "Change one of them.")
-        assert_refused(lambda c=channels: kind(C4, *c(4), 3, groups=3), ValueError, who, *words)
+        assert_refused(lambda c=channels: kind(C4, *c(4), 3, groups=3), ValueError, caller, *words)
     for algorithm in ("fft", "", None):
         words = ("'auto', 'bitwise', 'orbit', 'dense', 'fourier'", repr(algorithm))
-        assert_refused(lambda a=algorithm: kind(C4, 2, 4, 3, algorithm=a), ValueError, who, *words)
+        assert_refused(lambda a=algorithm: kind(C4, 2, 4, 3, algorithm=a), ValueError, caller, *words)
 
 
 PLANELESS: list[Group] = [
@@ -136,50 +140,50 @@ ABOUT_SHIFTS = ("Shifts need no tying", "padding_mode='circular'")
 @each_kind
 def test_bad_groups_weights_and_algorithms_of_the_functions(kind: Kind) -> None:
     function, (x, weight) = function_of(kind), tensors(kind, C4)
-    who = function.__name__
+    caller = function.__name__
     for group in (4, None):
-        assert_refused(lambda g=group: function(x, weight, None, g), TypeError, who, "group of equilayers.groups")
+        assert_refused(lambda g=group: function(x, weight, None, g), TypeError, caller, "group of equilayers.groups")
     for group in PLANELESS:
         words = ("CyclicRotation or Dihedral", repr(group), *ABOUT_SHIFTS)
-        assert_refused(lambda g=group: function(x, weight, None, g), ValueError, who, *words)
+        assert_refused(lambda g=group: function(x, weight, None, g), ValueError, caller, *words)
     for algorithm in ("fft", "", None):
         words = ("'auto', 'bitwise', 'orbit', 'dense', 'fourier'", repr(algorithm))
-        assert_refused(lambda a=algorithm: function(x, weight, None, C4, algorithm=a), ValueError, who, *words)
+        assert_refused(lambda a=algorithm: function(x, weight, None, C4, algorithm=a), ValueError, caller, *words)
     words = ("output channels divisible by groups=3", "got 4.")
-    assert_refused(lambda: function(x.repeat_interleave(3, 1), weight, None, C4, groups=3), ValueError, who, *words)
+    assert_refused(lambda: function(x.repeat_interleave(3, 1), weight, None, C4, groups=3), ValueError, caller, *words)
     layout = "(O, C, kh, kw)" if kind is LiftingConv2d else "(O, C, |G|, kh, kw)"
     for shape in ((3, 3), (2, 3, 3), (1, 1, 1, 1, 3, 3)):
         words = (f"weight of shape {layout}", f"got {shape}.")
-        assert_refused(lambda s=shape: function(x, torch.zeros(s), None, C4), ValueError, who, *words)
+        assert_refused(lambda s=shape: function(x, torch.zeros(s), None, C4), ValueError, caller, *words)
     other = tensors(LiftingConv2d if kind is GroupConv2d else GroupConv2d, C4)[1]
-    assert_refused(lambda: function(x, other, None, C4), ValueError, who, layout, f"got {tuple(other.shape)}")
-    assert_refused(lambda: function(x, weight[..., :0], None, C4), ValueError, who, "kernel_size >= 1", "got 0.")
+    assert_refused(lambda: function(x, other, None, C4), ValueError, caller, layout, f"got {tuple(other.shape)}")
+    assert_refused(lambda: function(x, weight[..., :0], None, C4), ValueError, caller, "kernel_size >= 1", "got 0.")
     if kind is GroupConv2d:
         words = ("weight with axis 2 of length 4", "got (4, 2, 2, 3, 3).", "fiber of the group")
-        assert_refused(lambda: function(x, weight[:, :, :2], None, C4), ValueError, who, *words)
+        assert_refused(lambda: function(x, weight[:, :, :2], None, C4), ValueError, caller, *words)
 
 
 @each_kind
 def test_bad_inputs(kind: Kind) -> None:
     layer, function, (x, weight) = kind(C4, 2, 4, 3), function_of(kind), tensors(kind, C4)
     symbol, layout = ("x", "(B, 2, H, W)") if kind is LiftingConv2d else ("f", "(B, 2, 4, H, W)")
-    todo = "Add a batch axis" if kind is LiftingConv2d else "Lift images with LiftingConv2d"
+    hint = "Add a batch axis" if kind is LiftingConv2d else "Lift images with LiftingConv2d"
     calls = {kind.__name__: layer, function.__name__: lambda x: function(x, weight, None, C4)}
     lifting, tied = [(1, 2, 4, 6, 6)], [(1, 2, 6, 6), (1, 2, 3, 6, 6), (1, 3, 4, 6, 6), (1, 2, 8, 6, 6)]
     shapes = [(2, 6, 6), (1, 3, 6, 6), (1, 2, 4, 1, 6, 6), (6, 6), (), *(lifting if kind is LiftingConv2d else tied)]
-    for who, call in calls.items():
-        assert_refused(lambda c=call: c([1.0]), TypeError, who, f"{symbol} to be a torch.Tensor", "got list")
+    for caller, call in calls.items():
+        assert_refused(lambda c=call: c([1.0]), TypeError, caller, f"{symbol} to be a torch.Tensor", "got list")
         for dtype in (torch.int64, torch.uint8, torch.bool, torch.complex64):
             words = (f"{symbol} to be floating-point", f"got {dtype}")
-            assert_refused(lambda c=call, d=dtype: c(x.to(d)), TypeError, who, *words)
+            assert_refused(lambda c=call, d=dtype: c(x.to(d)), TypeError, caller, *words)
         for dtype in (torch.float64, torch.float16):
             words = (f"{symbol} of the weight's dtype torch.float32", f"got {dtype}.")
-            assert_refused(lambda c=call, d=dtype: c(x.to(d)), TypeError, who, *words)
+            assert_refused(lambda c=call, d=dtype: c(x.to(d)), TypeError, caller, *words)
         for shape in shapes:
-            words = (f"{symbol} of shape {layout}", f"got {shape}.", todo)
-            assert_refused(lambda c=call, s=shape: c(torch.zeros(s)), ValueError, who, *words)
+            words = (f"{symbol} of shape {layout}", f"got {shape}.", hint)
+            assert_refused(lambda c=call, s=shape: c(torch.zeros(s)), ValueError, caller, *words)
         words = ("x with H == W", "H=5, W=6", "quarter turn needs a square")
-        assert_refused(lambda c=call: c(x[..., :5, :]), ValueError, who, *words)
+        assert_refused(lambda c=call: c(x[..., :5, :]), ValueError, caller, *words)
 
 
 @each_kind

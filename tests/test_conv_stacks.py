@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conv_laws import KINDS, TURNING, Kind, channels_last, input_of, make, misses, square, worst
-from equilayers.functional._filters import expand
+from equilayers.functional._convolution.filters import expand
 from equilayers.groups import CyclicRotation, Dihedral, Group
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
 from strategies import filled, name

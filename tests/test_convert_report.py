@@ -400,20 +400,26 @@ def test_the_example() -> None:
 
 
 def test_refused_arguments() -> None:
-    model, who = ended(), "to_equivariant"
-    assert_refused(lambda: to_equivariant(torch.relu, C4), TypeError, who, "model to be a torch.nn.Module", "Wrap it")
-    assert_refused(lambda: to_equivariant(model, "C4"), TypeError, who, "group to be a group", "'C4'")
+    model, caller = ended(), "to_equivariant"
+    assert_refused(
+        lambda: to_equivariant(torch.relu, C4), TypeError, caller, "model to be a torch.nn.Module", "Wrap it"
+    )
+    assert_refused(lambda: to_equivariant(model, "C4"), TypeError, caller, "group to be a group", "'C4'")
     for group in (CyclicTranslation(4), PermutationGroup([[1, 0]])):
         assert_refused(
-            lambda g=group: to_equivariant(model, g), ValueError, who, "CyclicRotation or Dihedral", repr(group)
+            lambda g=group: to_equivariant(model, g), ValueError, caller, "CyclicRotation or Dihedral", repr(group)
         )
-    assert_refused(lambda: to_equivariant(model, C4, width="wide"), ValueError, who, "'equal-width'", "'wide'")
+    assert_refused(lambda: to_equivariant(model, C4, width="wide"), ValueError, caller, "'equal-width'", "'wide'")
     taken = ("width='equal-width' with from_weights=True", "'equal-compute'")
     options = {"width": "equal-compute", "from_weights": True}
-    assert_refused(lambda: to_equivariant(model, C4, **options), ValueError, who, *taken)
-    assert_refused(lambda: to_equivariant(model, C4, X.int()), TypeError, who, "x to be floating-point", "torch.int32")
-    assert_refused(lambda: to_equivariant(model, C4, X[0]), ValueError, who, "x of shape (B, C, H, W)", "(3, 32, 32)")
-    assert_refused(lambda: to_equivariant(nn.Linear(3, 2), C4), ValueError, who, "torch.nn.Conv2d", "see symmetrize")
+    assert_refused(lambda: to_equivariant(model, C4, **options), ValueError, caller, *taken)
+    assert_refused(
+        lambda: to_equivariant(model, C4, X.int()), TypeError, caller, "x to be floating-point", "torch.int32"
+    )
+    assert_refused(
+        lambda: to_equivariant(model, C4, X[0]), ValueError, caller, "x of shape (B, C, H, W)", "(3, 32, 32)"
+    )
+    assert_refused(lambda: to_equivariant(nn.Linear(3, 2), C4), ValueError, caller, "torch.nn.Conv2d", "see symmetrize")
     words = ("x that the model takes", "(2, 3, 64, 64), and it raised: mat1 and mat2", "of the size it is used at")
     flat = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 4))
-    assert_refused(lambda: to_equivariant(flat, C4), ValueError, who, *words)
+    assert_refused(lambda: to_equivariant(flat, C4), ValueError, caller, *words)

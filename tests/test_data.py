@@ -15,10 +15,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from baselines import data as data_module
-from baselines.data import DATASETS, Dataset, load_arrays, load_dataset
-from baselines.download import BASE_URLS, CHECKSUMS, FILES, download
-from baselines.idx import read_idx
+from baselines.common import data as data_module
+from baselines.common.data import DATASETS, Dataset, load_arrays, load_dataset
+from baselines.common.download import BASE_URLS, CHECKSUMS, FILES, download
+from baselines.common.idx import read_idx
 
 Contents = dict[str, bytes]
 REAL = os.environ.get("EQUILAYERS_DATA")
@@ -276,7 +276,7 @@ def test_download_that_cannot_write_leaves_no_part(
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("baselines.download.os.replace", fail)
+    monkeypatch.setattr("baselines.common.download.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         download("mnist", tmp_path / "data")
     assert list((tmp_path / "data" / "mnist").iterdir()) == []

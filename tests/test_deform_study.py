@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from baselines import deform
 from baselines.__main__ import main
-from baselines.deform import MAGNITUDES, MODELS
+from baselines.study import deform
+from baselines.study.deform import MAGNITUDES, MODELS
 
 
 @pytest.fixture

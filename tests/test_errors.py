@@ -1,4 +1,4 @@
-"""Every refusal, by its type and its words, in the one form `<who>: expected ..., got .... <What to do.>`."""
+"""Every refusal, by its type and its words, in the one form `<caller>: expected ..., got .... <What to do.>`."""
 
 import re
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Direc
 from equilayers.nn import GroupLinear, LiftingLinear, OrbitPool
 from strategies import S3
 
-FORM = re.compile(r"(?P<who>[^ ].*?): expected (?P<wanted>.+), got (?P<got>.+?)\. (?P<todo>[A-Z].*\.)", re.DOTALL)
+FORM = re.compile(r"(?P<caller>[^ ].*?): expected (?P<wanted>.+), got (?P<got>.+?)\. (?P<hint>[A-Z].*\.)", re.DOTALL)
 C4, D4, T3 = CyclicRotation(4), Dihedral(4), CyclicTranslation(3)
 
 
-def assert_refused(call: Callable[[], object], error: type[Exception], who: str, *words: str) -> None:
+def assert_refused(call: Callable[[], object], error: type[Exception], caller: str, *words: str) -> None:
     """The call raises exactly this error, in the form of the house, in the name of `who`, with these words."""
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
@@ -23,7 +23,7 @@ def assert_refused(call: Callable[[], object], error: type[Exception], who: str,
     message = str(caught.value)
     match = FORM.fullmatch(message)
     assert match, f"not of the form: {message}"
-    assert match["who"] == who, message
+    assert match["caller"] == caller, message
     for word in words:
         assert word in message, f"{word!r} is not in: {message}"
 
@@ -124,11 +124,11 @@ def test_bad_elements(group: CyclicRotation) -> None:
     calls = {"act": lambda g: group.act(g, x), "act_regular": lambda g: group.act_regular(g, f)}
     calls |= {"inverse": group.inverse, "compose": lambda g: group.compose(0, g)}
     for method, call in calls.items():
-        who = f"{group!r}.{method}"
+        caller = f"{group!r}.{method}"
         for g in (-1, group.order):
-            assert_refused(lambda g=g, c=call: c(g), ValueError, who, f"g in 0..{group.order - 1}", f"got {g}.")
+            assert_refused(lambda g=g, c=call: c(g), ValueError, caller, f"g in 0..{group.order - 1}", f"got {g}.")
         for g in (1.0, "1", None, True):
-            assert_refused(lambda g=g, c=call: c(g), TypeError, who, "g to be an int")
+            assert_refused(lambda g=g, c=call: c(g), TypeError, caller, "g to be an int")
     for method in (group.act, group.act_regular):
         assert_refused(
             lambda m=method: m(1, [1.0]), TypeError, f"{group!r}.{method.__name__}", "torch.Tensor", "got list"
@@ -137,12 +137,12 @@ def test_bad_elements(group: CyclicRotation) -> None:
 
 def test_bad_spaces() -> None:
     for group in (C4, D4):
-        who = f"{group!r}."
-        assert_refused(lambda g=group: g.act(1, torch.zeros(4, 5)), ValueError, f"{who}act", "H == W", "H=4, W=5")
-        assert_refused(lambda g=group: g.act(0, torch.zeros(4, 5)), ValueError, f"{who}act", "H == W")
-        assert_refused(lambda g=group: g.act(1, torch.zeros(4)), ValueError, f"{who}act", "(..., H, W)")
+        caller = f"{group!r}."
+        assert_refused(lambda g=group: g.act(1, torch.zeros(4, 5)), ValueError, f"{caller}act", "H == W", "H=4, W=5")
+        assert_refused(lambda g=group: g.act(0, torch.zeros(4, 5)), ValueError, f"{caller}act", "H == W")
+        assert_refused(lambda g=group: g.act(1, torch.zeros(4)), ValueError, f"{caller}act", "(..., H, W)")
         feature = torch.zeros(1, 2, group.order, 4, 5)
-        assert_refused(lambda g=group, f=feature: g.act_regular(1, f), ValueError, f"{who}act_regular", "H == W")
+        assert_refused(lambda g=group, f=feature: g.act_regular(1, f), ValueError, f"{caller}act_regular", "H == W")
         assert_refused(lambda g=group: LiftingLinear(g, (4, 5), 3), ValueError, "LiftingLinear", "H == W")
     x = torch.zeros(2, 10, 10)
     for dim in (-1, -2):
@@ -168,15 +168,15 @@ def test_bad_layer_arguments() -> None:
         "LiftingLinear": lambda group=C4, out=3, **kw: LiftingLinear(group, (4, 4), out, **kw),
         "GroupLinear": lambda group=C4, out=3, **kw: GroupLinear(group, 5, out, **kw),
     }
-    for who, make in makers.items():
+    for caller, make in makers.items():
         for group in (4, "C4", None, CyclicRotation):
-            assert_refused(lambda g=group, m=make: m(g), TypeError, who, "group of equilayers.groups")
-        assert_refused(lambda m=make: m(out=0), ValueError, who, "out_features >= 1", "got 0.")
+            assert_refused(lambda g=group, m=make: m(g), TypeError, caller, "group of equilayers.groups")
+        assert_refused(lambda m=make: m(out=0), ValueError, caller, "out_features >= 1", "got 0.")
         for out in (2.5, "3", None, True):
-            assert_refused(lambda o=out, m=make: m(out=o), TypeError, who, "out_features to be an int")
+            assert_refused(lambda o=out, m=make: m(out=o), TypeError, caller, "out_features to be an int")
         for algorithm in ("fft", "", None):
             assert_refused(
-                lambda a=algorithm, m=make: m(algorithm=a), ValueError, who, "'auto', 'orbit'", repr(algorithm)
+                lambda a=algorithm, m=make: m(algorithm=a), ValueError, caller, "'auto', 'orbit'", repr(algorithm)
             )
     assert_refused(lambda: GroupLinear(C4, 0, 3), ValueError, "GroupLinear", "in_features >= 1", "got 0.")
     assert_refused(lambda: LiftingLinear(C4, (0, 4, 4), 3), ValueError, "LiftingLinear", "in_shape", "got 0.")
@@ -192,14 +192,14 @@ def test_bad_layer_arguments() -> None:
 def test_bad_inputs() -> None:
     lifting, tied, pool = LiftingLinear(C4, (2, 4, 4), 3), GroupLinear(C4, 5, 3), OrbitPool()
     x, f = torch.zeros(1, 2, 4, 4), torch.zeros(1, 5, 4)
-    for model, who, good in ((lifting, "lift_linear", x), (tied, "group_linear", f), (pool, "orbit_pool", f)):
+    for model, caller, good in ((lifting, "lift_linear", x), (tied, "group_linear", f), (pool, "orbit_pool", f)):
         for dtype in (torch.int64, torch.uint8, torch.bool, torch.complex64):
             assert_refused(
-                lambda m=model, t=good, d=dtype: m(t.to(d)), TypeError, who, "floating-point", f"got {dtype}"
+                lambda m=model, t=good, d=dtype: m(t.to(d)), TypeError, caller, "floating-point", f"got {dtype}"
             )
-        assert_refused(lambda m=model: m([1.0]), TypeError, who, "torch.Tensor", "got list")
-    for model, who, good in ((lifting, "lift_linear", x), (tied, "group_linear", f)):
-        assert_refused(lambda m=model, t=good: m(t.double()), TypeError, who, "torch.float32", "got torch.float64")
+        assert_refused(lambda m=model: m([1.0]), TypeError, caller, "torch.Tensor", "got list")
+    for model, caller, good in ((lifting, "lift_linear", x), (tied, "group_linear", f)):
+        assert_refused(lambda m=model, t=good: m(t.double()), TypeError, caller, "torch.float32", "got torch.float64")
     for shape in ((1, 3, 4, 4), (1, 2, 5, 5), (2, 4, 4), (1, 1, 2, 4, 4), ()):
         assert_refused(
             lambda s=shape: lifting(torch.zeros(s)), ValueError, "lift_linear", "(B, 2, 4, 4)", f"got {shape}."

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from baselines.flow import displacement, gradient_flow
+from baselines.study.parts.gradient_flow import displacement, gradient_flow
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from strategies import name
 

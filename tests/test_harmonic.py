@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks.rotations import smooth_images
 from equilayers.functional import harmonic_magnitude, rotate, rotate_harmonic
 from equilayers.functional._harmonic import harmonic_filter, terms
-from equilayers.functional._steering import polar, profile
+from equilayers.functional._steerable_basis import polar, profile
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
 from equilayers.nn import (
     AvgBlurPool2d,

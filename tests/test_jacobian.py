@@ -124,7 +124,7 @@ def test_hard_spectra(spectrum: str) -> None:
 
 
 def test_a_missed_tolerance_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from equilayers.metrics import _singular
+    from equilayers.metrics import _singular_values as _singular
 
     monkeypatch.setattr(_singular, "ROUNDS", 1)
     layer = nn.Linear(200, 200, bias=False)

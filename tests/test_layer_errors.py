@@ -142,7 +142,7 @@ def test_nothing_is_left_changed() -> None:
 
 
 def test_refusals() -> None:
-    net, x, who = Net(C4), image(), "layer_errors"
-    assert_refused(lambda: layer_errors(net, C4, x.int()), TypeError, who, "x to be floating-point", "torch.int32")
-    assert_refused(lambda: layer_errors(net, CyclicRotation(1), x), ValueError, who, "more than one element")
-    assert_refused(lambda: layer_errors(net, C4, x[..., 1:]), ValueError, who, "H == W", "H=8, W=7")
+    net, x, caller = Net(C4), image(), "layer_errors"
+    assert_refused(lambda: layer_errors(net, C4, x.int()), TypeError, caller, "x to be floating-point", "torch.int32")
+    assert_refused(lambda: layer_errors(net, CyclicRotation(1), x), ValueError, caller, "more than one element")
+    assert_refused(lambda: layer_errors(net, C4, x[..., 1:]), ValueError, caller, "H == W", "H=8, W=7")

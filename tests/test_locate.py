@@ -15,8 +15,8 @@ from equilayers.convert import symmetrize
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group, PermutationGroup
 from equilayers.nn import BlurPool2d, GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
 from equilayers.testing import Break, assert_invariant, locate_break
-from equilayers.testing._actions import candidates, distance
-from equilayers.testing._trace import trace
+from equilayers.testing._diagnosis.actions import candidates, distance
+from equilayers.testing._diagnosis.trace import trace
 from planted import C4, FAULTS, FIELDS, SIZE, Does, Net, choice
 from strategies import name
 from test_errors import assert_refused
@@ -244,11 +244,11 @@ def test_errors_that_a_model_catches_leave_no_trace() -> None:
 
 def test_refusals() -> None:
     net, x = Net(C4), image()
-    who = "locate_break"
-    assert_refused(lambda: locate_break(net, C4, x.int()), TypeError, who, "x to be floating-point", "torch.int32")
-    assert_refused(lambda: locate_break(net, "C4", x), TypeError, who, "group to be a group", "'C4'")
-    assert_refused(lambda: locate_break(net, CyclicRotation(1), x), ValueError, who, "more than one element")
-    assert_refused(lambda: locate_break(net, C4, x[..., 1:]), ValueError, who, "H == W", "H=8, W=7")
+    caller = "locate_break"
+    assert_refused(lambda: locate_break(net, C4, x.int()), TypeError, caller, "x to be floating-point", "torch.int32")
+    assert_refused(lambda: locate_break(net, "C4", x), TypeError, caller, "group to be a group", "'C4'")
+    assert_refused(lambda: locate_break(net, CyclicRotation(1), x), ValueError, caller, "more than one element")
+    assert_refused(lambda: locate_break(net, C4, x[..., 1:]), ValueError, caller, "H == W", "H=8, W=7")
 
 
 def test_a_trace_keeps_one_copy_of_what_one_event_makes_and_another_takes() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines.models import mlp, weight_tied_mlp
+from baselines.study.models import mlp, weight_tied_mlp
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.losses import InvarianceLoss
 from equilayers.metrics import distribution_invariance_error, logit_invariance_error

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import metric_reference as slow
-from baselines.models import mlp, weight_tied_mlp
+from baselines.study.models import mlp, weight_tied_mlp
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.metrics import distribution_invariance_error, logit_invariance_error, prediction_consistency
 from reference import Array
@@ -246,8 +246,8 @@ def test_zero_outputs_have_no_normalized_error() -> None:
 )
 def test_errors(measure: Measure, error: type[Exception], change: dict[str, object]) -> None:
     arguments: dict[str, object] = {"model": lambda x: x.flatten(1), "x": torch.ones(3, 1, 4, 4), "group": C4, **change}
-    who = "logit_invariance_error" if measure is normalized else measure.__name__
-    with pytest.raises(error, match=rf"^{who}: expected .+, got .+\. .+\.$"):
+    caller = "logit_invariance_error" if measure is normalized else measure.__name__
+    with pytest.raises(error, match=rf"^{caller}: expected .+, got .+\. .+\.$"):
         measure(**arguments)
 
 

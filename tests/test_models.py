@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines.data import Dataset, Split
-from baselines.measures import BATCHES, exact, invariance, orbit_logits
-from baselines.models import PLANES, build, cnn, equal_planes, group_of, mlp, parameters, weight_tied_cnn
-from baselines.parts.table import TablePart
-from baselines.training import Recipe, accuracy, train
+from baselines.common.data import Dataset, Split
+from baselines.study.measures import BATCHES, exact, invariance, orbit_logits
+from baselines.study.models import PLANES, build, cnn, equal_planes, group_of, mlp, parameters, weight_tied_cnn
+from baselines.study.parts.table1 import TablePart
+from baselines.study.training import Recipe, accuracy, train
 from equilayers.groups import CyclicTranslation, Group
 from equilayers.metrics import (
     distribution_invariance_error,

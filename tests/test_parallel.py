@@ -17,14 +17,17 @@ import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
 
-from baselines import conduct, parallel, study, training
 from baselines.__main__ import main
-from baselines.data import Dataset, Split
-from baselines.jobs import RunJob
-from baselines.models import group_of, mlp
-from baselines.pool import Here
-from baselines.runs import TRAINING, Run
-from baselines.training import Recipe, train
+from baselines.common import distributed as parallel
+from baselines.common.data import Dataset, Split
+from baselines.common.workers import Here
+from baselines.study import command as study
+from baselines.study import runner as conduct
+from baselines.study import training
+from baselines.study.jobs import RunJob
+from baselines.study.models import group_of, mlp
+from baselines.study.runs import TRAINING, Run
+from baselines.study.training import Recipe, train
 from studies import in_this_process, results_of, run_of, trained
 
 ROOT = Path(__file__).parent.parent

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from baselines.data import load_dataset
-from baselines.measures import invariance, orbit_logits
-from baselines.models import build, group_of, mlp, weight_tied_mlp
-from baselines.parts import drift
-from baselines.parts.decay import DecayPart
-from baselines.parts.drift import BETAS, DriftPart, drifted, other
-from baselines.parts.plots import packed, unpacked
-from baselines.parts.saliency import SaliencyPart, realigned
-from baselines.parts.tsne import TsnePart, penultimate, plane
+from baselines.common.data import load_dataset
+from baselines.study.measures import invariance, orbit_logits
+from baselines.study.models import build, group_of, mlp, weight_tied_mlp
+from baselines.study.parts import drift
+from baselines.study.parts.drift import BETAS, DriftPart, drifted, other
+from baselines.study.parts.plots import packed, unpacked
+from baselines.study.parts.saliency import SaliencyPart, realigned
+from baselines.study.parts.spectral_decay import DecayPart
+from baselines.study.parts.tsne import TsnePart, penultimate, plane
 from equilayers.metrics import integrated_gradients_saliency, jacobian_spectral_norm
 from studies import run_of, subject_of
 

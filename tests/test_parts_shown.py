@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 import torch
 
-from baselines import shift_figures, shift_runs
-from baselines.flow import gradient_flow
-from baselines.models import group_of
-from baselines.parts import PARTS
-from baselines.parts.base import Finding, Page, Verdict
-from baselines.parts.decay import DecayPart
-from baselines.parts.deform import DeformPart
-from baselines.parts.drift import BETAS, DriftPart
-from baselines.parts.flow import FlowPart
-from baselines.parts.saliency import SaliencyPart
-from baselines.parts.shift import ShiftPart
-from baselines.parts.table import TablePart
-from baselines.parts.tsne import TsnePart
-from baselines.protocols import FORMS
-from baselines.runs import Result
-from baselines.shift_scenes import Layout
-from baselines.tables import PAPER_COLUMNS
+from baselines.shift import figures as shift_figures
+from baselines.shift import runs as shift_runs
+from baselines.shift.scenes import Layout
+from baselines.study.models import group_of
+from baselines.study.parts import PARTS
+from baselines.study.parts.base import Finding, Page, Verdict
+from baselines.study.parts.deform import DeformPart
+from baselines.study.parts.drift import BETAS, DriftPart
+from baselines.study.parts.gradient_flow import FlowPart, gradient_flow
+from baselines.study.parts.saliency import SaliencyPart
+from baselines.study.parts.shift import ShiftPart
+from baselines.study.parts.spectral_decay import DecayPart
+from baselines.study.parts.table1 import TablePart
+from baselines.study.parts.tsne import TsnePart
+from baselines.study.protocols import FORMS
+from baselines.study.runs import Result
+from baselines.study.tables import PAPER_COLUMNS
 from studies import entry, plan, run_of
 
 
@@ -301,7 +301,7 @@ def test_a_rising_singular_value_or_an_inexact_flow_is_a_false_claim(flow: Resul
 
 
 def test_the_flow_is_of_the_groups_of_the_plan_and_one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("baselines.parts.flow.SAMPLES", 5)
+    monkeypatch.setattr("baselines.study.parts.gradient_flow.SAMPLES", 5)
     asked, told = plan("--groups", "R4", "D4"), []
     results = FlowPart().alone(asked, tmp_path, told.append, resume=False)
     assert [result["group"] for result in results] == ["R4", "D4"]

@@ -415,15 +415,15 @@ def test_every_refusal_by_its_words(
 
 
 def test_unpooling_refuses_choices_that_do_not_fit() -> None:
-    who, choice = "polyphase_unpool2d", torch.zeros(2, 2, dtype=torch.int64)
+    caller, choice = "polyphase_unpool2d", torch.zeros(2, 2, dtype=torch.int64)
     shape, within = "choice of shape (2, 2) and dtype torch.int64", "choice within the stride (2, 2)"
     for wrong in (choice[:1], choice[0], choice.repeat(1, 2), choice.int(), choice.float()):
-        assert_refused(partial(polyphase_unpool2d, X, wrong), ValueError, who, shape, str(wrong.dtype))
+        assert_refused(partial(polyphase_unpool2d, X, wrong), ValueError, caller, shape, str(wrong.dtype))
     for wrong in (choice - 1, choice + 2):
-        assert_refused(partial(polyphase_unpool2d, X, wrong), ValueError, who, within)
-    assert_refused(partial(polyphase_unpool2d, X, choice + torch.tensor([0, 2]), (3, 2)), ValueError, who, "(3, 2)")
-    assert_refused(partial(polyphase_unpool2d, X, choice, 0), ValueError, who, "stride >= 1")
-    assert_refused(partial(polyphase_unpool2d, X[0, 0], choice), ValueError, who, "y of shape")
+        assert_refused(partial(polyphase_unpool2d, X, wrong), ValueError, caller, within)
+    assert_refused(partial(polyphase_unpool2d, X, choice + torch.tensor([0, 2]), (3, 2)), ValueError, caller, "(3, 2)")
+    assert_refused(partial(polyphase_unpool2d, X, choice, 0), ValueError, caller, "stride >= 1")
+    assert_refused(partial(polyphase_unpool2d, X[0, 0], choice), ValueError, caller, "y of shape")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equilayers.functional import lift_linear
-from equilayers.functional._prepared import Prepared
+from equilayers.functional._weight_cache import Prepared
 from equilayers.groups import CyclicRotation
 from equilayers.nn import GroupLinear, LiftingLinear
 

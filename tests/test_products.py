@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conv_laws import KINDS, Kind, input_of, make, misses, square
-from equilayers import _products
-from equilayers._products import times
+from equilayers import _matmul as _products
+from equilayers._matmul import times
 from equilayers.groups import CyclicRotation, Dihedral, Group
 from strategies import filled, name
 from test_bitwise import breaks, layers

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from baselines import report
 from baselines.__main__ import main
-from baselines.parts import PARTS
-from baselines.parts.base import Finding, Page, Table
+from baselines.study import report
+from baselines.study.parts import PARTS
+from baselines.study.parts.base import Finding, Page, Table
 from studies import in_this_process, refused, results_of
 
 SHOWN = ["table", "drift", "decay", "saliency", "tsne", "flow"]
@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         in_this_process(patch, saliency_samples=5)
         for name, samples in (("saliency", 40), ("tsne", 40), ("decay", 50), ("flow", 30)):
-            patch.setattr(f"baselines.parts.{name}.SAMPLES", samples)
+            patch.setattr(f"baselines.study.parts.{name}.SAMPLES", samples)
         assert main([*STUDY, *WEIGHTS, "--out", str(out)]) == 0
     return out
 

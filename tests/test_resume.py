@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from baselines import files
 from baselines.__main__ import main
-from baselines.jobs import RunJob
-from baselines.protocols import PROTOCOLS
-from baselines.runs import FORMAT
+from baselines.common import files
+from baselines.study.jobs import RunJob
+from baselines.study.protocols import PROTOCOLS
+from baselines.study.runs import FORMAT
 from studies import TINY, Jobs, files_of, in_this_process, refused, results_of, trained
 
 ROOT = Path(__file__).parent.parent

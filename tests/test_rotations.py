@@ -13,10 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.rotations import group_stack, smooth_images
 from equilayers.convert import to_plain
-from equilayers.functional import _steered, rotate
-from equilayers.functional._correlation import operators_of, transform
-from equilayers.functional._rotations import MirrorFourier, RotationFourier, rotations_fourier
-from equilayers.functional._steering import basis, steering, waves
+from equilayers.functional import rotate
+from equilayers.functional._convolution import steerable as _steered
+from equilayers.functional._fourier.correlation import operators_of, transform
+from equilayers.functional._fourier.rotations import MirrorFourier, RotationFourier, rotations_fourier
+from equilayers.functional._steerable_basis import basis, steering, waves
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group
 from equilayers.nn import GroupConv2d, GroupLinear, InvariantAvgPool2d, LiftingConv2d, LiftingLinear, OrbitPool
 from strategies import filled, name

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.rotations import SIZES, curves, group_subjects
-from equilayers.functional._filters import expand
+from equilayers.functional._convolution.filters import expand
 from equilayers.groups import CyclicRotation
 from equilayers.nn import GroupConv2d, HarmonicConv2d, LiftingConv2d
 

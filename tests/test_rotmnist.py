@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from baselines import rotmnist, rotmnist_runs
 from baselines.__main__ import main
-from baselines.rotmnist_curves import invariance_curves, save_figure
-from baselines.rotmnist_data import Digits, RotatedMnist
-from baselines.rotmnist_models import MODELS, build, parameters
-from baselines.rotmnist_runs import RotMnistJob, Run, finished, wrong_answers
+from baselines.rotmnist import command as rotmnist
+from baselines.rotmnist import runs as rotmnist_runs
+from baselines.rotmnist.curves import invariance_curves, save_figure
+from baselines.rotmnist.data import Digits, RotatedMnist
+from baselines.rotmnist.models import MODELS, build, parameters
+from baselines.rotmnist.runs import RotMnistJob, Run, finished, wrong_answers
 
 DOCS = Path(__file__).parent.parent / "docs"
 

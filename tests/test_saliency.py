@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import metric_reference as slow
-from baselines.models import mlp, weight_tied_mlp
+from baselines.study.models import mlp, weight_tied_mlp
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.metrics import integrated_gradients_saliency, saliency_invariance_similarity
 from equilayers.metrics._saliency import smooth

@@ -23,7 +23,7 @@ from equilayers.metrics import (
     shift_consistency,
     shift_wobble,
 )
-from equilayers.metrics._shift_plan import ShiftPlan
+from equilayers.metrics._shift_sampling import ShiftPlan
 from equilayers.nn import GroupConv2d, LiftingConv2d
 from reference import Array, act
 

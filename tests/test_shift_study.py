@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from baselines import shift, shift_measures, shift_runs
 from baselines.__main__ import main
-from baselines.shift_models import KINDS, TASKS, build, upsample
-from baselines.shift_scenes import MOTIONS, Layout, Scenes
-from baselines.shift_tables import verdict
-from baselines.toy_signal import SIGNAL, apart, pool, shifted, toy_rows
+from baselines.shift import command as shift
+from baselines.shift import measures as shift_measures
+from baselines.shift import runs as shift_runs
+from baselines.shift.models import KINDS, TASKS, build, upsample
+from baselines.shift.scenes import MOTIONS, Layout, Scenes
+from baselines.shift.tables import verdict
+from baselines.shift.toy_signal import SIGNAL, apart, pool, shifted, toy_rows
 
 TINY = replace(
     shift_runs.PROTOCOLS["digits"],

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equilayers import nn as layers_of_ours
+from equilayers.functional._convolution.dispatch import ALGORITHMS as CONVOLUTION
 from equilayers.functional._linear import ALGORITHMS as LINEAR
-from equilayers.functional._plan import ALGORITHMS as CONVOLUTION
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d, LiftingLinear, OrbitPool
-from equilayers.testing import _drawn_layers, strategies
-from equilayers.testing._drawn_layers import MAKERS, OF_ANY_GROUP
+from equilayers.testing import strategies
 from equilayers.testing.strategies import conv_settings, elements, features, groups, images, layers, spaces
+from equilayers.testing.strategies import layers as _drawn_layers
+from equilayers.testing.strategies.layers import MAKERS, OF_ANY_GROUP
 from strategies import ALL_GROUPS, name
 
 ROOT = Path(__file__).parent.parent
@@ -283,7 +284,7 @@ def test_a_group_of_ones_own_needs_a_size() -> None:
 
         _move = _table
 
-        def check_space(self, shape: tuple[int, ...], who: str) -> None:
+        def check_space(self, shape: tuple[int, ...], caller: str) -> None:
             pass
 
     assert drawn(images(Mine(4)), 1)

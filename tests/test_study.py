@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from baselines import conduct, files, tables
 from baselines.__main__ import main
-from baselines.parts import RUN_PARTS
-from baselines.protocols import FORMS, PROTOCOLS
+from baselines.common import files
+from baselines.study import runner as conduct
+from baselines.study import tables
+from baselines.study.parts import RUN_PARTS
+from baselines.study.protocols import FORMS, PROTOCOLS
 from studies import TINY, Jobs, entry, in_this_process, plan, refused, results_of, run_of, trained
 
 EQUAL = "equal-parameters"

@@ -183,13 +183,13 @@ def test_as_a_module() -> None:
 
 def test_refusals() -> None:
     model, x = model_and_data(R4, torch.float32)
-    who = "reynolds"
-    assert_refused(lambda: reynolds(model, "R4", x), TypeError, who, "group to be a group", "'R4'")
-    assert_refused(lambda: reynolds(model, R4, x, "sum"), ValueError, who, "'mean', 'probabilities', 'max'", "'sum'")
-    assert_refused(lambda: reynolds(model, R4, x.int()), TypeError, who, "x to be floating-point", "torch.int32")
-    assert_refused(lambda: reynolds(model, R4, x[0, 0]), ValueError, who, "x of shape (B, ...)", "(6, 6)")
-    assert_refused(lambda: reynolds(model, R4, x[..., 1:]), ValueError, who, "H == W", "H=6, W=5")
-    assert_refused(lambda: reynolds(model, CyclicTranslation(4), x), ValueError, who, "multiple of 4")
+    caller = "reynolds"
+    assert_refused(lambda: reynolds(model, "R4", x), TypeError, caller, "group to be a group", "'R4'")
+    assert_refused(lambda: reynolds(model, R4, x, "sum"), ValueError, caller, "'mean', 'probabilities', 'max'", "'sum'")
+    assert_refused(lambda: reynolds(model, R4, x.int()), TypeError, caller, "x to be floating-point", "torch.int32")
+    assert_refused(lambda: reynolds(model, R4, x[0, 0]), ValueError, caller, "x of shape (B, ...)", "(6, 6)")
+    assert_refused(lambda: reynolds(model, R4, x[..., 1:]), ValueError, caller, "H == W", "H=6, W=5")
+    assert_refused(lambda: reynolds(model, CyclicTranslation(4), x), ValueError, caller, "multiple of 4")
     for f, got in (
         (lambda t: t.sum(), "()"),
         (lambda t: t[1:], "(15, 2, 6, 6)"),
@@ -198,10 +198,10 @@ def test_refusals() -> None:
         (lambda t: None, "NoneType"),
     ):
         words = ("a row for each of 16 samples", f"got {got}", "batch axis")
-        assert_refused(lambda f=f: reynolds(f, R4, x), ValueError, who, *words)
+        assert_refused(lambda f=f: reynolds(f, R4, x), ValueError, caller, *words)
     logits = ("rows of logits", "got (16,)")
-    assert_refused(lambda: reynolds(lambda t: t.sum((1, 2, 3)), R4, x, "probabilities"), ValueError, who, *logits)
-    who = "symmetrize"
-    assert_refused(lambda: symmetrize(torch.relu, R4), TypeError, who, "torch.nn.Module", "builtin", "reynolds")
-    assert_refused(lambda: symmetrize(model, 4), TypeError, who, "group to be a group", "got 4")
-    assert_refused(lambda: symmetrize(model, R4, "median"), ValueError, who, "'mean'", "'median'")
+    assert_refused(lambda: reynolds(lambda t: t.sum((1, 2, 3)), R4, x, "probabilities"), ValueError, caller, *logits)
+    caller = "symmetrize"
+    assert_refused(lambda: symmetrize(torch.relu, R4), TypeError, caller, "torch.nn.Module", "builtin", "reynolds")
+    assert_refused(lambda: symmetrize(model, 4), TypeError, caller, "group to be a group", "got 4")
+    assert_refused(lambda: symmetrize(model, R4, "median"), ValueError, caller, "'mean'", "'median'")

@@ -13,7 +13,7 @@ from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Direc
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
 from equilayers.testing import assert_equivariant, assert_invariant, invariance_error, locate_break
 from equilayers.testing._comparison import compare
-from equilayers.testing._precision import full_precision
+from equilayers.testing._execution import full_precision
 from planted import C4, FAULTS, Does, Net
 from strategies import name
 from test_errors import assert_refused
@@ -26,7 +26,7 @@ CHECKS: dict[str, Callable[..., object]] = {
     "invariance_error": invariance_error,
     "locate_break": locate_break,
 }
-each_check = pytest.mark.parametrize("who", CHECKS)
+each_check = pytest.mark.parametrize("caller", CHECKS)
 
 
 def image(size: int = 8, batch: int = 3, channels: int = 1) -> Tensor:
@@ -258,7 +258,7 @@ def assert_same(now: dict[str, Any], before: dict[str, Any]) -> None:
 
 @each_check
 @pytest.mark.parametrize("grad", [False, True], ids=["no grad", "grad"])
-def test_a_model_is_put_back(who: str, grad: bool, float32: str) -> None:
+def test_a_model_is_put_back(caller: str, grad: bool, float32: str) -> None:
     model, x = Meddles(C4), image()
     model.train()
     model.net.eval()
@@ -267,7 +267,7 @@ def test_a_model_is_put_back(who: str, grad: bool, float32: str) -> None:
     with torch.set_grad_enabled(grad):
         before["gradients"] = grad
         try:
-            CHECKS[who](model, C4, x, **({"output": lambda g, y: y} if who == "assert_equivariant" else {}))
+            CHECKS[caller](model, C4, x, **({"output": lambda g, y: y} if caller == "assert_equivariant" else {}))
         finally:
             assert_same(state(model), before)
     assert torch.equal(x, given)
@@ -278,11 +278,11 @@ def test_a_model_is_put_back(who: str, grad: bool, float32: str) -> None:
 
 @each_check
 @pytest.mark.parametrize("raising", [1, 2, 3])
-def test_a_model_that_raises_is_put_back(who: str, raising: int) -> None:
+def test_a_model_that_raises_is_put_back(caller: str, raising: int) -> None:
     model = Meddles(C4, raising)
     before = state(model)
     with pytest.raises(OSError, match="enough"):
-        CHECKS[who](model, C4, image())
+        CHECKS[caller](model, C4, image())
     assert_same(state(model), before)
 
 
@@ -315,39 +315,41 @@ def test_flags_that_contradict_each_other_are_left_alone() -> None:
 
 
 @each_check
-def test_refusals(who: str) -> None:
-    check, net, x = CHECKS[who], Net(C4), image()
+def test_refusals(caller: str) -> None:
+    check, net, x = CHECKS[caller], Net(C4), image()
     assert_refused(
-        lambda: check(net, C4, x.int()), TypeError, who, "x to be floating-point", "torch.int32", "x.float()"
+        lambda: check(net, C4, x.int()), TypeError, caller, "x to be floating-point", "torch.int32", "x.float()"
     )
-    assert_refused(lambda: check(net, C4, [1.0]), TypeError, who, "x to be a torch.Tensor", "got list")
-    assert_refused(lambda: check(net, "C4", x), TypeError, who, "group to be a group", "'C4'", "CyclicRotation(4)")
+    assert_refused(lambda: check(net, C4, [1.0]), TypeError, caller, "x to be a torch.Tensor", "got list")
+    assert_refused(lambda: check(net, "C4", x), TypeError, caller, "group to be a group", "'C4'", "CyclicRotation(4)")
     trivial = CyclicRotation(1)
-    assert_refused(lambda: check(Net(trivial), trivial, x), ValueError, who, "more than one element", repr(trivial))
-    assert_refused(lambda: check(net, C4, x[..., 1:]), ValueError, who, "H == W", "H=8, W=7")
-    assert_refused(lambda: check(net, CyclicTranslation(3), x), ValueError, who, "3")
+    assert_refused(lambda: check(Net(trivial), trivial, x), ValueError, caller, "more than one element", repr(trivial))
+    assert_refused(lambda: check(net, C4, x[..., 1:]), ValueError, caller, "H == W", "H=8, W=7")
+    assert_refused(lambda: check(net, CyclicTranslation(3), x), ValueError, caller, "3")
 
 
-@pytest.mark.parametrize("who", ["assert_invariant", "assert_equivariant", "invariance_error"])
-def test_refused_results(who: str) -> None:
-    check, x = CHECKS[who], image()
+@pytest.mark.parametrize("caller", ["assert_invariant", "assert_equivariant", "invariance_error"])
+def test_refused_results(caller: str) -> None:
+    check, x = CHECKS[caller], image()
     for out, got in ((None, "NoneType"), ((x, x), "tuple"), ({"out": x}, "dict")):
         words = ("model to return a tensor", f"got {got}", "lambda x: model(x)[0]")
-        assert_refused(lambda out=out: check(lambda _: out, C4, x), TypeError, who, *words)
+        assert_refused(lambda out=out: check(lambda _: out, C4, x), TypeError, caller, *words)
     growing = iter(range(1, 99))
     grows = lambda t: t[:, :, : next(growing)].sum((1, 3))  # noqa: E731
     wanted = "outputs of one shape"
-    if who != "assert_equivariant":
-        assert_refused(lambda: check(grows, C4, x), ValueError, who, wanted, "(3, 2) for g = 1 in the place of (3, 1)")
+    if caller != "assert_equivariant":
+        assert_refused(
+            lambda: check(grows, C4, x), ValueError, caller, wanted, "(3, 2) for g = 1 in the place of (3, 1)"
+        )
 
 
 def test_refused_outputs() -> None:
-    net, x, who = Net(C4), image(), "assert_equivariant"
+    net, x, caller = Net(C4), image(), "assert_equivariant"
     for output in ("invariant", "", None, 3):
         words = ("'auto', 'image', 'regular'", f"got {output!r}")
-        assert_refused(lambda o=output: assert_equivariant(net, C4, x, output=o), ValueError, who, *words)
+        assert_refused(lambda o=output: assert_equivariant(net, C4, x, output=o), ValueError, caller, *words)
     shapes = ("outputs of one shape", "(3, 3) for g = 1 in the place of (3,)", "Say how the output moves")
-    assert_refused(lambda: assert_equivariant(net, C4, x, output=lambda g, y: y[:, 0]), ValueError, who, *shapes)
+    assert_refused(lambda: assert_equivariant(net, C4, x, output=lambda g, y: y[:, 0]), ValueError, caller, *shapes)
 
 
 def test_copies_and_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from conversions import MODELS, DenseNet, ResNet, Separable, UNet, expanded, settled, tied_on_purpose
 from equilayers.convert import to_equivariant
-from equilayers.convert._convolutions import projected
+from equilayers.convert._equivariant.convolutions import projected
 from equilayers.groups import CyclicRotation, Dihedral, Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
 from equilayers.testing import assert_equivariant, assert_invariant, locate_break

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 import equilayers.metrics
-from baselines.models import mlp, weight_tied_mlp
+from baselines.study.models import mlp, weight_tied_mlp
 from equilayers.groups import CyclicRotation
 from equilayers.metrics import (
     DistributionInvarianceError,
@@ -221,7 +221,7 @@ def test_other_names_do_not_exist(name: str) -> None:
 
 def test_without_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
-    monkeypatch.delitem(sys.modules, "equilayers.metrics._classes", raising=False)
+    monkeypatch.delitem(sys.modules, "equilayers.metrics._torchmetrics.invariance", raising=False)
     monkeypatch.delattr(equilayers.metrics, "_classes", raising=False)
     with pytest.raises(ImportError, match=r"expected torchmetrics .+pip install 'equilayers\[metrics\]'"):
         equilayers.metrics.LogitInvarianceError  # noqa: B018

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines.data import Dataset, Split
-from baselines.measures import invariance, orbit_logits
-from baselines.models import group_of, mlp, weight_tied_mlp
-from baselines.training import Recipe, Trained, accuracy, train
+from baselines.common.data import Dataset, Split
+from baselines.study.measures import invariance, orbit_logits
+from baselines.study.models import group_of, mlp, weight_tied_mlp
+from baselines.study.training import Recipe, Trained, accuracy, train
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.metrics import logit_invariance_error
 from strategies import name

@@ -27,7 +27,7 @@ from equilayers.cli._load import importing_from_here, load_model, load_weights
 from equilayers.cli._measure import BAD_INPUT, INTERRUPTED, Report, examine
 from equilayers.cli._show import as_json, show
 from equilayers.cli._subject import Subject, prepared
-from equilayers.cli._words import WHO, BadInputError, clean, printable, said
+from equilayers.cli._words import CALLER, BadInputError, clean, printable, said
 
 __all__ = ["main"]
 
@@ -54,9 +54,9 @@ def _why(error: Exception) -> str:
     words = said(error)
     if isinstance(error, BadInputError):
         return str(error)
-    if words.startswith(ours := f"{type(error).__name__}: {WHO}: "):  # from a helper of the library, in our name
-        return f"{WHO}: {words.removeprefix(ours)}"
-    return f"{WHO}: expected the check to run to its end, got {words}. Add --traceback to see where."
+    if words.startswith(ours := f"{type(error).__name__}: {CALLER}: "):  # from a helper of the library, in our name
+        return f"{CALLER}: {words.removeprefix(ours)}"
+    return f"{CALLER}: expected the check to run to its end, got {words}. Add --traceback to see where."
 
 
 def _check(settings: Settings) -> int:

@@ -59,8 +59,8 @@ def _made(name: str, factory: Any) -> Any:
     try:
         return factory()
     except (Exception, SystemExit) as error:
-        todo = "Call it in Python, or add --traceback, to see where."
-        bad(f"{name}() to make a model when called without arguments", said(error), todo)
+        hint = "Call it in Python, or add --traceback, to see where."
+        bad(f"{name}() to make a model when called without arguments", said(error), hint)
 
 
 def _module(name: str) -> ModuleType:
@@ -68,8 +68,8 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
-            todo = "Run in the folder that holds it, or pass path/to/file.py:name."
-            bad(f"a module {name}", f"no module {error.name!r}", todo)
+            hint = "Run in the folder that holds it, or pass path/to/file.py:name."
+            bad(f"a module {name}", f"no module {error.name!r}", hint)
         _not_imported(name, error)
     except (Exception, SystemExit) as error:
         _not_imported(name, error)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from equilayers.cli._arguments import Settings
 from equilayers.cli._subject import Subject
-from equilayers.cli._words import EXTRA, WHO, said
+from equilayers.cli._words import CALLER, EXTRA, said
 from equilayers.metrics import (
     InvarianceGap,
     distribution_invariance_error,
@@ -65,7 +65,7 @@ def examine(subject: Subject) -> Report:
     settings, model, group, x = subject.settings, subject.model, subject.group, subject.x
     tolerance, action = settings.tolerance, subject.action
     with subject.running():
-        check = compare(WHO, model, group, x, action, bitwise=settings.bitwise, tolerance=tolerance, diagnose=True)
+        check = compare(CALLER, model, group, x, action, bitwise=settings.bitwise, tolerance=tolerance, diagnose=True)
         gap = _gap(subject)
         measures = _measures(subject, gap)
         layers, missing = _layers(subject, check)

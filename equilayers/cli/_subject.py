@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equilayers._evaluation import evaluation
+from equilayers._modules import evaluation
 from equilayers.cli._arguments import Settings
-from equilayers.cli._words import WHO, bad, said
+from equilayers.cli._words import CALLER, bad, said
 from equilayers.groups import Group
-from equilayers.testing._actions import Action, image, invariant, regular
 from equilayers.testing._comparison import output_of
-from equilayers.testing._precision import full_precision, placed, same_buffers
+from equilayers.testing._diagnosis.actions import Action, image, invariant, regular
+from equilayers.testing._execution import full_precision, placed, same_buffers
 
 ACTIONS = {"invariant": invariant, "image": image, "regular": regular}
 
@@ -33,7 +33,7 @@ class Subject:
 
     def __call__(self, x: Tensor) -> Tensor:
         r"""The tensor that the model puts out, (B, 1) for one number each."""
-        return _with_axis(output_of(WHO, self.model(x)))
+        return _with_axis(output_of(CALLER, self.model(x)))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -60,26 +60,26 @@ def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
         TypeError: the model returns no tensor.
     """
     try:
-        settings.group.check_space(tuple(x.shape), WHO)
+        settings.group.check_space(tuple(x.shape), CALLER)
     except ValueError as error:
         bad(f"--input that {settings.group!r} moves", f"{settings.shape} ({error})", "Change --input or --group.")
     try:
         model.to(settings.device)
-        x = placed(WHO, model, x.to(settings.device))
+        x = placed(CALLER, model, x.to(settings.device))
         with evaluation(model), same_buffers(model), torch.no_grad():
             out = model(x.clone())
     except Exception as error:
-        todo = "Say the shape of its inputs with --input, or add --traceback to see where."
-        bad(f"the model to run on {tuple(x.shape)}", said(error), todo)
-    y = output_of(WHO, out)
+        hint = "Say the shape of its inputs with --input, or add --traceback to see where."
+        bad(f"the model to run on {tuple(x.shape)}", said(error), hint)
+    y = output_of(CALLER, out)
     if y.ndim < 1 or len(y) != len(x):
         bad(f"one output for each of {len(x)} inputs", tuple(y.shape), "Return a tensor (B, ...).")
     action = ACTIONS[_output(settings, y)](settings.group)
     try:
         action.move(settings.group.order - 1, y)
     except ValueError as error:
-        todo = "Say how it moves with --output, for example --output invariant."
-        bad(f"an output that moves as --output {settings.output} ({action.name})", f"{tuple(y.shape)} ({error})", todo)
+        hint = "Say how it moves with --output, for example --output invariant."
+        bad(f"an output that moves as --output {settings.output} ({action.name})", f"{tuple(y.shape)} ({error})", hint)
     return Subject(settings, model, x, _with_axis(y), action)
 
 

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from equilayers._checks import refuse
 
-WHO = "equilayers check"
+CALLER = "equilayers check"
 EXTRA = "pip install 'equilayers[check]'"
 LONGEST = 400  # characters of a message from outside
 
@@ -15,9 +15,9 @@ class BadInputError(Exception):
     r"""What was asked for cannot be checked; one line says why."""
 
 
-def bad(expected: str, got: object, todo: str) -> NoReturn:
+def bad(expected: str, got: object, hint: str) -> NoReturn:
     r"""Raise `BadInputError` in the form of every message of this library."""
-    refuse(WHO, expected, got, todo, BadInputError)
+    refuse(CALLER, expected, got, hint, BadInputError)
 
 
 def printable(text: str) -> str:

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_choice, refuse
 from equilayers.functional._reynolds import REDUCTIONS, reynolds
-from equilayers.groups import Group
-from equilayers.groups._base import check_group
+from equilayers.groups import Group, as_group
 
 
 class Symmetrized(nn.Module):
@@ -15,7 +14,7 @@ class Symmetrized(nn.Module):
 
     def __init__(self, model: nn.Module, group: Group, reduction: str = "mean") -> None:
         super().__init__()
-        self.group = check_group("symmetrize", group)
+        self.group = as_group("symmetrize", group)
         self.reduction = check_choice("symmetrize", "reduction", reduction, REDUCTIONS)
         self.model = model
 
@@ -47,6 +46,6 @@ def symmetrize(model: nn.Module, group: Group, reduction: str = "mean") -> Symme
     Source: Elesedy and Zaidi 2021 (arXiv:2102.10333).
     """
     if not isinstance(model, nn.Module):
-        todo = "Wrap a function in a module, or call equilayers.functional.reynolds."
-        refuse("symmetrize", "model to be a torch.nn.Module", type(model).__name__, todo, TypeError)
+        hint = "Wrap a function in a module, or call equilayers.functional.reynolds."
+        refuse("symmetrize", "model to be a torch.nn.Module", type(model).__name__, hint, TypeError)
     return Symmetrized(model, group, reduction)

@@ -10,17 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast
-from equilayers.functional._filters import expand
-from equilayers.functional._fourier import fast_fourier_of, fourier_of
-from equilayers.functional._geometry import Geometry, geometry
-from equilayers.functional._patches import PatchKernel
-from equilayers.functional._plan import check_convolution, plan
-from equilayers.functional._prepared import Prepared, is_plain
-from equilayers.functional._steered import steered_conv2d
-from equilayers.functional._steering import interpolates
-from equilayers.functional._trilinear import Correlate
-from equilayers.groups import Group
-from equilayers.groups._base import check_group
+from equilayers.functional._convolution.dispatch import check_convolution, plan
+from equilayers.functional._convolution.filters import expand
+from equilayers.functional._convolution.geometry import Geometry, geometry
+from equilayers.functional._convolution.patches import PatchKernel
+from equilayers.functional._convolution.steerable import steered_conv2d
+from equilayers.functional._fourier.autograd import Correlate
+from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of
+from equilayers.functional._weight_cache import Prepared, is_plain
+from equilayers.groups import Group, as_group, interpolates
 
 Ints = int | Sequence[int]
 
@@ -69,9 +67,9 @@ def lift_conv2d(
 
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576).
     """
-    who = "lift_conv2d"
-    made = geometry(who, check_group(who, group), weight.shape[-2:], stride, padding, dilation, groups, padding_mode)
-    return convolve(who, x, weight, bias, group, made, algorithm, None)
+    caller = "lift_conv2d"
+    made = geometry(caller, as_group(caller, group), weight.shape[-2:], stride, padding, dilation, groups, padding_mode)
+    return convolve(caller, x, weight, bias, group, made, algorithm, None)
 
 
 def group_conv2d(
@@ -114,13 +112,13 @@ def group_conv2d(
 
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
-    who = "group_conv2d"
-    made = geometry(who, check_group(who, group), weight.shape[-2:], stride, padding, dilation, groups, padding_mode)
-    return convolve(who, f, weight, bias, group, made, algorithm, None)
+    caller = "group_conv2d"
+    made = geometry(caller, as_group(caller, group), weight.shape[-2:], stride, padding, dilation, groups, padding_mode)
+    return convolve(caller, f, weight, bias, group, made, algorithm, None)
 
 
 def convolve(
-    who: str,
+    caller: str,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -134,19 +132,19 @@ def convolve(
     prepared: where a module keeps what was made of the weight between calls that want no gradient.
     """
     name = "x" if weight.ndim == 4 else "f"
-    check_float(who, name, x)
+    check_float(caller, name, x)
     if in_autocast(x):
         x, weight = autocast(x), autocast(weight)
         bias = None if bias is None else autocast(bias)
     else:
-        check_same_dtype(who, name, x, weight)
+        check_same_dtype(caller, name, x, weight)
     # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
     if torch.compiler.is_compiling() or group.order == 1:
-        check_convolution(who, x.shape, weight.shape, group, shape, algorithm)
+        check_convolution(caller, x.shape, weight.shape, group, shape, algorithm)
         return _dense(*shape.padded(x), weight, bias, group, None)
     measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
     circumstances = measured, not torch.is_grad_enabled(), torch.get_num_threads()
-    algorithm = plan(who, x.shape, weight.shape, group, shape, algorithm, *circumstances)
+    algorithm = plan(caller, x.shape, weight.shape, group, shape, algorithm, *circumstances)
     x, shape = shape.padded(x)
     if algorithm == "dense":
         return _dense(x, shape, weight, bias, group, prepared)

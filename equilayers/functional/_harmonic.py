@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers._checks import check_float, check_int, refuse
-from equilayers.functional._steering import polar, profile, waves
-from equilayers.groups._interpolation import rotate
+from equilayers.functional._steerable_basis import polar, profile, waves
+from equilayers.groups import rotate
 
 Term = tuple[int, int, float]  # order out, order in, radius of the ring
 Array = NDArray[np.float64]
@@ -42,15 +42,15 @@ def highest_order(kernel_size: int) -> int:
     return max(m for _, m in waves(kernel_size))
 
 
-def check_orders(who: str, kernel_size: int, in_order: int | None, out_order: int) -> None:
+def check_orders(caller: str, kernel_size: int, in_order: int | None, out_order: int) -> None:
     r"""ValueError unless the kernel can carry the filters between all of these orders."""
-    check_int(who, "out_order", out_order, 0)
+    check_int(caller, "out_order", out_order, 0)
     highest = highest_order(kernel_size)
-    order = max(out_order, 0 if in_order is None else check_int(who, "in_order", in_order, 0))
+    order = max(out_order, 0 if in_order is None else check_int(caller, "in_order", in_order, 0))
     if order > highest:
         able = next(k for k in itertools.count(kernel_size) if highest_order(k) >= order)
-        todo = f"Take a larger kernel: one of {able} pixels carries order {order}."
-        refuse(who, f"orders of at most {highest} for kernel_size={kernel_size}", order, todo)
+        hint = f"Take a larger kernel: one of {able} pixels carries order {order}."
+        refuse(caller, f"orders of at most {highest} for kernel_size={kernel_size}", order, hint)
 
 
 @functools.lru_cache(maxsize=64)
@@ -88,12 +88,12 @@ def harmonic_filter(amplitude: Tensor, phase: Tensor, kernel_size: int, in_order
     return filters.reshape(len(amplitude) * (2 * out_order + 2), -1, kernel_size, kernel_size)
 
 
-def check_harmonic(who: str, z: Tensor) -> Tensor:
+def check_harmonic(caller: str, z: Tensor) -> Tensor:
     r"""The feature itself, where it is one."""
-    check_float(who, "z", z)
+    check_float(caller, "z", z)
     if z.ndim != 5 or z.shape[2] % 2 or z.shape[2] == 0:
-        todo = "HarmonicConv2d makes such features: real and imaginary parts of its orders."
-        refuse(who, "z of shape (B, C, 2M + 2, H, W)", tuple(z.shape), todo)
+        hint = "HarmonicConv2d makes such features: real and imaginary parts of its orders."
+        refuse(caller, "z of shape (B, C, 2M + 2, H, W)", tuple(z.shape), hint)
     return z
 
 

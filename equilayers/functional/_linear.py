@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
-from equilayers.functional._correlation import PlaneKernel, operators_of, transform, transform_blocks
-from equilayers.functional._fourier import Fourier, fourier_of
-from equilayers.functional._prepared import Prepared, is_plain
-from equilayers.functional._tables import OrbitTable, orbit_table
-from equilayers.functional._trilinear import Correlate
+from equilayers.functional._fourier.autograd import Correlate
+from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform, transform_blocks
+from equilayers.functional._fourier.orbits import OrbitTable, orbit_table
+from equilayers.functional._fourier.transforms import Fourier, fourier_of
+from equilayers.functional._weight_cache import Prepared, is_plain
 from equilayers.functional.cost import cheapest, cheapest_compiled
-from equilayers.groups import Group
-from equilayers.groups._base import check_exact, check_group
+from equilayers.groups import Group, as_group
 
 ALGORITHMS = ("auto", "orbit", "dense", "fourier")
 Action = Callable[[int, Tensor], Tensor]
@@ -59,14 +58,14 @@ def lift_linear(
 
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576); Moskalev et al. 2023 (arXiv:2308.03904).
     """
-    who = "lift_linear"
-    check_exact(who, check_group(who, group))
-    check_float(who, "x", x)
+    caller = "lift_linear"
+    group = as_group(caller, group, exact=True)
+    check_float(caller, "x", x)
     if x.ndim != weight.ndim or x.shape[1:] != weight.shape[1:]:
         wanted = ", ".join(map(str, weight.shape[1:]))
-        refuse(who, f"x of shape (B, {wanted})", tuple(x.shape), "The trailing axes must be those of the weight.")
-    group.check_space(tuple(x.shape[1:]), who)
-    return _correlate(who, x, weight, bias, group, algorithm, group.act, prepared)
+        refuse(caller, f"x of shape (B, {wanted})", tuple(x.shape), "The trailing axes must be those of the weight.")
+    group.check_space(tuple(x.shape[1:]), caller)
+    return _correlate(caller, x, weight, bias, group, algorithm, group.act, prepared)
 
 
 def group_linear(
@@ -102,18 +101,18 @@ def group_linear(
 
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
-    who = "group_linear"
-    check_group(who, group)
-    check_float(who, "f", f)
-    group.check_fiber(f, who)
+    caller = "group_linear"
+    group = as_group(caller, group)
+    check_float(caller, "f", f)
+    group.check_fiber(f, caller)
     if f.ndim != 3 or f.shape[1:] != weight.shape[1:]:
         wanted = ", ".join(map(str, weight.shape[1:]))
-        refuse(who, f"f of shape (B, {wanted})", tuple(f.shape), "The trailing axes must be those of the weight.")
-    return _correlate(who, f, weight, bias, group, algorithm, group.act_regular, prepared)
+        refuse(caller, f"f of shape (B, {wanted})", tuple(f.shape), "The trailing axes must be those of the weight.")
+    return _correlate(caller, f, weight, bias, group, algorithm, group.act_regular, prepared)
 
 
 def _correlate(
-    who: str,
+    caller: str,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -122,13 +121,13 @@ def _correlate(
     act: Action,
     prepared: Prepared | None,
 ) -> Tensor:
-    check_choice(who, "algorithm", algorithm, ALGORITHMS)
+    check_choice(caller, "algorithm", algorithm, ALGORITHMS)
     if not in_autocast(x):
-        check_same_dtype(who, "f" if who == "group_linear" else "x", x, weight)
+        check_same_dtype(caller, "f" if caller == "group_linear" else "x", x, weight)
     fourier = fourier_of(group)
     if algorithm == "fourier" and fourier is None and group.order > 1:
-        todo = 'Use algorithm="auto" or "orbit".'
-        refuse(who, 'algorithm="fourier" with rotations, mirrors or translations', repr(group), todo)
+        hint = 'Use algorithm="auto" or "orbit".'
+        refuse(caller, 'algorithm="fourier" with rotations, mirrors or translations', repr(group), hint)
     if group.order == 1:  # nothing is tied: torch's own layer
         return F.linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
     x, weight = autocast(x), autocast(weight)

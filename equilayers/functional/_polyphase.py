@@ -15,11 +15,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_float, check_tensor, refuse
-from equilayers.functional._blur import is_exporting
-from equilayers.functional._geometry import Pair, pair_of
-from equilayers.functional._sampling import Choose, Put, Take, put_by_index, take_by_index
-from equilayers.functional._selection import choose_quickly
+from equilayers._checks import Pair, check_float, check_tensor, is_exporting, pair_of, refuse
+from equilayers.functional._resample.gather import Choose, Put, Take, put_by_index, take_by_index
+from equilayers.functional._resample.selection import choose_quickly
 
 
 @overload
@@ -82,18 +80,18 @@ def polyphase_pool2d(
 
     Source: Chaman and Dokmanic 2021, Eq. 6 (arXiv:2011.14214); with turns, Xu et al. 2021 (arXiv:2106.05886).
     """
-    who = "polyphase_pool2d"
-    strides = check_polyphase(who, stride, norm)
-    check_float(who, "x", x)
+    caller = "polyphase_pool2d"
+    strides = check_polyphase(caller, stride, norm)
+    check_float(caller, "x", x)
     if x.ndim not in (4, 5) or 0 in x.shape[-2:]:
-        refuse(who, "x of shape (B, C, H, W) or (B, C, |G|, H, W)", tuple(x.shape), "Give it a batch of maps.")
+        refuse(caller, "x of shape (B, C, H, W) or (B, C, |G|, H, W)", tuple(x.shape), "Give it a batch of maps.")
     for axis, name, step in (-2, "H", strides[0]), (-1, "W", strides[1]):
         length = x.shape[axis]
         if length % step and exact:
             least = length - length % step
             sizes = f"{least} or {least + step}" if least else f"{step}"
-            todo = f"Crop or pad it to {sizes}, or pass exact=False, which gives the law up."
-            refuse(who, f"{name} to be a multiple of the stride {step}", length, todo)
+            hint = f"Crop or pad it to {sizes}, or pass exact=False, which gives the law up."
+            refuse(caller, f"{name} to be a multiple of the stride {step}", length, hint)
         if length % step:
             around = torch.arange(length + step - length % step, device=x.device) % length
             x = x.index_select(axis, around)
@@ -130,16 +128,19 @@ def polyphase_unpool2d(y: Tensor, choice: Tensor, stride: int | Sequence[int] = 
     Source: Chaman and Dokmanic 2022, *Truly shift-equivariant convolutional neural networks with adaptive polyphase
         upsampling* (arXiv:2105.04040).
     """
-    who = "polyphase_unpool2d"
-    strides = check_polyphase(who, stride, 1.0)
-    check_tensor(who, "y", y)
-    check_tensor(who, "choice", choice)
+    caller = "polyphase_unpool2d"
+    strides = check_polyphase(caller, stride, 1.0)
+    check_tensor(caller, "y", y)
+    check_tensor(caller, "choice", choice)
     if y.ndim not in (4, 5):
-        refuse(who, "y of shape (B, C, H', W') or (B, C, |G|, H', W')", tuple(y.shape), "Give it a batch of maps.")
+        refuse(caller, "y of shape (B, C, H', W') or (B, C, |G|, H', W')", tuple(y.shape), "Give it a batch of maps.")
     if choice.shape != (y.shape[0], 2) or choice.dtype != torch.int64:
-        todo = "Take it from polyphase_pool2d(..., return_choice=True)."
+        hint = "Take it from polyphase_pool2d(..., return_choice=True)."
         refuse(
-            who, f"choice of shape ({y.shape[0]}, 2) and dtype torch.int64", (tuple(choice.shape), choice.dtype), todo
+            caller,
+            f"choice of shape ({y.shape[0]}, 2) and dtype torch.int64",
+            (tuple(choice.shape), choice.dtype),
+            hint,
         )
     if torch.compiler.is_compiling():
         return put_by_index(y, choice, strides)
@@ -147,10 +148,10 @@ def polyphase_unpool2d(y: Tensor, choice: Tensor, stride: int | Sequence[int] = 
     return x
 
 
-def check_polyphase(who: str, stride: int | Sequence[int], norm: float) -> Pair:
+def check_polyphase(caller: str, stride: int | Sequence[int], norm: float) -> Pair:
     r"""The stride as a pair, of settings that make sense."""
     if isinstance(norm, bool) or not isinstance(norm, int | float):
-        refuse(who, "norm to be a number", repr(norm), "Pass 2.0 for the Euclidean norm.", TypeError)
+        refuse(caller, "norm to be a number", repr(norm), "Pass 2.0 for the Euclidean norm.", TypeError)
     if not norm >= 1:
-        refuse(who, "norm to be a number >= 1 or infinity", norm, "Pass 2.0 for the Euclidean norm.")
-    return pair_of(who, "stride", stride, 1)
+        refuse(caller, "norm to be a number >= 1 or infinity", norm, "Pass 2.0 for the Euclidean norm.")
+    return pair_of(caller, "stride", stride, 1)

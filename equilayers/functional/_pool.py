@@ -38,8 +38,8 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
     check_float("orbit_pool", "f", f)
     check_choice("orbit_pool", "reduction", reduction, REDUCTIONS)
     if f.ndim < 3 or f.shape[2] == 0:
-        todo = "Lift first: LiftingLinear and LiftingConv2d make regular features."
-        refuse("orbit_pool", "f of shape (B, C, |G|) or (B, C, |G|, H, W)", tuple(f.shape), todo)
+        hint = "Lift first: LiftingLinear and LiftingConv2d make regular features."
+        refuse("orbit_pool", "f of shape (B, C, |G|) or (B, C, |G|, H, W)", tuple(f.shape), hint)
     if reduction == "max":
         return largest(f)
     if reduction == "mean":
@@ -70,8 +70,8 @@ def invariant_avg_pool2d(x: Tensor) -> Tensor:
     """
     check_float("invariant_avg_pool2d", "x", x)
     if x.ndim < 2 or 0 in x.shape[-2:]:
-        todo = "Pool images (B, C, H, W) or features (B, C, |G|, H, W)."
-        refuse("invariant_avg_pool2d", "x of shape (..., H, W), H and W positive", tuple(x.shape), todo)
+        hint = "Pool images (B, C, H, W) or features (B, C, |G|, H, W)."
+        refuse("invariant_avg_pool2d", "x of shape (..., H, W), H and W positive", tuple(x.shape), hint)
     if torch.compiler.is_compiling():  # a compiler reorders sums as it likes
         return x.mean((-2, -1))
     mean: Tensor = _MapMean.apply(x)

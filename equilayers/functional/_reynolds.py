@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers.functional._selection import mixed, odd_numbers
-from equilayers.groups import Group
-from equilayers.groups._base import check_group
+from equilayers.functional._hashing import mixed, odd_numbers
+from equilayers.groups import Group, as_group
 
 REDUCTIONS = ("mean", "probabilities", "max")
 
@@ -42,20 +41,22 @@ def reynolds(f: Callable[[Tensor], Tensor], group: Group, x: Tensor, reduction: 
 
     Source: the Reynolds operator of invariant theory; Elesedy and Zaidi 2021, section 2 (arXiv:2102.10333).
     """
-    who = "reynolds"
-    check_group(who, group)
-    check_choice(who, "reduction", reduction, REDUCTIONS)
-    check_float(who, "x", x)
+    caller = "reynolds"
+    group = as_group(caller, group)
+    check_choice(caller, "reduction", reduction, REDUCTIONS)
+    check_float(caller, "x", x)
     if x.ndim < 1 + group.space_ndim:
-        refuse(who, f"x of shape (B, ...), with {group.space_ndim} axes of space", tuple(x.shape), "Add a batch axis.")
-    group.check_space(tuple(x.shape), who)
+        refuse(
+            caller, f"x of shape (B, ...), with {group.space_ndim} axes of space", tuple(x.shape), "Add a batch axis."
+        )
+    group.check_space(tuple(x.shape), caller)
     orbit = _in_order(group.orbit(x))
     y = f(orbit.flatten(0, 1))
     if not isinstance(y, Tensor) or y.ndim < 1 or y.shape[0] != group.order * x.shape[0]:
         got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        refuse(who, f"f to return a row for each of {group.order * x.shape[0]} samples", got, "Keep the batch axis.")
+        refuse(caller, f"f to return a row for each of {group.order * x.shape[0]} samples", got, "Keep the batch axis.")
     if y.ndim < 2 and reduction == "probabilities":
-        refuse(who, "f to return rows of logits with reduction='probabilities'", tuple(y.shape), "Add their axis.")
+        refuse(caller, "f to return rows of logits with reduction='probabilities'", tuple(y.shape), "Add their axis.")
     if reduction == "probabilities":
         return y.log_softmax(1).unflatten(0, orbit.shape[:2]).logsumexp(0) - math.log(group.order)
     outputs = y.unflatten(0, orbit.shape[:2])

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import torch
 
-from equilayers._products import wide
-from equilayers.functional._fourier import fourier_of
-from equilayers.functional._rotations import rotations_fourier
-from equilayers.functional._steering import Turns, basis, interpolates
-from equilayers.groups import Dihedral, Group
+from equilayers._matmul import wide
+from equilayers.functional._fourier.rotations import rotations_fourier
+from equilayers.functional._fourier.transforms import fourier_of
+from equilayers.functional._steerable_basis import basis
+from equilayers.groups import Dihedral, Group, Rotations, interpolates
 
 # Nanoseconds for one unit of each quantity below, torch 2.13, float32, by what the processor can do: with AVX-512 a
 # multiplication costs a third and memory as much as ever. Only ratios matter.
@@ -160,7 +160,7 @@ def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
     return choices
 
 
-def _steered_work(group: Turns, s: Sizes, what: str) -> Work:
+def _steered_work(group: Rotations, s: Sizes, what: str) -> Work:
     r"""Of "fourier" for a group that interpolates: calls, weights transformed, coefficients, numbers out, products."""
     n, coefficients = group.order, basis(math.isqrt(s.taps)).shape[1]
     made = s.pixels_out * n * coefficients * s.channels * s.groups

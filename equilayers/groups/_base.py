@@ -47,13 +47,38 @@ class Group(ABC):
         r"""`act` for a checked element other than the identity and a checked array."""
 
     @abstractmethod
-    def check_space(self, shape: tuple[int, ...], who: str) -> None:
-        r"""Raise ValueError, in the name of `who`, unless the group acts on arrays of this shape."""
+    def check_space(self, shape: tuple[int, ...], caller: str) -> None:
+        r"""Raise ValueError, in the name of `caller`, unless the group acts on arrays of this shape."""
 
     @property
     def cayley_table(self) -> NDArray[np.int64]:
         r"""Read-only array (|G|, |G|): entry `[g, h]` is `compose(g, h)`."""
         return _cayley(self)
+
+    @property
+    def inverses(self) -> NDArray[np.int64]:
+        r"""Read-only array (|G|,): entry g is g^-1."""
+        return _inverses(self)
+
+    @property
+    def name(self) -> str:
+        r"""The name that `group_from_name` reads, such as "C4"; `repr` of a group that has none."""
+        return repr(self)
+
+    def permutations(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        r"""Read-only array (|G|, N): `act(g, x).flatten() == x.flatten()[permutations(x.shape)[g]]`."""
+        return _permutations(self, tuple(shape))
+
+    def generating_set(self) -> list[int]:
+        r"""A few elements whose products are the whole group."""
+        chosen: list[int] = []
+        reached = {0}
+        for g in range(self.order):
+            if g not in reached:
+                chosen.append(g)
+                while more := {int(self.cayley_table[h, s]) for h in reached for s in chosen} - reached:
+                    reached |= more
+        return chosen
 
     def compose(self, g: int, h: int) -> int:
         r"""The product g·h: first h, then g."""
@@ -79,9 +104,9 @@ class Group(ABC):
 
         Law: `act(compose(g, h), x) == act(g, act(h, x))`, bitwise, for all g and h.
         """
-        who = f"{self!r}.act"
+        caller = f"{self!r}.act"
         g = self._element(g, "act")
-        self.check_space(tuple(check_tensor(who, "x", x).shape), who)
+        self.check_space(tuple(check_tensor(caller, "x", x).shape), caller)
         return x if g == 0 else self._move(g, x)
 
     def act_regular(self, g: int, f: Tensor) -> Tensor:
@@ -100,11 +125,11 @@ class Group(ABC):
 
         Law: `act_regular(compose(g, h), f) == act_regular(g, act_regular(h, f))`, bitwise, for all g and h.
         """
-        who = f"{self!r}.act_regular"
+        caller = f"{self!r}.act_regular"
         g = self._element(g, "act_regular")
-        self.check_fiber(check_tensor(who, "f", f), who)
+        self.check_fiber(check_tensor(caller, "f", f), caller)
         if f.ndim > 3:
-            self.check_space(tuple(f.shape[3:]), who)
+            self.check_space(tuple(f.shape[3:]), caller)
         if g == 0:
             return f
         source = torch.tensor(_row(self, self.inverse(g)), device=f.device)  # h -> g^-1 h
@@ -115,11 +140,11 @@ class Group(ABC):
         r"""All images of x: array (|G|, *x.shape) whose entry g is `act(g, x)`."""
         return torch.stack([self.act(g, x) for g in range(self.order)])
 
-    def check_fiber(self, f: Tensor, who: str) -> None:
-        r"""Raise ValueError, in the name of `who`, unless axis 2 of f is a fiber of this group."""
+    def check_fiber(self, f: Tensor, caller: str) -> None:
+        r"""Raise ValueError, in the name of `caller`, unless axis 2 of f is a fiber of this group."""
         if f.ndim < 3 or f.shape[2] != self.order:
-            todo = "A regular feature is (B, C, |G|) or (B, C, |G|, H, W)."
-            refuse(who, f"f with axis 2 of length {self.order}, the order of {self!r}", tuple(f.shape), todo)
+            hint = "A regular feature is (B, C, |G|) or (B, C, |G|, H, W)."
+            refuse(caller, f"f with axis 2 of length {self.order}, the order of {self!r}", tuple(f.shape), hint)
 
     def _element(self, g: int, method: str) -> int:
         if type(g) is int and 0 <= g < self.order:  # the common case, without the words of the error
@@ -141,7 +166,7 @@ def _row(group: Group, g: int) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def inverses(group: Group) -> NDArray[np.int64]:
+def _inverses(group: Group) -> NDArray[np.int64]:
     r"""Read-only array (|G|,): entry g is g^-1, found as the place of the identity in row g of the Cayley table."""
     table: NDArray[np.int64] = np.argmin(group.cayley_table, axis=1).astype(np.int64)
     table.setflags(write=False)
@@ -149,7 +174,7 @@ def inverses(group: Group) -> NDArray[np.int64]:
 
 
 @functools.lru_cache(maxsize=256)
-def permutations(group: Group, shape: tuple[int, ...]) -> NDArray[np.int64]:
+def _permutations(group: Group, shape: tuple[int, ...]) -> NDArray[np.int64]:
     r"""Read-only array (|G|, N): `act(g, x).flatten() == x.flatten()[permutations[g]]` for x of this shape.
 
     Read off the action itself, so that the two cannot disagree.
@@ -160,31 +185,3 @@ def permutations(group: Group, shape: tuple[int, ...]) -> NDArray[np.int64]:
         table = np.stack([group.act(g, index).reshape(-1).numpy() for g in range(group.order)])
     table.setflags(write=False)
     return table
-
-
-def generating_set(group: Group) -> list[int]:
-    r"""A few elements whose products are the whole group."""
-    chosen: list[int] = []
-    reached = {0}
-    for g in range(group.order):
-        if g not in reached:
-            chosen.append(g)
-            while more := {int(group.cayley_table[h, s]) for h in reached for s in chosen} - reached:
-                reached |= more
-    return chosen
-
-
-def check_exact(who: str, *groups: Group) -> None:
-    r"""ValueError unless the action of each group only moves entries."""
-    for group in groups:
-        if group.exactness != "bitwise":
-            todo = "It interpolates: convolutions steer their filters, other layers take CyclicRotation(4)."
-            refuse(who, "an exact group" if len(groups) == 1 else "exact groups", repr(group), todo)
-
-
-def check_group(who: str, group: object) -> Group:
-    r"""`group` itself when it is one, TypeError otherwise."""
-    if not isinstance(group, Group):
-        todo = "Pass, for example, CyclicRotation(4)."
-        refuse(who, "group to be a group of equilayers.groups", repr(group), todo, TypeError)
-    return group

@@ -57,9 +57,9 @@ class PermutationGroup(Group):
     def space_ndim(self) -> int:
         return 1
 
-    def check_space(self, shape: tuple[int, ...], who: str) -> None:
+    def check_space(self, shape: tuple[int, ...], caller: str) -> None:
         if not shape or shape[-1] != self.degree:
-            refuse(who, f"x with last axis {self.degree}", shape, "Flatten the array that is permuted.")
+            refuse(caller, f"x with last axis {self.degree}", shape, "Flatten the array that is permuted.")
 
     def _table(self) -> NDArray[np.int64]:
         elements = _elements(self.generators)
@@ -73,18 +73,18 @@ class PermutationGroup(Group):
 
 
 def _checked(generators: Sequence[Sequence[int]]) -> tuple[Permutation, ...]:
-    who = "PermutationGroup"
+    caller = "PermutationGroup"
     try:
         checked = tuple(tuple(operator.index(i) for i in p) for p in generators)
     except TypeError:
-        todo = "Pass, for example, [[1, 2, 0]]."
-        refuse(who, "generators to be sequences of ints", repr(generators), todo, TypeError)
+        hint = "Pass, for example, [[1, 2, 0]]."
+        refuse(caller, "generators to be sequences of ints", repr(generators), hint, TypeError)
     if not checked:
-        refuse(who, "at least one of generators", "none", "The trivial group on d entries is [range(d)].")
+        refuse(caller, "at least one of generators", "none", "The trivial group on d entries is [range(d)].")
     for p in checked:
         if sorted(p) != list(range(len(checked[0]))) or not p:
-            todo = "Each must hold every index once, and all must have one length."
-            refuse(who, f"generators to be permutations of 0..{len(checked[0]) - 1}", list(p), todo)
+            hint = "Each must hold every index once, and all must have one length."
+            refuse(caller, f"generators to be permutations of 0..{len(checked[0]) - 1}", list(p), hint)
     return checked
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers._checks import refuse
-from equilayers.groups._base import Group, check_exact, check_group, generating_set
+from equilayers.groups._base import Group
 from equilayers.groups._permutation import PermutationGroup
 from equilayers.groups._translation import CyclicTranslation
 
@@ -33,13 +33,20 @@ class DirectProduct(Group):
     second: Group
 
     def __post_init__(self) -> None:
-        check_group("DirectProduct", self.first)
-        check_group("DirectProduct", self.second)
-        check_exact("DirectProduct", self.first, self.second)
+        for group in (self.first, self.second):
+            if not isinstance(group, Group):
+                hint = "Pass, for example, CyclicRotation(4)."
+                refuse("DirectProduct", "group to be a group of equilayers.groups", repr(group), hint, TypeError)
+            if group.exactness != "bitwise":
+                refuse("DirectProduct", "exact groups", repr(group), "It interpolates: take an exact one.")
         _check_commuting(self)
 
     def __repr__(self) -> str:
         return f"DirectProduct({self.first!r}, {self.second!r})"
+
+    @property
+    def name(self) -> str:
+        return f"{self.first.name}x{self.second.name}"
 
     @property
     def order(self) -> int:
@@ -49,9 +56,9 @@ class DirectProduct(Group):
     def space_ndim(self) -> int:
         return max(self.first.space_ndim, self.second.space_ndim)
 
-    def check_space(self, shape: tuple[int, ...], who: str) -> None:
-        self.first.check_space(shape, who)
-        self.second.check_space(shape, who)
+    def check_space(self, shape: tuple[int, ...], caller: str) -> None:
+        self.first.check_space(shape, caller)
+        self.second.check_space(shape, caller)
 
     def _table(self) -> NDArray[np.int64]:
         n = self.second.order
@@ -80,10 +87,10 @@ def _check_commuting(product: DirectProduct) -> None:
     for size in sizes:
         x = torch.arange(size * size).reshape(size, size)
         product.check_space((size, size), "DirectProduct")
-        for a in generating_set(product.first):
-            for b in generating_set(product.second):
+        for a in product.first.generating_set():
+            for b in product.second.generating_set():
                 ab = product.first.act(a, product.second.act(b, x))
                 if not torch.equal(ab, product.second.act(b, product.first.act(a, x))):
-                    todo = f"Elements {a} and {b} do not: only commuting actions form a direct product."
+                    hint = f"Elements {a} and {b} do not: only commuting actions form a direct product."
                     pair = f"{product.first!r} and {product.second!r}"
-                    refuse("DirectProduct", "groups whose actions commute", pair, todo)
+                    refuse("DirectProduct", "groups whose actions commute", pair, hint)

@@ -6,6 +6,7 @@ Other n need an interpolation, and say so: their `exactness` is "approximate".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -19,24 +20,24 @@ from equilayers.groups._interpolation import INTERPOLATIONS, rotate
 EXACT = (1, 2, 4)
 
 
-def _checked(who: str, n: object, interpolation: str | None) -> tuple[int, str | None]:
+def _checked(caller: str, n: object, interpolation: str | None) -> tuple[int, str | None]:
     r"""The number of turns, and the interpolation that they need: None where they are exact."""
-    n = check_int(who, "n", n, 1)
+    n = check_int(caller, "n", n, 1)
     if interpolation is not None:
-        check_choice(who, "interpolation", interpolation, INTERPOLATIONS)
+        check_choice(caller, "interpolation", interpolation, INTERPOLATIONS)
     elif n not in EXACT:
-        todo = "Turns are exact for 1, 2, 4 alone: pass interpolation='bilinear' or 'bicubic', which is approximate."
-        refuse(who, "n to be 1, 2 or 4", n, todo)
+        hint = "Turns are exact for 1, 2, 4 alone: pass interpolation='bilinear' or 'bicubic', which is approximate."
+        refuse(caller, "n to be 1, 2 or 4", n, hint)
     return n, None if n in EXACT else interpolation
 
 
-def _check_image(n: int, shape: tuple[int, ...], who: str) -> None:
+def _check_image(n: int, shape: tuple[int, ...], caller: str) -> None:
     if len(shape) < 2:
-        refuse(who, "x to be an image (..., H, W)", shape, "Give it two trailing space axes.")
+        refuse(caller, "x to be an image (..., H, W)", shape, "Give it two trailing space axes.")
     height, width = shape[-2:]
     if n > 2 and height != width:
-        todo = "A quarter turn needs a square: crop or zero-pad the image to H == W."
-        refuse(who, "x with H == W", f"H={height}, W={width}", todo)
+        hint = "A quarter turn needs a square: crop or zero-pad the image to H == W."
+        refuse(caller, "x with H == W", f"H={height}, W={width}", hint)
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,6 +74,10 @@ class CyclicRotation(Group):
         return f"CyclicRotation({_settings(self)})"
 
     @property
+    def name(self) -> str:
+        return _name("C", self)
+
+    @property
     def order(self) -> int:
         return self.n
 
@@ -84,8 +89,8 @@ class CyclicRotation(Group):
     def exactness(self) -> str:
         return "bitwise" if self.interpolation is None else "approximate"
 
-    def check_space(self, shape: tuple[int, ...], who: str) -> None:
-        _check_image(self.n, shape, who)
+    def check_space(self, shape: tuple[int, ...], caller: str) -> None:
+        _check_image(self.n, shape, caller)
 
     def _table(self) -> NDArray[np.int64]:
         g = np.arange(self.n)
@@ -124,6 +129,10 @@ class Dihedral(Group):
         return f"Dihedral({_settings(self)})"
 
     @property
+    def name(self) -> str:
+        return _name("D", self)
+
+    @property
     def order(self) -> int:
         return 2 * self.n
 
@@ -135,8 +144,8 @@ class Dihedral(Group):
     def exactness(self) -> str:
         return "bitwise" if self.interpolation is None else "approximate"
 
-    def check_space(self, shape: tuple[int, ...], who: str) -> None:
-        _check_image(self.n, shape, who)
+    def check_space(self, shape: tuple[int, ...], caller: str) -> None:
+        _check_image(self.n, shape, caller)
 
     def _table(self) -> NDArray[np.int64]:
         turn, mirror = np.arange(self.order) % self.n, np.arange(self.order) // self.n
@@ -156,5 +165,17 @@ def _turned(group: CyclicRotation | Dihedral, turn: int, x: Tensor) -> Tensor:
     return torch.rot90(x, 4 * turn // group.n, (-2, -1)) if turn else x
 
 
+def _name(letter: str, group: CyclicRotation | Dihedral) -> str:
+    return f"{letter}{group.n}" if group.interpolation in (None, "bilinear") else repr(group)
+
+
 def _settings(group: CyclicRotation | Dihedral) -> str:
     return f"{group.n}" if group.interpolation is None else f"{group.n}, interpolation={group.interpolation!r}"
+
+
+Rotations = CyclicRotation | Dihedral
+
+
+def interpolates(group: Group) -> TypeGuard[Rotations]:
+    r"""Whether the group acts by interpolation, so that filters have to be steered."""
+    return isinstance(group, CyclicRotation | Dihedral) and group.interpolation is not None

@@ -35,12 +35,16 @@ class CyclicTranslation(Group):
         object.__setattr__(self, "n", check_int("CyclicTranslation", "n", self.n, 1))
         dim = check_int("CyclicTranslation", "dim", self.dim, -(2**31))
         if dim not in (-1, -2):
-            todo = "Count the axis from the end: any number of leading axes is allowed."
-            refuse("CyclicTranslation", "dim to be -1 or -2", dim, todo)
+            hint = "Count the axis from the end: any number of leading axes is allowed."
+            refuse("CyclicTranslation", "dim to be -1 or -2", dim, hint)
         object.__setattr__(self, "dim", dim)
 
     def __repr__(self) -> str:
         return f"CyclicTranslation({self.n}, dim={self.dim})"
+
+    @property
+    def name(self) -> str:
+        return f"T{self.n}" if self.dim == -1 else f"T{self.n}:{self.dim}"
 
     @property
     def order(self) -> int:
@@ -50,13 +54,15 @@ class CyclicTranslation(Group):
     def space_ndim(self) -> int:
         return -self.dim
 
-    def check_space(self, shape: tuple[int, ...], who: str) -> None:
+    def check_space(self, shape: tuple[int, ...], caller: str) -> None:
         if len(shape) < self.space_ndim:
-            refuse(who, f"x with at least {self.space_ndim} axes", shape, f"{self!r} rolls axis {self.dim}.")
+            refuse(caller, f"x with at least {self.space_ndim} axes", shape, f"{self!r} rolls axis {self.dim}.")
         length = shape[self.dim]
         if length % self.n:
             padded = length + self.n - length % self.n
-            refuse(who, f"x with axis {self.dim} a multiple of {self.n}", length, f"Pad it to {padded}, for example.")
+            refuse(
+                caller, f"x with axis {self.dim} a multiple of {self.n}", length, f"Pad it to {padded}, for example."
+            )
 
     def _table(self) -> NDArray[np.int64]:
         g = np.arange(self.n)

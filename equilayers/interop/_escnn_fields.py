@@ -32,27 +32,27 @@ def escnn_nn() -> Any:
     try:
         import escnn.nn
     except ImportError as error:
-        todo = "Install it with pip install 'equilayers[escnn]'."
-        refuse("equilayers.interop.escnn", "escnn 1.0.11 to be importable", error, todo, ImportError)
+        hint = "Install it with pip install 'equilayers[escnn]'."
+        refuse("equilayers.interop.escnn", "escnn 1.0.11 to be importable", error, hint, ImportError)
     return escnn.nn
 
 
-def fields_of(who: str, what: str, kind: Any) -> Fields:
-    r"""The fields of an escnn FieldType; ValueError, in the name of `who` about `what`, where they do not fit."""
+def fields_of(caller: str, what: str, kind: Any) -> Fields:
+    r"""The fields of an escnn FieldType; ValueError, in the name of `caller` about `what`, where they do not fit."""
     space, found = kind.gspace, set(kind.representations)
-    group, elements = _matched(who, what, space)
+    group, elements = _matched(caller, what, space)
     if found == {space.trivial_repr}:
         return Fields(group, len(kind), False, [0])
     if found != {space.regular_repr}:
         names = ", ".join(sorted(representation.name for representation in found))
-        todo = "Other fields, and mixtures, have no counterpart among plain features."
-        refuse(who, f"{what} to have trivial fields alone or regular fields alone", names, todo)
+        hint = "Other fields, and mixtures, have no counterpart among plain features."
+        refuse(caller, f"{what} to have trivial fields alone or regular fields alone", names, hint)
     # The regular representation of e takes the entry of the identity to the entry of e.
     identity = list(space.fibergroup.elements).index(space.fibergroup.identity)
     return Fields(group, len(kind), True, [int(np.argmax(space.regular_repr(e)[:, identity])) for e in elements])
 
 
-def _matched(who: str, what: str, space: Any) -> tuple[Group, list[Any]]:
+def _matched(caller: str, what: str, space: Any) -> tuple[Group, list[Any]]:
     r"""The group of ours that moves the plane as the escnn gspace does, and escnn's elements in the order of ours."""
     theirs = {}
     if space.dimensionality == 2 and not space.fibergroup.continuous:
@@ -62,8 +62,8 @@ def _matched(who: str, what: str, space: Any) -> tuple[Group, list[Any]]:
         if set(ours) == set(theirs):
             return group, [theirs[key] for key in ours]
     names = ", ".join(map(repr, GROUPS))
-    todo = "Take a gspace of the plane that moves pixels to pixels, such as rot2dOnR2(4) or flipRot2dOnR2(4)."
-    return refuse(who, f"{what} to have the symmetry of one of {names}", space, todo)
+    hint = "Take a gspace of the plane that moves pixels to pixels, such as rot2dOnR2(4) or flipRot2dOnR2(4)."
+    return refuse(caller, f"{what} to have the symmetry of one of {names}", space, hint)
 
 
 def _matrix(group: Group, g: int) -> Any:

@@ -77,8 +77,8 @@ def _tied_weight(blocks: Tensor, source: Fields, what: str) -> Tensor:
     deviation, largest = (blocks - expansion).abs().max(), blocks.abs().max()
     if deviation > max(1e-4, 2 * torch.finfo(blocks.dtype).eps) * largest:
         got = f"one that is off by {float(deviation / largest):.1g} of its largest entry"
-        todo = "Call train() and then eval() on it, so that escnn expands the filter from the weights again."
-        refuse("from_escnn", f"{what} (R2Conv) to have an equivariant filter", got, todo)
+        hint = "Call train() and then eval() on it, so that escnn expands the filter from the weights again."
+        refuse("from_escnn", f"{what} (R2Conv) to have an equivariant filter", got, hint)
     return weight
 
 

@@ -80,8 +80,8 @@ def expanded_filter(module: nn.Module) -> Tensor:
     Source: Weiler and Cesa 2019, section 2.4 (arXiv:1911.08251).
     """
     if not isinstance(module, escnn_nn().R2Conv):
-        todo = "Other modules have no filter; from_escnn converts them."
-        refuse("expanded_filter", "module to be an escnn R2Conv", type(module).__name__, todo, TypeError)
+        hint = "Other modules have no filter; from_escnn converts them."
+        refuse("expanded_filter", "module to be an escnn R2Conv", type(module).__name__, hint, TypeError)
     source, target = (fields_of("expanded_filter", "module", kind) for kind in (module.in_type, module.out_type))
     return blocks_and_bias(module, source, target)[0].flatten(2, 3).flatten(0, 1)
 
@@ -105,8 +105,8 @@ def to_regular(x: Any) -> Tensor:
         pixels as g does, to the rounding of escnn's interpolation.
     """
     if not isinstance(x, escnn_nn().GeometricTensor):
-        todo = "Wrap the tensor in its type: field_type(tensor)."
-        refuse("to_regular", "x to be an escnn GeometricTensor", type(x).__name__, todo, TypeError)
+        hint = "Wrap the tensor in its type: field_type(tensor)."
+        refuse("to_regular", "x to be an escnn GeometricTensor", type(x).__name__, hint, TypeError)
     fields = fields_of("to_regular", "x", x.type)
     return x.tensor.unflatten(1, (fields.channels, -1))[:, :, fields.places] if fields.regular else x.tensor
 
@@ -124,8 +124,8 @@ def _convert(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> 
         known, what = makers(), path or "module"
         if type(module) not in known:
             names = ", ".join(["SequentialModule", *(kind.__name__ for kind in known)])
-            todo = "Convert the modules around it one by one, and do its part on plain tensors."
-            refuse("from_escnn", f"{what} to be one of escnn's {names}", type(module).__name__, todo, TypeError)
+            hint = "Convert the modules around it one by one, and do its part on plain tensors."
+            refuse("from_escnn", f"{what} to be one of escnn's {names}", type(module).__name__, hint, TypeError)
         fields = fields_of("from_escnn", f"{what} ({type(module).__name__})", module.in_type)
         converted = known[type(module)](module, fields, what).train(module.training)
     done[module] = converted

@@ -5,30 +5,30 @@ The classes need torchmetrics and are imported when they are first asked for.
 
 from typing import TYPE_CHECKING, Any
 
-from equilayers.metrics._deafness import InvarianceGap, invariance_gap
 from equilayers.metrics._deformation import DeformationCurve, deformation_stability
 from equilayers.metrics._equivariance import equivariance_error
-from equilayers.metrics._errors import (
+from equilayers.metrics._invariance import (
     distribution_invariance_error,
     logit_invariance_error,
     prediction_consistency,
 )
+from equilayers.metrics._invariance_gap import InvarianceGap, invariance_gap
 from equilayers.metrics._jacobian import jacobian_singular_values, jacobian_spectral_norm
 from equilayers.metrics._rotation import RotationErrorCurve, rotation_error_curve
 from equilayers.metrics._saliency import integrated_gradients_saliency, saliency_invariance_similarity
 from equilayers.metrics._shift import shift_consistency, shift_wobble
-from equilayers.metrics._singular import SingularTriplets
+from equilayers.metrics._singular_values import SingularTriplets
 from equilayers.metrics._warp import displacement_gradient_norm, random_displacement, warp
 
 if TYPE_CHECKING:
-    from equilayers.metrics._classes import (
+    from equilayers.metrics._torchmetrics.invariance import (
         DistributionInvarianceError,
         JacobianSpectralNorm,
         LogitInvarianceError,
         PredictionConsistency,
         SaliencyInvarianceSimilarity,
     )
-    from equilayers.metrics._shift_classes import (
+    from equilayers.metrics._torchmetrics.shift import (
         DeformationStability,
         EquivarianceError,
         ShiftConsistency,
@@ -72,8 +72,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from equilayers.metrics import _classes, _shift_classes
+        from equilayers.metrics._torchmetrics import invariance, shift
     except ImportError as error:
-        todo = "Run pip install 'equilayers[metrics]'."
-        raise ImportError(f"equilayers.metrics.{name}: expected torchmetrics to be installed. {todo}") from error
-    return getattr(_classes if hasattr(_classes, name) else _shift_classes, name)
+        hint = "Run pip install 'equilayers[metrics]'."
+        raise ImportError(f"equilayers.metrics.{name}: expected torchmetrics to be installed. {hint}") from error
+    return getattr(invariance if hasattr(invariance, name) else shift, name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import refuse
-from equilayers._evaluation import evaluation
+from equilayers._modules import evaluation
 from equilayers.metrics._equivariance import _output, relative_norm, rows
 from equilayers.metrics._orbit import Model, chunks
 from equilayers.metrics._warp import check_magnitude, displacement_gradient_norm, inverse, unit_fields, warp
@@ -98,7 +98,7 @@ class Deformations:
 
 
 def deformations(
-    who: str,
+    caller: str,
     model: Model,
     x: Tensor,
     magnitudes: Sequence[float],
@@ -108,21 +108,21 @@ def deformations(
     batch_size: int | None,
 ) -> Deformations:
     r"""The distances behind `deformation_stability`."""
-    magnitudes = check_magnitudes(who, magnitudes)
-    parts = chunks(who, x, batch_size)
+    magnitudes = check_magnitudes(caller, magnitudes)
+    parts = chunks(caller, x, batch_size)
     if x.ndim < 3:
-        refuse(who, "x of shape (B, ..., H, W)", tuple(x.shape), "Give it a batch axis and two of space.")
-    unit = unit_fields(who, fields, (x.shape[-2], x.shape[-1]), cutoff, seed).to(x.device)
+        refuse(caller, "x of shape (B, ..., H, W)", tuple(x.shape), "Give it a batch axis and two of space.")
+    unit = unit_fields(caller, fields, (x.shape[-2], x.shape[-1]), cutoff, seed).to(x.device)
     taus = torch.cat([m * unit for m in magnitudes])
     backs = inverse(taus)
     distances, floors = [], []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = _output(who, model(part), part)
+            f = _output(caller, model(part), part)
             y, images = rows(f), rows(part)
             for tau, back in zip(taus, backs, strict=True):
                 there = warp(part, tau)
-                moved = rows(_output(who, model(there), part))
+                moved = rows(_output(caller, model(there), part))
                 distances.append(relative_norm(moved - y, y))
                 floors.append(relative_norm(rows(warp(there, back)) - images, images))
     sizes = torch.stack((displacement_gradient_norm(taus), taus.norm(dim=1).amax((-2, -1))), -1)
@@ -138,14 +138,14 @@ def _table(values: list[Tensor], parts: int, magnitudes: int) -> Tensor:
     return torch.cat(table).unflatten(1, (magnitudes, -1))
 
 
-def check_magnitudes(who: str, magnitudes: Sequence[float]) -> tuple[float, ...]:
+def check_magnitudes(caller: str, magnitudes: Sequence[float]) -> tuple[float, ...]:
     r"""The magnitudes as floats in [0, 1), at least one."""
     if not isinstance(magnitudes, Sequence) or isinstance(magnitudes, str):
-        todo = "Pass, for example, (0.1, 0.2)."
-        refuse(who, "magnitudes to be a sequence of numbers", repr(magnitudes), todo, TypeError)
+        hint = "Pass, for example, (0.1, 0.2)."
+        refuse(caller, "magnitudes to be a sequence of numbers", repr(magnitudes), hint, TypeError)
     if not magnitudes:
-        refuse(who, "magnitudes to hold at least one number", repr(magnitudes), "Pass, for example, (0.1, 0.2).")
-    return tuple(check_magnitude(who, "magnitudes", m) for m in magnitudes)
+        refuse(caller, "magnitudes to hold at least one number", repr(magnitudes), "Pass, for example, (0.1, 0.2).")
+    return tuple(check_magnitude(caller, "magnitudes", m) for m in magnitudes)
 
 
 def _quartiles(values: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, refuse
-from equilayers._evaluation import evaluation
+from equilayers._modules import evaluation
 from equilayers.groups import Group
 from equilayers.metrics._orbit import Model, chunks, compared_elements
 from equilayers.metrics._shift import REDUCTIONS, reduced
@@ -65,7 +65,7 @@ def equivariance_error(
 
 
 def element_errors(
-    who: str,
+    caller: str,
     model: Model,
     x: Tensor,
     group: Group,
@@ -76,50 +76,50 @@ def element_errors(
     include_identity: bool,
 ) -> tuple[Tensor, torch.dtype]:
     r"""The error of each element and sample, (elements, B) in float64, and the dtype of the outputs."""
-    elements = compared_elements(who, group, include_identity)
-    check_actions(who, action_in, action_out)
-    parts = chunks(who, x, batch_size)
+    elements = compared_elements(caller, group, include_identity)
+    check_actions(caller, action_in, action_out)
+    parts = chunks(caller, x, batch_size)
     move = group.act if action_in is None else action_in
     found: list[Tensor] = []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = _output(who, model(part), part)
-            act = action_out or _usual_action(who, group, f)
-            gaps = [_gap(who, _output(who, model(move(g, part)), part), act(g, f), f, relative) for g in elements]
+            f = _output(caller, model(part), part)
+            act = action_out or _usual_action(caller, group, f)
+            gaps = [_gap(caller, _output(caller, model(move(g, part)), part), act(g, f), f, relative) for g in elements]
             found.append(torch.stack(gaps))
     return torch.cat(found, 1), f.dtype
 
 
-def check_actions(who: str, action_in: Action | None, action_out: Action | None) -> None:
+def check_actions(caller: str, action_in: Action | None, action_out: Action | None) -> None:
     r"""TypeError unless each action is None or can be called."""
     for name, action in (("action_in", action_in), ("action_out", action_out)):
         if action is not None and not callable(action):
-            todo = "Pass a function of an element and a tensor."
-            refuse(who, f"{name} to be callable or None", repr(action), todo, TypeError)
+            hint = "Pass a function of an element and a tensor."
+            refuse(caller, f"{name} to be callable or None", repr(action), hint, TypeError)
 
 
-def _output(who: str, out: object, x: Tensor) -> Tensor:
+def _output(caller: str, out: object, x: Tensor) -> Tensor:
     if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(x):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        refuse(who, f"model outputs of shape ({len(x)}, ...)", got, "Return one output per sample.")
+        refuse(caller, f"model outputs of shape ({len(x)}, ...)", got, "Return one output per sample.")
     return out
 
 
-def _usual_action(who: str, group: Group, f: Tensor) -> Action:
+def _usual_action(caller: str, group: Group, f: Tensor) -> Action:
     r"""How the group moves outputs of this number of axes."""
     if f.ndim == 4:
         return group.act
     if f.ndim not in (3, 5) or f.shape[2] != group.order:
         wanted = f"model outputs (B, K, H, W), or regular features with axis 2 of length {group.order}"
-        refuse(who, wanted, tuple(f.shape), "Pass action_out to say how these move.")
+        refuse(caller, wanted, tuple(f.shape), "Pass action_out to say how these move.")
     return group.act_regular
 
 
-def _gap(who: str, moved: Tensor, expected: Tensor, f: Tensor, relative: bool) -> Tensor:
+def _gap(caller: str, moved: Tensor, expected: Tensor, f: Tensor, relative: bool) -> Tensor:
     r"""`||moved - expected|| / ||f||` per sample, (B,) in float64; 0 where both are zero."""
     if moved.shape != expected.shape:
-        todo = "Pass an action_out that fits the model."
-        refuse(who, f"f(g x) of the shape of g f(x), {tuple(expected.shape)}", tuple(moved.shape), todo)
+        hint = "Pass an action_out that fits the model."
+        refuse(caller, f"f(g x) of the shape of g f(x), {tuple(expected.shape)}", tuple(moved.shape), hint)
     difference = rows(moved) - rows(expected)
     # Against the size of f(x), which an action given by the user need not keep.
     return relative_norm(difference, rows(f)) if relative else difference.norm(dim=1)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_int, refuse
-from equilayers._evaluation import evaluation
+from equilayers._modules import evaluation
 from equilayers.metrics._orbit import Model, chunks
-from equilayers.metrics._singular import BASIS, Linearised, SingularTriplets, gram, lanczos
+from equilayers.metrics._singular_values import BASIS, Linearised, SingularTriplets, gram, lanczos
 
 METHODS = ("auto", "gram", "lanczos")
 FEW = 64  # outputs up to which a product for each is the cheaper way
@@ -56,8 +56,8 @@ def jacobian_spectral_norm(
     Source: Moskalev et al. 2023, section 3.2 (arXiv:2308.03904); Golub and Kahan 1965, Calculating the singular values
         and pseudo-inverse of a matrix.
     """
-    who, limits = "jacobian_spectral_norm", _Limits(batch_size, tolerance, seed)
-    return _triplets(who, model, x, 1, method, limits, vectors=False).values[:, 0]
+    caller, limits = "jacobian_spectral_norm", _Limits(batch_size, tolerance, seed)
+    return _triplets(caller, model, x, 1, method, limits, vectors=False).values[:, 0]
 
 
 def jacobian_singular_values(
@@ -100,23 +100,23 @@ class _Limits(NamedTuple):
 
 
 def _triplets(
-    who: str, model: Model, x: Tensor, k: int, method: str, limits: _Limits, *, vectors: bool
+    caller: str, model: Model, x: Tensor, k: int, method: str, limits: _Limits, *, vectors: bool
 ) -> SingularTriplets:
     batch_size, tolerance, seed = limits
-    check_choice(who, "method", method, METHODS)
-    check_int(who, "k", k, 1)
+    check_choice(caller, "method", method, METHODS)
+    check_int(caller, "k", k, 1)
     if not 0 < tolerance < 1:
-        refuse(who, "tolerance between 0 and 1", tolerance, "Pass 1e-6, for example.")
-    parts, found, missed = chunks(who, x, batch_size), [], 0
+        refuse(caller, "tolerance between 0 and 1", tolerance, "Pass 1e-6, for example.")
+    parts, found, missed = chunks(caller, x, batch_size), [], 0
     with evaluation(model), torch.inference_mode(False), torch.enable_grad():
-        outputs, inputs = _outputs(who, model, x), math.prod(x.shape[1:])
+        outputs, inputs = _outputs(caller, model, x), math.prod(x.shape[1:])
         if k > min(inputs, outputs):
-            refuse(who, f"k <= {min(inputs, outputs)}, the rank of the Jacobian at most", k, "Ask for fewer.")
+            refuse(caller, f"k <= {min(inputs, outputs)}, the rank of the Jacobian at most", k, "Ask for fewer.")
         few = method == "gram" or (method == "auto" and outputs <= FEW)
         kept = outputs * inputs if few else 2 * BASIS * (inputs + outputs)
         samples = max(1, HELD_BYTES // (kept * x.element_size()))
         for piece in (piece for part in parts for piece in part.split(samples)):
-            linear = Linearised(who, model, piece, twice=not few)
+            linear = Linearised(caller, model, piece, twice=not few)
             if few:
                 found.append(gram(linear, k, vectors))
                 continue
@@ -124,16 +124,16 @@ def _triplets(
             found.append(triplets)
             missed += int((~converged).sum())
     if missed:
-        text = f"{who}: tolerance {tolerance:g} was not reached for {missed} of {len(x)} samples."
+        text = f"{caller}: tolerance {tolerance:g} was not reached for {missed} of {len(x)} samples."
         warnings.warn(f"{text} Raise it, or take method='gram'.", stacklevel=3)
     return SingularTriplets(*(torch.cat(pieces) for pieces in zip(*found, strict=True)))
 
 
-def _outputs(who: str, model: Model, x: Tensor) -> int:
+def _outputs(caller: str, model: Model, x: Tensor) -> int:
     r"""How many numbers the model makes of a sample."""
     with torch.no_grad():
         y = model(x[:1])
     if not isinstance(y, Tensor) or len(y) != len(x[:1]) or y.ndim < 2:
         got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        refuse(who, f"model outputs of shape ({len(x[:1])}, ...)", got, "Return one output per sample.")
+        refuse(caller, f"model outputs of shape ({len(x[:1])}, ...)", got, "Return one output per sample.")
     return math.prod(y.shape[1:])

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_float, check_int, refuse
-from equilayers._evaluation import evaluation
-from equilayers.groups import Group
-from equilayers.groups._base import check_group
+from equilayers._modules import evaluation
+from equilayers.groups import Group, as_group
 
 Model = Callable[[Tensor], Tensor]
 Compare = Callable[[Tensor, Tensor], Tensor]
@@ -30,26 +29,26 @@ class Total:
         return (self.sum / self.count if self.count else self.sum * torch.nan).to(self.dtype)
 
 
-def compared_elements(who: str, group: Group, include_identity: bool) -> range:
+def compared_elements(caller: str, group: Group, include_identity: bool) -> range:
     r"""The elements a measure averages over: all but the identity, which joins on request."""
-    check_group(who, group)
+    group = as_group(caller, group)
     if group.order == 1 and not include_identity:
-        todo = "The trivial group moves nothing; pass include_identity=True to measure it all the same."
-        refuse(who, "a group of more than one element", repr(group), todo)
+        hint = "The trivial group moves nothing; pass include_identity=True to measure it all the same."
+        refuse(caller, "a group of more than one element", repr(group), hint)
     return range(0 if include_identity else 1, group.order)
 
 
-def chunks(who: str, x: Tensor, batch_size: int | None) -> list[Tensor]:
+def chunks(caller: str, x: Tensor, batch_size: int | None) -> list[Tensor]:
     r"""Cut x (B, ...) into pieces of at most batch_size samples; an empty batch is one empty piece."""
-    check_float(who, "x", x)
+    check_float(caller, "x", x)
     if x.ndim < 2:
-        refuse(who, "x of shape (B, ...)", tuple(x.shape), "Give it a batch axis.")
-    size = len(x) if batch_size is None else check_int(who, "batch_size", batch_size, 1)
+        refuse(caller, "x of shape (B, ...)", tuple(x.shape), "Give it a batch axis.")
+    size = len(x) if batch_size is None else check_int(caller, "batch_size", batch_size, 1)
     return list(x.split(max(1, size)))
 
 
 def orbit_total(
-    who: str,
+    caller: str,
     model: Model,
     x: Tensor,
     group: Group,
@@ -64,21 +63,21 @@ def orbit_total(
     would put equal samples into different rows of a matrix product, whose last bits depend on the row, and so report a
     rounding error as a broken invariance.
     """
-    elements = compared_elements(who, group, include_identity)
-    parts = chunks(who, x, batch_size)
+    elements = compared_elements(caller, group, include_identity)
+    parts = chunks(caller, x, batch_size)
     total, count, dtype = torch.zeros((), dtype=torch.float64, device=x.device), 0, x.dtype
     with evaluation(model), torch.no_grad():
         for part in parts:
-            logits = _logits(who, model(part), part)
+            logits = _logits(caller, model(part), part)
             for g in elements:
-                moved = _logits(who, model(group.act(g, part)), part)
+                moved = _logits(caller, model(group.act(g, part)), part)
                 total = total + compare(logits.double(), moved.double()).sum()
             count, dtype = count + len(part) * len(elements), logits.dtype
     return Total(total, count, dtype)
 
 
-def _logits(who: str, out: Tensor, x: Tensor) -> Tensor:
+def _logits(caller: str, out: Tensor, x: Tensor) -> Tensor:
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        refuse(who, f"model outputs of shape ({len(x)}, K)", got, "Return one row of logits per sample.")
+        refuse(caller, f"model outputs of shape ({len(x)}, K)", got, "Return one row of logits per sample.")
     return out

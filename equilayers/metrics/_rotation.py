@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers._evaluation import evaluation
-from equilayers.groups._interpolation import INTERPOLATIONS, rotate
+from equilayers._modules import evaluation
+from equilayers.groups import INTERPOLATIONS, rotate
 from equilayers.metrics._equivariance import relative_norm, rows
 from equilayers.metrics._orbit import Model, chunks
 
@@ -66,22 +66,22 @@ def rotation_error_curve(
 
     Source: the law of equivariance, Worrall et al. 2017, Eq. 1 (arXiv:1612.04642); the floor is ours.
     """
-    who = "rotation_error_curve"
-    check_float(who, "x", x)
-    check_choice(who, "interpolation", interpolation, INTERPOLATIONS)
+    caller = "rotation_error_curve"
+    check_float(caller, "x", x)
+    check_choice(caller, "interpolation", interpolation, INTERPOLATIONS)
     if x.ndim != 4 or x.shape[-1] != x.shape[-2]:
-        refuse(who, "x of shape (B, C, H, H)", tuple(x.shape), "Crop or pad the images to squares.")
+        refuse(caller, "x of shape (B, C, H, H)", tuple(x.shape), "Crop or pad the images to squares.")
     if isinstance(angles, int | float) or len(angles) == 0:
-        refuse(who, "angles to be a sequence of degrees", repr(angles), "Pass (30, 45, 60), for example.")
+        refuse(caller, "angles to be a sequence of degrees", repr(angles), "Pass (30, 45, 60), for example.")
     if len(x) == 0:
-        refuse(who, "images in x", tuple(x.shape), "Pass one at least.")
+        refuse(caller, "images in x", tuple(x.shape), "Pass one at least.")
     if not 0 < radius <= 1:
-        refuse(who, "radius in 0..1", radius, "It is in halves of the side.")
+        refuse(caller, "radius in 0..1", radius, "It is in halves of the side.")
     found = []
     with evaluation(model), torch.no_grad():
-        for part in chunks(who, x * disk(x.shape[-1], radius, TAPER).to(x), batch_size):
+        for part in chunks(caller, x * disk(x.shape[-1], radius, TAPER).to(x), batch_size):
             f = model(part)
-            test = _Test(model, part, f, *_output_action(who, f, action_out, interpolation, radius), interpolation)
+            test = _Test(model, part, f, *_output_action(caller, f, action_out, interpolation, radius), interpolation)
             found.append(torch.stack([torch.stack(test.at(float(a))) for a in angles], 1))  # (2, A, B)
     error, floor = torch.cat(found, 2).mean(2).cpu()
     return RotationErrorCurve(torch.tensor([float(a) for a in angles], dtype=torch.float64), error, floor)
@@ -112,14 +112,14 @@ class _Test(NamedTuple):
 
 
 def _output_action(
-    who: str, f: Tensor, action_out: Turn | None, interpolation: str, radius: float
+    caller: str, f: Tensor, action_out: Turn | None, interpolation: str, radius: float
 ) -> tuple[Turn | None, Tensor]:
     r"""How the output turns, None where it stays, and the mask that it is seen through."""
     if f.ndim == 2:
         return action_out, f.new_ones(())
     if f.ndim < 4 or f.shape[-1] != f.shape[-2] or (f.ndim > 4 and action_out is None):
-        todo = "Pass action_out to say how these turn."
-        refuse(who, "model outputs (B, K) or (B, K, H', H')", tuple(f.shape), todo)
+        hint = "Pass action_out to say how these turn."
+        refuse(caller, "model outputs (B, K) or (B, K, H', H')", tuple(f.shape), hint)
 
     def turn(y: Tensor, degrees: float) -> Tensor:
         return rotate(y, degrees, interpolation)

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import check_float, check_tensor, refuse
-from equilayers._evaluation import evaluation
-from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
-from equilayers.groups._base import check_group
+from equilayers._modules import evaluation
+from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup, as_group
 from equilayers.metrics._forms import cosine
 from equilayers.metrics._orbit import Model, Total, chunks, compared_elements
 
@@ -48,13 +47,15 @@ def integrated_gradients_saliency(
 
     Source: Sundararajan et al. 2017 (arXiv:1703.01365), by captum; Moskalev et al. 2023, section 4 (arXiv:2308.03904).
     """
-    who = "integrated_gradients_saliency"
-    check_group(who, group)
-    check_float(who, "x", x)
+    caller = "integrated_gradients_saliency"
+    group = as_group(caller, group)
+    check_float(caller, "x", x)
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        raise ImportError(f"{who}: expected captum to be installed. Run pip install 'equilayers[saliency]'.") from error
+        raise ImportError(
+            f"{caller}: expected captum to be installed. Run pip install 'equilayers[saliency]'."
+        ) from error
     if len(x) == 0:
         return torch.zeros_like(x)
     with evaluation(model), torch.enable_grad():
@@ -130,13 +131,13 @@ def saliency_total(
     include_identity: bool,
 ) -> Total:
     r"""The sum behind `saliency_invariance_similarity`."""
-    who = "saliency_invariance_similarity"
-    elements = compared_elements(who, group, include_identity)
-    parts = chunks(who, x, batch_size)
-    target = check_tensor(who, "target", target)
+    caller = "saliency_invariance_similarity"
+    elements = compared_elements(caller, group, include_identity)
+    parts = chunks(caller, x, batch_size)
+    target = check_tensor(caller, "target", target)
     if target.shape != x.shape[:1] or target.is_floating_point():
         got = f"{tuple(target.shape)}, {target.dtype}"
-        refuse(who, f"target of shape ({len(x)},) and an integer dtype", got, "Pass one class per sample.")
+        refuse(caller, f"target of shape ({len(x)},) and an integer dtype", got, "Pass one class per sample.")
     explain = _with_group(saliency, group)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     with evaluation(model), torch.enable_grad():

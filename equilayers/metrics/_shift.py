@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice
-from equilayers._evaluation import evaluation
+from equilayers._modules import evaluation
 from equilayers.metrics._forms import agreement
 from equilayers.metrics._orbit import Model, Total, _logits, chunks
-from equilayers.metrics._shift_plan import ShiftPlan, Shifts
+from equilayers.metrics._shift_sampling import ShiftPlan, Shifts
 
 REDUCTIONS = ("mean", "max")
 
@@ -109,7 +109,7 @@ def shift_wobble(
 
 def consistency_total(plan: ShiftPlan, model: Model, x: Tensor, first: int = 0) -> Total:
     r"""The sum behind `shift_consistency`; the samples of x are number first, first + 1, ... of their data."""
-    parts = chunks(plan.who, x, plan.batch_size)
+    parts = chunks(plan.caller, x, plan.batch_size)
     shifts = plan.shifts(x)
     total, count, dtype = torch.zeros((), dtype=torch.float64, device=x.device), 0, x.dtype
     with evaluation(model), torch.no_grad():
@@ -124,28 +124,28 @@ def consistency_total(plan: ShiftPlan, model: Model, x: Tensor, first: int = 0) 
 def _compared(plan: ShiftPlan, shifts: Shifts, model: Model, x: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     r"""The pairs of logits that have to agree: of the unshifted and of each shifted x, or of random pairs."""
     if plan.exhaustive:
-        f = _logits(plan.who, model(shifts.unshifted(x)), x)
+        f = _logits(plan.caller, model(shifts.unshifted(x)), x)
         for s in shifts.every(len(x)):
-            yield f, _logits(plan.who, model(shifts.view(x, *s)), x)
+            yield f, _logits(plan.caller, model(shifts.view(x, *s)), x)
     else:
         drawn = shifts.random(plan.seed, first, len(x), 2 * plan.count)
-        logits = (_logits(plan.who, model(shifts.view(x, *s)), x) for s in drawn)
+        logits = (_logits(plan.caller, model(shifts.view(x, *s)), x) for s in drawn)
         yield from zip(logits, logits, strict=True)  # two by two
 
 
 def wobbles(plan: ShiftPlan, model: Model, x: Tensor, first: int = 0) -> tuple[Tensor, torch.dtype]:
     r"""The wobble of each sample, (B,) in float64, and the dtype of the logits."""
-    parts = chunks(plan.who, x, plan.batch_size)
+    parts = chunks(plan.caller, x, plan.batch_size)
     shifts = plan.shifts(x)
     found: list[Tensor] = []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = _logits(plan.who, model(shifts.unshifted(part)), part)
+            f = _logits(plan.caller, model(shifts.unshifted(part)), part)
             p, c = f.double().softmax(1).max(1, keepdim=True)
             n, worst = len(part), torch.zeros_like(p)
             start = first + sum(map(len, found))
             for s in shifts.every(n) if plan.exhaustive else shifts.random(plan.seed, start, n, plan.count):
-                q = _logits(plan.who, model(shifts.view(part, *s)), part).double().softmax(1).gather(1, c)
+                q = _logits(plan.caller, model(shifts.view(part, *s)), part).double().softmax(1).gather(1, c)
                 worst = torch.maximum(worst, (q - p).abs())  # which hands on a NaN
             found.append(worst[:, 0])
     return torch.cat(found), f.dtype

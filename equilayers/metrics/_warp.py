@@ -36,13 +36,13 @@ def warp(x: Tensor, tau: Tensor) -> Tensor:
 
     Source: Mallat 2012, section 1 (arXiv:1101.2286).
     """
-    who = "warp"
-    check_float(who, "x", x)
-    check_field(who, tau)
+    caller = "warp"
+    check_float(caller, "x", x)
+    check_field(caller, tau)
     height, width = tau.shape[-2:]
     if x.shape[-2:] != tau.shape[-2:] or tau.ndim > 4 or (tau.ndim == 4 and (x.ndim < 3 or len(x) != len(tau))):
-        todo = "Pass one field (2, H, W), or one for each sample, (B, 2, H, W)."
-        refuse(who, f"tau that fits x of shape {tuple(x.shape)}", tuple(tau.shape), todo)
+        hint = "Pass one field (2, H, W), or one for each sample, (B, 2, H, W)."
+        refuse(caller, f"tau that fits x of shape {tuple(x.shape)}", tuple(tau.shape), hint)
     fields = tau.reshape(-1, 2, height, width).to(x.device)
     channels = math.prod(x.shape[:-2] if tau.ndim == 3 else x.shape[1:-2])
     flat = x.reshape(len(fields), channels, height * width)
@@ -138,17 +138,17 @@ def random_displacement(
 
     Source: Petrini, Favero, Geiger, Wyart 2021 (arXiv:2105.02468), where k^2 + l^2 is cut off instead.
     """
-    who = "random_displacement"
-    return check_magnitude(who, "magnitude", magnitude) * unit_fields(who, count, size, cutoff, seed)
+    caller = "random_displacement"
+    return check_magnitude(caller, "magnitude", magnitude) * unit_fields(caller, count, size, cutoff, seed)
 
 
-def unit_fields(who: str, count: int, size: tuple[int, int], cutoff: int, seed: int) -> Tensor:
+def unit_fields(caller: str, count: int, size: tuple[int, int], cutoff: int, seed: int) -> Tensor:
     r"""Random fields whose gradient norm is 1, (count, 2, H, W), float64."""
-    check_int(who, "the number of fields", count, 1)
-    check_int(who, "seed", seed, 0)
+    check_int(caller, "the number of fields", count, 1)
+    check_int(caller, "seed", seed, 0)
     if len(size) != 2 or min(size) < 3:
-        refuse(who, "images of at least 3 x 3 pixels", tuple(size), "The border rests: smaller ones cannot move.")
-    check_int(who, "cutoff", cutoff, 1, min(size) - 2)
+        refuse(caller, "images of at least 3 x 3 pixels", tuple(size), "The border rests: smaller ones cannot move.")
+    check_int(caller, "cutoff", cutoff, 1, min(size) - 2)
     k = np.arange(1, cutoff + 1)
     c = np.random.default_rng(seed).standard_normal((count, 2, cutoff, cutoff)) / np.hypot(k[:, None], k)
     waves = [np.sin(np.pi * k[:, None] * np.arange(n) / (n - 1)) for n in size]
@@ -172,17 +172,19 @@ def inverse(tau: Tensor) -> Tensor:
     return sigma
 
 
-def check_field(who: str, tau: Tensor) -> None:
+def check_field(caller: str, tau: Tensor) -> None:
     r"""Raise unless tau is a field (..., 2, H, W) of some pixels."""
-    check_float(who, "tau", tau)
+    check_float(caller, "tau", tau)
     if tau.ndim < 3 or tau.shape[-3] != 2 or 0 in tau.shape[-2:]:
-        refuse(who, "tau of shape (..., 2, H, W)", tuple(tau.shape), "Stack the displacements down and to the right.")
+        refuse(
+            caller, "tau of shape (..., 2, H, W)", tuple(tau.shape), "Stack the displacements down and to the right."
+        )
 
 
-def check_magnitude(who: str, name: str, value: object) -> float:
+def check_magnitude(caller: str, name: str, value: object) -> float:
     r"""`value` as a float in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        refuse(who, f"{name} to be a number", repr(value), "Pass, for example, 0.1.", TypeError)
+        refuse(caller, f"{name} to be a number", repr(value), "Pass, for example, 0.1.", TypeError)
     if not 0 <= value < 1:
-        refuse(who, f"{name} in [0, 1)", value, "At 1 a deformation begins to fold the image.")
+        refuse(caller, f"{name} in [0, 1)", value, "At 1 a deformation begins to fold the image.")
     return float(value)

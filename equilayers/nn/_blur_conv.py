@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice
-from equilayers.functional._antialias import Stride, Taps, blur_pool2d, check_mode
+from equilayers.functional._blur_pool import Stride, Taps, blur_pool2d, check_mode
 from equilayers.groups import Group
-from equilayers.nn._antialias import checked, exactness_of, settings_of
+from equilayers.nn._blur_pool import checked, exactness_of, settings_of
 from equilayers.nn._conv import GroupConv2d
 
 ORDERS = ("conv-activation-blur", "blur-conv-activation")
@@ -60,10 +60,10 @@ class BlurConv2d(nn.Module):
         conv_padding_mode: str | None = None,
     ) -> None:
         super().__init__()
-        who = "BlurConv2d"
-        self.taps, self.stride, self.padding_mode = checked(who, taps, stride, padding_mode)
-        self.order = check_choice(who, "order", order, ORDERS)
-        mode = check_mode(who, padding_mode if conv_padding_mode is None else conv_padding_mode)
+        caller = "BlurConv2d"
+        self.taps, self.stride, self.padding_mode = checked(caller, taps, stride, padding_mode)
+        self.order = check_choice(caller, "order", order, ORDERS)
+        mode = check_mode(caller, padding_mode if conv_padding_mode is None else conv_padding_mode)
         settings = in_channels, out_channels, kernel_size, 1, padding, dilation, groups, bias, mode
         self.conv = nn.Conv2d(*settings) if group is None else GroupConv2d(group, *settings)  # type: ignore[arg-type]
         self.activation = nn.ReLU() if activation is None else activation

@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int, refuse
 from equilayers.functional._conv import Ints, convolve
-from equilayers.functional._geometry import Geometry, check_plane_group, geometry
-from equilayers.functional._plan import ALGORITHMS
-from equilayers.functional._prepared import Prepared
-from equilayers.functional._steering import basis, draw_steered, interpolates
-from equilayers.groups import Group
-from equilayers.groups._base import check_group
+from equilayers.functional._convolution.dispatch import ALGORITHMS
+from equilayers.functional._convolution.geometry import Geometry, check_plane_group, geometry
+from equilayers.functional._steerable_basis import basis, draw_steered
+from equilayers.functional._weight_cache import Prepared
+from equilayers.groups import Group, as_group, interpolates
 from equilayers.nn._linear import reset
 
 
@@ -66,11 +65,11 @@ class LiftingConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        who = "LiftingConv2d"
-        self.group = check_plane_group(who, check_group(who, group))
-        self.geometry = geometry(who, group, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self.in_channels, self.out_channels = _channels(who, in_channels, out_channels, self.geometry)
-        self.algorithm = check_choice(who, "algorithm", algorithm, ALGORITHMS)
+        caller = "LiftingConv2d"
+        self.group = check_plane_group(caller, as_group(caller, group))
+        self.geometry = geometry(caller, group, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self.in_channels, self.out_channels = _channels(caller, in_channels, out_channels, self.geometry)
+        self.algorithm = check_choice(caller, "algorithm", algorithm, ALGORITHMS)
         size = (self.out_channels, self.in_channels // self.geometry.groups, *self.geometry.kernel_size)
         self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
@@ -148,11 +147,11 @@ class GroupConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        who = "GroupConv2d"
-        self.group = check_plane_group(who, check_group(who, group))
-        self.geometry = geometry(who, group, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self.in_channels, self.out_channels = _channels(who, in_channels, out_channels, self.geometry)
-        self.algorithm = check_choice(who, "algorithm", algorithm, ALGORITHMS)
+        caller = "GroupConv2d"
+        self.group = check_plane_group(caller, as_group(caller, group))
+        self.geometry = geometry(caller, group, kernel_size, stride, padding, dilation, groups, padding_mode)
+        self.in_channels, self.out_channels = _channels(caller, in_channels, out_channels, self.geometry)
+        self.algorithm = check_choice(caller, "algorithm", algorithm, ALGORITHMS)
         channels = self.in_channels // self.geometry.groups
         size = (self.out_channels, channels, group.order, *self.geometry.kernel_size)
         self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
@@ -184,14 +183,14 @@ class GroupConv2d(nn.Module):
         return _repr(self)
 
 
-def _channels(who: str, in_channels: int, out_channels: int, shape: Geometry) -> tuple[int, int]:
+def _channels(caller: str, in_channels: int, out_channels: int, shape: Geometry) -> tuple[int, int]:
     given = {
-        "in_channels": check_int(who, "in_channels", in_channels, 1),
-        "out_channels": check_int(who, "out_channels", out_channels, 1),
+        "in_channels": check_int(caller, "in_channels", in_channels, 1),
+        "out_channels": check_int(caller, "out_channels", out_channels, 1),
     }
     for name, count in given.items():
         if count % shape.groups:
-            refuse(who, f"{name} divisible by groups={shape.groups}", count, "Change one of them.")
+            refuse(caller, f"{name} divisible by groups={shape.groups}", count, "Change one of them.")
     return given["in_channels"], given["out_channels"]
 
 

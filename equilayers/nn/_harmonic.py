@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import autocast, check_float, check_int, check_same_dtype, in_autocast, refuse
-from equilayers.functional._geometry import check_size, geometry
+from equilayers.functional._convolution.geometry import check_size, geometry
 from equilayers.functional._harmonic import check_orders, harmonic_filter, terms
-from equilayers.functional._prepared import Prepared, is_plain
+from equilayers.functional._weight_cache import Prepared, is_plain
 from equilayers.groups import CyclicRotation
 
 QUARTERS = CyclicRotation(4)
@@ -66,12 +66,12 @@ class HarmonicConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        who = "HarmonicConv2d"
-        self.in_channels = check_int(who, "in_channels", in_channels, 1)
-        self.out_channels = check_int(who, "out_channels", out_channels, 1)
-        self.geometry = geometry(who, QUARTERS, kernel_size, stride, padding, 1, 1, padding_mode)
+        caller = "HarmonicConv2d"
+        self.in_channels = check_int(caller, "in_channels", in_channels, 1)
+        self.out_channels = check_int(caller, "out_channels", out_channels, 1)
+        self.geometry = geometry(caller, QUARTERS, kernel_size, stride, padding, 1, 1, padding_mode)
         self.kernel_size = self.geometry.kernel_size[0]
-        check_orders(who, self.kernel_size, in_order, out_order)
+        check_orders(caller, self.kernel_size, in_order, out_order)
         self.in_order, self.out_order = in_order, out_order
         streams = 1 if in_order is None else in_order + 1
         numbers = len(terms(self.kernel_size, streams - 1, out_order))
@@ -109,14 +109,14 @@ class HarmonicConv2d(nn.Module):
         return filters
 
     def _check(self, x: Tensor) -> None:
-        who = "HarmonicConv2d"
-        check_float(who, "x", x)
+        caller = "HarmonicConv2d"
+        check_float(caller, "x", x)
         fiber = () if self.in_order is None else (2 * self.in_order + 2,)
         wanted = self.in_channels, *fiber
         if x.ndim != 3 + len(wanted) or tuple(x.shape[1:-2]) != wanted or x.shape[-1] != x.shape[-2]:
             shape = ", ".join(map(str, wanted))
-            refuse(who, f"x of shape (B, {shape}, H, H)", tuple(x.shape), "A turn needs a square map.")
-        check_size(who, QUARTERS, self.geometry, (x.shape[-2], x.shape[-1]))
+            refuse(caller, f"x of shape (B, {shape}, H, H)", tuple(x.shape), "A turn needs a square map.")
+        check_size(caller, QUARTERS, self.geometry, (x.shape[-2], x.shape[-1]))
 
     def extra_repr(self) -> str:
         shape = self.geometry

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int
 from equilayers.functional._linear import ALGORITHMS, group_linear, lift_linear
-from equilayers.functional._prepared import Prepared
-from equilayers.groups import Group
-from equilayers.groups._base import check_exact, check_group
+from equilayers.functional._weight_cache import Prepared
+from equilayers.groups import Group, as_group
 
 
 class LiftingLinear(nn.Module):
@@ -54,14 +53,13 @@ class LiftingLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        who = "LiftingLinear"
-        self.group = check_group(who, group)
-        check_exact(who, group)
+        caller = "LiftingLinear"
+        self.group = group = as_group(caller, group, exact=True)
         shape = in_shape if isinstance(in_shape, Sequence) else (in_shape,)
-        self.in_shape = tuple(check_int(who, "in_shape entries", n, 1) for n in shape)
-        group.check_space(self.in_shape, who)
-        self.out_features = check_int(who, "out_features", out_features, 1)
-        self.algorithm = check_choice(who, "algorithm", algorithm, ALGORITHMS)
+        self.in_shape = tuple(check_int(caller, "in_shape entries", n, 1) for n in shape)
+        group.check_space(self.in_shape, caller)
+        self.out_features = check_int(caller, "out_features", out_features, 1)
+        self.algorithm = check_choice(caller, "algorithm", algorithm, ALGORITHMS)
         self.weight = nn.Parameter(torch.empty(self.out_features, *self.in_shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
         self._prepared = Prepared()
@@ -127,11 +125,11 @@ class GroupLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        who = "GroupLinear"
-        self.group = check_group(who, group)
-        self.in_features = check_int(who, "in_features", in_features, 1)
-        self.out_features = check_int(who, "out_features", out_features, 1)
-        self.algorithm = check_choice(who, "algorithm", algorithm, ALGORITHMS)
+        caller = "GroupLinear"
+        self.group = as_group(caller, group)
+        self.in_features = check_int(caller, "in_features", in_features, 1)
+        self.out_features = check_int(caller, "out_features", out_features, 1)
+        self.algorithm = check_choice(caller, "algorithm", algorithm, ALGORITHMS)
         size = (self.out_features, self.in_features, group.order)
         self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None

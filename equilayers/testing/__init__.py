@@ -2,8 +2,8 @@ r"""Tests of invariance for any model: is it, if not by how much, why, and which
 
 from equilayers.testing._assertions import assert_equivariant, assert_invariant, invariance_error
 from equilayers.testing._comparison import Check
-from equilayers.testing._layers import LayerError, layer_errors
-from equilayers.testing._locate import Break, locate_break
+from equilayers.testing._diagnosis.layer_errors import LayerError, layer_errors
+from equilayers.testing._diagnosis.locate import Break, locate_break
 
 __all__ = [
     "Break",

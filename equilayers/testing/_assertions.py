@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from equilayers.groups import Group
-from equilayers.testing._actions import Action, invariant
 from equilayers.testing._comparison import Model, Output, compare, require
+from equilayers.testing._diagnosis.actions import Action, invariant
 
 
 def invariance_error(model: Model, group: Group, x: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def assert_equivariant(
 
 
 def _assert(
-    who: str,
+    caller: str,
     model: Model,
     group: Group,
     x: Tensor,
@@ -97,5 +97,5 @@ def _assert(
     tolerance: float | None,
     diagnose: bool,
 ) -> None:
-    check = compare(who, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
-    require(check, who, model, group)
+    check = compare(caller, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
+    require(check, caller, model, group)

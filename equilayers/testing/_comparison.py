@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import refuse
-from equilayers._evaluation import evaluation
+from equilayers._modules import evaluation
 from equilayers.groups import Group
-from equilayers.testing._actions import Action, candidates, distance, gaps, image, largest, regular
-from equilayers.testing._locate import STRUCTURAL, Break, locate_break
-from equilayers.testing._precision import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
+from equilayers.testing._diagnosis.actions import Action, candidates, distance, gaps, image, largest, regular
+from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
+from equilayers.testing._execution import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
 
 __all__ = ["Check", "Model", "Output", "compare", "name_of", "output_of", "require"]
 
@@ -68,15 +68,15 @@ def name_of(model: Model) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
 
 
-def require(check: Check, who: str, model: Model, group: Group) -> None:
-    r"""Raise AssertionError, in the name of `who`, unless the check passed."""
+def require(check: Check, caller: str, model: Model, group: Group) -> None:
+    r"""Raise AssertionError, in the name of `caller`, unless the check passed."""
     if not check.passed:
-        what = who.removeprefix("assert_")
-        raise AssertionError(f"{who}: {name_of(model)} is not {what} under {group!r}\n{check}")
+        what = caller.removeprefix("assert_")
+        raise AssertionError(f"{caller}: {name_of(model)} is not {what} under {group!r}\n{check}")
 
 
 def compare(
-    who: str,
+    caller: str,
     model: Model,
     group: Group,
     x: Tensor,
@@ -87,49 +87,49 @@ def compare(
     diagnose: bool = False,
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
-    elements, x = orbit_inputs(who, model, group, x)
+    elements, x = orbit_inputs(caller, model, group, x)
     if not x.numel():
-        refuse(who, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
+        refuse(caller, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
     if bitwise and tolerance is not None:
-        refuse(who, "bitwise=True without tolerance", tolerance, "Bitwise allows no error: leave one of them out.")
+        refuse(caller, "bitwise=True without tolerance", tolerance, "Bitwise allows no error: leave one of them out.")
     with evaluation(model), same_buffers(model), torch.no_grad(), full_precision():
-        y, *moved = (output_of(who, model(group.act(g, x).clone())) for g in (0, *elements))
-        action = output if isinstance(output, Action) else _action(who, group, output, y)
+        y, *moved = (output_of(caller, model(group.act(g, x).clone())) for g in (0, *elements))
+        action = output if isinstance(output, Action) else _action(caller, group, output, y)
         if tolerance is None:
             tolerance = 0.0 if bitwise else rounding(model, y.dtype)
-        check = _worst(who, action, y, moved, tolerance)
+        check = _worst(caller, action, y, moved, tolerance)
         if check.passed or not diagnose:
             return check
-        kind, location = _diagnosis(model, group, x, action, check, who)
+        kind, location = _diagnosis(model, group, x, action, check, caller)
     return replace(check, diagnosis=kind, location=location)
 
 
-def output_of(who: str, out: Any) -> Tensor:
+def output_of(caller: str, out: Any) -> Tensor:
     r"""The tensor a model puts out, also as `logits` of something larger."""
     out = getattr(out, "logits", out)
     if not isinstance(out, Tensor):
-        refuse(who, "model to return a tensor", type(out).__name__, "Wrap it: lambda x: model(x)[0].", TypeError)
+        refuse(caller, "model to return a tensor", type(out).__name__, "Wrap it: lambda x: model(x)[0].", TypeError)
     return out if out.is_floating_point() else out.double()
 
 
-def _action(who: str, group: Group, output: Output, y: Tensor) -> Action:
+def _action(caller: str, group: Group, output: Output, y: Tensor) -> Action:
     if callable(output):
         return Action("given", output)
     if output == "auto":
         output = "regular" if y.ndim in (3, 5) and y.shape[2] == group.order else "image"
     if output not in ("image", "regular"):
-        refuse(who, "output in {'auto', 'image', 'regular'} or a function", repr(output), "Pick one of those.")
+        refuse(caller, "output in {'auto', 'image', 'regular'} or a function", repr(output), "Pick one of those.")
     return regular(group) if output == "regular" else image(group)
 
 
-def _worst(who: str, action: Action, y: Tensor, moved: list[Tensor], relative: float) -> Check:
+def _worst(caller: str, action: Action, y: Tensor, moved: list[Tensor], relative: float) -> Check:
     scale = max(map(largest, (y, *moved)))
     worst, element, place = -1.0, 1, 0
     for g, after in enumerate(moved, start=1):
         expected = action.move(g, y)
         if expected.shape != after.shape:
             got = f"{tuple(after.shape)} for g = {g} in the place of {tuple(expected.shape)}"
-            refuse(who, "outputs of one shape, however the input is moved", got, "Say how the output moves.")
+            refuse(caller, "outputs of one shape, however the input is moved", got, "Say how the output moves.")
         off = gaps(after, expected).flatten()
         if off.numel() and float(off.max()) > worst:
             worst, element, place = float(off.max()), g, int(off.argmax())
@@ -142,7 +142,7 @@ def _worst(who: str, action: Action, y: Tensor, moved: list[Tensor], relative: f
 
 
 def _diagnosis(
-    model: Model, group: Group, x: Tensor, action: Action, check: Check, who: str
+    model: Model, group: Group, x: Tensor, action: Action, check: Check, caller: str
 ) -> tuple[str, Break | None]:
     r"""Whether float64 makes the error go away, and where the symmetry is lost."""
     x = x if len(x) <= FEW else x[[check.sample, check.sample - 1]]
@@ -153,7 +153,7 @@ def _diagnosis(
         location, lost = None, f"; no place was found: {error}"
     if location is not None and location.kind == "random":
         return "random: two identical calls differ", location
-    wide = _in_double(model, group, x, who)
+    wide = _in_double(model, group, x, caller)
     if isinstance(wide, str):
         return f"structural or numerical: {wide}{lost}", location
     relative = distance(action, wide[0], wide[1:])
@@ -165,18 +165,18 @@ def _diagnosis(
     if location is None and not lost:
         others = candidates(group, wide[0].shape, [])
         how = next((a.name for a in others if distance(a, wide[0], wide[1:]) <= STRUCTURAL), "in some other way")
-        todo = "pool over what moves" if action.name == "invariant" else f"it does not move as declared ({action.name})"
-        return f"structural: every module is equivariant, and so is the output ({how}): {todo}", None
+        hint = "pool over what moves" if action.name == "invariant" else f"it does not move as declared ({action.name})"
+        return f"structural: every module is equivariant, and so is the output ({how}): {hint}", None
     return f"structural: {left} as well{lost}", location
 
 
-def _in_double(model: Model, group: Group, x: Tensor, who: str) -> list[Tensor] | str:
+def _in_double(model: Model, group: Group, x: Tensor, caller: str) -> list[Tensor] | str:
     r"""The outputs over the orbit in float64, or why there are none."""
     precise = in_double(model)
     if precise is None:
         return "it cannot be copied to float64"
     try:
         with evaluation(precise):
-            return [output_of(who, precise(group.act(g, x.double()).clone())) for g in range(group.order)]
+            return [output_of(caller, precise(group.act(g, x.double()).clone())) for g in range(group.order)]
     except (RuntimeError, TypeError, ValueError) as error:
         return f"it does not run in float64 ({str(error).splitlines()[0]})"

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from equilayers._files import strict, write_text
 from equilayers.groups import Group
-from equilayers.testing._actions import Action, invariant
 from equilayers.testing._comparison import Check, Model, Output, compare, name_of, require
-from equilayers.testing._page import page
+from equilayers.testing._diagnosis.actions import Action, invariant
+from equilayers.testing._html_report import page
 
 PROPERTY = "equilayers.invariance"
 
@@ -39,8 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if wanted and not hasattr(config, "workerinput"):
         path = Path(wanted)
         if path.is_dir() or not path.absolute().parent.is_dir():
-            todo = "Name a file in a folder that exists."
-            raise pytest.UsageError(f"--invariance-report: expected FILE to be a file, got {wanted}. {todo}")
+            hint = "Name a file in a folder that exists."
+            raise pytest.UsageError(f"--invariance-report: expected FILE to be a file, got {wanted}. {hint}")
         config.pluginmanager.register(_Recorder(path))
 
 
@@ -68,7 +68,7 @@ class Invariance:
 
     def _check(
         self,
-        who: str,
+        caller: str,
         model: Model,
         group: Group,
         x: Tensor,
@@ -78,9 +78,9 @@ class Invariance:
         tolerance: float | None = None,
         diagnose: bool = True,
     ) -> Check:
-        check = compare(who, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
+        check = compare(caller, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
         entry = {
-            "what": who.removeprefix("assert_"),
+            "what": caller.removeprefix("assert_"),
             "model": name_of(model),
             "group": repr(group),
             "input": list(x.shape),
@@ -92,7 +92,7 @@ class Invariance:
             "lost_at": str(check.location or ""),
         }
         self._node.user_properties.append((PROPERTY, entry))
-        require(check, who, model, group)
+        require(check, caller, model, group)
         return check
 
 

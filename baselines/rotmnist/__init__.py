@@ -1,0 +1,1 @@
+r"""Rotated MNIST: command, data, models, runs, curves."""

@@ -1,0 +1,1 @@
+r"""Shift invariance: command, scenes, models, measures, runs, tables, figures."""

@@ -1,0 +1,112 @@
+r"""Shift invariance shown: max, blur and polyphase pooling on a toy signal, in a detector and in a segmentor."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from baselines.common.data import DATASETS, load_dataset
+from baselines.common.files import writable_folder, write_json, write_text
+from baselines.common.terminal import console_of_output, positive, this_machine
+from baselines.shift.models import KINDS, TASKS
+from baselines.shift.runs import PROTOCOLS, Result, Run, carry_out, finished
+from baselines.shift.tables import markdown, rich_tables, verdict
+from baselines.shift.toy_signal import toy_rows, toy_table
+
+FIGURES = ("toy.png", "accuracy.png", "probability.png", "segmentation.png")
+SAMPLES = 1000  # scenes of the consistency, or as many as there are
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    r"""The options of `python -m baselines shift`."""
+    parser.add_argument("--data", choices=DATASETS, default="digits", help="data set (default: digits, built in)")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the idx files; else EQUILAYERS_DATA")
+    parser.add_argument("--epochs", type=positive, help="passes over the training split (default: the protocol's)")
+    parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="runs of each kind (default: 1)")
+    parser.add_argument(
+        "--consistency-samples",
+        type=positive,
+        metavar="N",
+        help=f"test scenes under two random shifts each (default: {SAMPLES}, or all of fewer)",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/shift"), help="folder of the results")
+    parser.add_argument("--resume", action="store_true", help="keep the finished runs found in --out")
+
+
+def main(args: argparse.Namespace) -> None:
+    r"""Show the toy signal, train and shift the networks; leave shift.json, shift.md and the figures in the folder."""
+    console = console_of_output()
+    started = time.perf_counter()
+    runs = plan(args)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError("shift: expected matplotlib to be installed, got none. Run pip install 'equilayers[study]'.")
+    out = writable_folder(args.out, "shift")
+    load_dataset(args.data, data_dir=args.data_dir, splits=PROTOCOLS[args.data].splits)  # its faults show here
+    console.print(toy_table())
+    results = train_all(runs, out / "runs", args.resume, console)
+    summary: dict[str, Any] = {
+        "machine": this_machine(),
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "toy": [asdict(row) for row in toy_rows()],
+        "runs": results,
+    }
+    from baselines.shift.figures import draw
+
+    draw(out, results)
+    write_text(out / "shift.md", markdown(summary))
+    write_json(out / "shift.json", summary)
+    for table in rich_tables(results):
+        console.print(table)
+    for line in verdict(results):
+        console.print(line)
+    files = f"shift.json, shift.md and {', '.join(FIGURES)}"
+    console.print(f"{len(results)} runs in {summary['wall_seconds']:.0f} s; {files} are in {out}")
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    r"""The runs asked for.
+
+    Raises:
+        ValueError: more scenes than there are.
+    """
+    return runs_of(args.data, args.data_dir, args.epochs, args.seeds, args.consistency_samples)
+
+
+def runs_of(
+    data: str, data_dir: str | None, epochs: int | None, seeds: int, consistency_samples: int | None
+) -> list[Run]:
+    r"""The runs on a data set; what is None is the protocol's."""
+    protocol = PROTOCOLS[data]
+    there = protocol.splits[1]
+    samples = consistency_samples or min(SAMPLES, there)
+    if samples > there:
+        most = f"at most the {there} test scenes of {data}"
+        raise ValueError(f"shift: expected --consistency-samples to be {most}, got {samples}. Ask for fewer.")
+    each = {"detector": epochs or protocol.detector_epochs, "segmentor": epochs or protocol.segmentor_epochs}
+    return [
+        Run(data, data_dir, task, kind, seed, each[task], samples)
+        for seed in range(seeds)
+        for task in TASKS
+        for kind in KINDS
+    ]
+
+
+def train_all(runs: list[Run], out: Path, resume: bool, console: Console) -> list[Result]:
+    r"""The results of the runs, in their order; with `resume` those found in the folder are not trained again."""
+    known = {run: finished(run, out) if resume else None for run in runs}
+    total = sum(run.epochs for run in runs if known[run] is None)
+    results = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("training, epochs", total=total)
+        for run in runs:
+            progress.update(bar, description=f"{run.task}, {run.kind} pooling, seed {run.seed}; epochs")
+            results.append(known[run] or carry_out(run, out, lambda epoch: progress.advance(bar)))  # noqa: ARG005
+    return results

@@ -1,0 +1,158 @@
+r"""The figures of `python -m baselines shift`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from baselines.common.files import write
+from baselines.shift.models import KINDS
+from baselines.shift.scenes import MOTIONS
+from baselines.shift.tables import grouped
+from baselines.shift.toy_signal import SIGNAL, shifted, toy_rows
+
+Result = dict[str, Any]
+Image = NDArray[np.float64]
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+COLOURS = {"max": "#D55E00", "blur": "#0072B2", "polyphase": "#009E73"}
+DASHES = {"max": "-", "blur": "--", "polyphase": "-."}
+TITLES = {"max": "max pooling", "blur": "max, blur pooling", "polyphase": "max, polyphase pooling"}
+CLASSES = ListedColormap(
+    ["#1A1A1A", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF", "#999999"]
+)
+
+
+def draw(out: Path, results: list[Result]) -> None:
+    r"""All figures, as PNG files in the folder."""
+    for name, figure in drawings(results).items():
+        write(out / f"{name}.png", partial(figure.savefig, format="png"))
+
+
+def drawings(results: list[Result]) -> dict[str, Figure]:
+    r"""All figures, by name."""
+    detectors, segmentors = grouped(results, "detector"), grouped(results, "segmentor")
+    figures = {
+        "toy": toy(),
+        "accuracy": accuracy(detectors),
+        "probability": probability(detectors),
+        "segmentation": segmentation(segmentors),
+    }
+    for figure in figures.values():
+        FigureCanvasAgg(figure)
+    return figures
+
+
+def toy() -> Figure:
+    r"""The toy signal and its shift, and what each pooling makes of them."""
+    rows = toy_rows()
+    figure = Figure((7, 5.6), dpi=110, layout="constrained")
+    axes = figure.subplots(len(rows) + 1, 2, sharey=True)
+    for column, (signal, title) in enumerate(((SIGNAL, "signal"), (shifted(), "shifted by one"))):
+        _stems(axes[0, column], signal, 1, "#444444")
+        axes[0, column].set_title(title)
+    axes[0, 0].set_ylabel("input")
+    for ax, row in zip(axes[1:], rows, strict=True):
+        colour = COLOURS[row.pooling.split(",")[0]]
+        _stems(ax[0], row.plain, 2, colour)
+        _stems(ax[1], row.shifted, 2, colour)
+        ax[0].set_ylabel(row.pooling.replace(", ", ",\n"))
+        said = "the same up to a shift" if row.apart == 0 else f"{row.apart:g} apart"
+        ax[1].text(1.02, 0.5, said, transform=ax[1].transAxes, va="center", fontsize=9, color=colour)
+    return figure
+
+
+def _stems(ax: Axes, values: tuple[float, ...], step: int, colour: str) -> None:
+    places = step * np.arange(len(values)) + (step - 1) / 2
+    ax.bar(places, values, width=0.9 * step, color=colour)
+    for place, value in zip(places, values, strict=True):
+        ax.text(place, value + 0.04, f"{value:g}", ha="center", va="bottom", fontsize=8)
+    ax.set(xlim=(-0.6, len(SIGNAL) - 0.4), ylim=(0, 1.35), xticks=[], yticks=[])
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def accuracy(detectors: dict[str, list[Result]]) -> Figure:
+    r"""The accuracy at every shift, its least and largest in the titles: mean over the seeds."""
+    maps = {
+        (motion, kind): 100 * np.mean([run[motion]["accuracy_map"] for run in runs], axis=0)
+        for kind, runs in detectors.items()
+        for motion in MOTIONS
+    }
+    low = min(values.min() for values in maps.values())
+    figure = Figure((8, 5.4), dpi=110, layout="constrained")
+    axes = figure.subplots(len(MOTIONS), len(KINDS), sharex=True, sharey=True)
+    for i, motion in enumerate(MOTIONS):
+        for j, kind in enumerate(KINDS):
+            values, ax = maps[motion, kind], axes[i, j]
+            shown = ax.imshow(values, vmin=low, vmax=100, cmap="viridis", interpolation="nearest")
+            ax.set_title(f"{TITLES[kind]}\n{values.min():.1f} to {values.max():.1f} %", fontsize=10)
+        axes[i, 0].set_ylabel(f"{motion}\nshift down, pixels")
+    for ax in axes[-1]:
+        ax.set_xlabel("shift right, pixels")
+    figure.colorbar(shown, ax=axes, label="accuracy, %", shrink=0.8)
+    return figure
+
+
+def probability(detectors: dict[str, list[Result]]) -> Figure:
+    r"""The probability of the true class along diagonal shifts, of the scene where max pooling wobbles most."""
+    figure = Figure((8, 3), dpi=110, layout="constrained")
+    axes = figure.subplots(1, len(MOTIONS), sharey=True)
+    for ax, motion in zip(axes, MOTIONS, strict=True):
+        lines = {kind: np.array(runs[0][motion]["probability_diagonal"]) for kind, runs in detectors.items()}
+        scene = int(np.ptp(lines["max"], axis=1).argmax())
+        for kind, values in lines.items():
+            ax.plot(values[scene], DASHES[kind], color=COLOURS[kind], label=TITLES[kind], marker="o", markersize=3)
+        ax.set(title=f"{motion} shifts", xlabel="shift down and right, pixels", ylim=(-0.03, 1.03))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("probability of the true class")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS), frameon=False)
+    return figure
+
+
+def segmentation(segmentors: dict[str, list[Result]]) -> Figure:
+    r"""A scene segmented as it is, and shifted by one pixel each way: the scene that max pooling changes most."""
+    examples = {kind: runs[0]["examples"] for kind, runs in segmentors.items()}
+    scene = max(range(len(examples["max"])), key=lambda i: int(_changed(examples["max"][i]).sum()))
+    figure = Figure((8, 5.6), dpi=110, layout="constrained")
+    axes = figure.subplots(len(KINDS), 4)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    first = examples["max"][scene]
+    axes[0, 0].imshow(pixels(first["image"]), cmap="gray", vmin=0, vmax=15)
+    axes[0, 0].set_title("scene", fontsize=10)
+    axes[1, 0].set_title("true classes", fontsize=10)
+    _classes(axes[1, 0], first["truth"])
+    axes[2, 0].set_axis_off()
+    for i, kind in enumerate(KINDS):
+        example = examples[kind][scene]
+        _classes(axes[i, 1], example["found"])
+        _classes(axes[i, 2], example["found_shifted"])
+        changed = _changed(example)
+        axes[i, 3].imshow(changed, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+        axes[i, 3].set_title(f"{int(changed.sum())} pixels changed", fontsize=10)
+        axes[i, 1].set_title(f"{TITLES[kind]}", fontsize=10)
+        axes[i, 2].set_title("shifted, and back", fontsize=10)
+    return figure
+
+
+def pixels(rows: list[str]) -> Image:
+    r"""Rows of hexadecimal digits as numbers."""
+    return np.array([[int(value, 16) for value in row] for row in rows], dtype=np.float64)
+
+
+def _changed(example: dict[str, list[str]]) -> Image:
+    return (pixels(example["found"]) != pixels(example["found_shifted"])).astype(np.float64)
+
+
+def _classes(ax: Axes, rows: list[str]) -> None:
+    ax.imshow(pixels(rows), cmap=CLASSES, vmin=-0.5, vmax=9.5, interpolation="nearest")

@@ -1,0 +1,145 @@
+r"""The models of the study and the names of its groups."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, LiftingLinear, OrbitPool
+
+MODELS = ("mlp", "cnn")
+METHODS = ("WT", "DA", "IR")  # of the paper
+UPRIGHT = "UP"  # the unconstrained network, trained on samples as they are
+WIDTHS = ("equal-parameters", "equal-width")
+HIDDEN = (128,) * 5
+PLANES = (32, 64, 64)
+
+
+def group_of(name: str) -> Group:
+    r"""The group of the paper's name: R4 rotations, T3 translations along the last axis, D4 rotations and mirrors.
+
+    Raises:
+        ValueError: a name that is no letter R, D or T with a number, or a number the group does not come in.
+    """
+    match = re.fullmatch(r"([RDT])(\d+)", name)
+    if match is None:
+        raise ValueError(f"group_of: expected name like R4, D4 or T3, got {name!r}. Name a letter and an order.")
+    n = int(match[2])
+    return {"R": CyclicRotation, "D": Dihedral, "T": CyclicTranslation}[match[1]](n)
+
+
+def build(model: str, tied: bool, width: str, group: Group, in_shape: Sequence[int], classes: int) -> nn.Sequential:
+    r"""The model of a run: `model` and `width` are among MODELS and WIDTHS.
+
+    The tied convolutional network is the same for both widths; the plain one has as many parameters, or as many planes.
+    The two multilayer perceptrons agree in both anyway.
+    """
+    if model == "mlp":
+        return weight_tied_mlp(group, in_shape, classes) if tied else mlp(in_shape, classes)
+    if tied:
+        return weight_tied_cnn(group, in_shape, classes)
+    return cnn(in_shape, classes, PLANES if width == "equal-width" else equal_planes(group, in_shape, classes))
+
+
+def mlp(in_shape: Sequence[int], classes: int, hidden: Sequence[int] = HIDDEN) -> nn.Sequential:
+    r"""The unconstrained baseline: images (B, *in_shape) to logits (B, classes), ReLU between linear layers."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(in_shape), hidden[0]), *_rest(hidden, classes))
+
+
+def weight_tied_mlp(
+    group: Group, in_shape: Sequence[int], classes: int, hidden: Sequence[int] = HIDDEN
+) -> nn.Sequential:
+    r"""The same network with its first layer tied: lift, maximum over the orbit, ReLU; as many parameters."""
+    first = LiftingLinear(group, tuple(in_shape), hidden[0])
+    return nn.Sequential(first, OrbitPool("max"), *_rest(hidden, classes))
+
+
+def _rest(hidden: Sequence[int], classes: int) -> list[nn.Module]:
+    layers: list[nn.Module] = [nn.ReLU()]
+    for width, following in itertools.pairwise(hidden):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+    return [*layers, nn.Linear(hidden[-1], classes)]
+
+
+def cnn(in_shape: Sequence[int], classes: int, planes: Sequence[int] = PLANES) -> nn.Sequential:
+    r"""The unconstrained convolutional network: images (B, C, H, W) to logits (B, classes).
+
+    6x6 convolution of stride 2, maximum over 2x2 pixels, then 3x3 convolutions, each with batch norm and ReLU; mean
+    over the map, linear layer. The first kernel is even: with an odd one stride 2 samples an even map lopsidedly.
+
+    Args:
+        in_shape: (C, H, W), H and W multiples of 4.
+        classes: number of logits.
+        planes: channels of each convolution.
+
+    Raises:
+        ValueError: H or W is no multiple of 4.
+    """
+    channels = _channels("cnn", in_shape)
+    layers: list[nn.Module] = [nn.Conv2d(channels, planes[0], 6, stride=2, padding=2, bias=False)]
+    layers += [nn.BatchNorm2d(planes[0]), nn.ReLU(), nn.MaxPool2d(2)]
+    for before, width in itertools.pairwise(planes):
+        layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(planes[-1], classes))
+
+
+def weight_tied_cnn(
+    group: Group, in_shape: Sequence[int], classes: int, planes: Sequence[int] = PLANES
+) -> nn.Sequential:
+    r"""The same network with every convolution tied: planes / |G| features of |G| planes each.
+
+    The mean over the map comes first and the maximum over the orbit after: so features keep their turn relative to each
+    other up to the end.
+
+    Args:
+        group: CyclicRotation or Dihedral.
+        in_shape, classes: as for `cnn`.
+        planes: planes of each convolution, multiples of |G|.
+
+    Raises:
+        ValueError: a group without turns and mirrors, planes that |G| does not divide, or a size as for `cnn`.
+    """
+    caller, n = "weight_tied_cnn", group.order
+    channels = _channels(caller, in_shape)
+    if any(width % n for width in planes):
+        raise ValueError(f"{caller}: expected planes divisible by |G| = {n}, got {tuple(planes)}. Round them up.")
+    fields = [width // n for width in planes]
+    layers: list[nn.Module] = [LiftingConv2d(group, channels, fields[0], 6, stride=2, padding=2, bias=False)]
+    layers += [nn.BatchNorm3d(fields[0]), nn.ReLU(), nn.MaxPool3d((1, 2, 2))]
+    for before, width in itertools.pairwise(fields):
+        layers += [GroupConv2d(group, before, width, 3, padding=1, bias=False), nn.BatchNorm3d(width), nn.ReLU()]
+    return nn.Sequential(*layers, InvariantAvgPool2d(), OrbitPool("max"), nn.Linear(fields[-1], classes))
+
+
+def equal_planes(
+    group: Group, in_shape: Sequence[int], classes: int, planes: Sequence[int] = PLANES
+) -> tuple[int, ...]:
+    r"""The fewest planes, in the same proportion, that give `cnn` no fewer parameters than `weight_tied_cnn` has."""
+    with torch.device("meta"):  # no memory, and no random numbers
+        wanted = parameters(weight_tied_cnn(group, in_shape, classes, planes))
+        for part in range(1, 128):
+            fewer = tuple(max(1, round(width * part / 128)) for width in planes)
+            if parameters(cnn(in_shape, classes, fewer)) >= wanted:
+                return fewer
+    return tuple(planes)
+
+
+def parameters(model: nn.Module) -> int:
+    r"""How many parameters a model has."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def _channels(caller: str, in_shape: Sequence[int]) -> int:
+    r"""The channels of images that a stride and a pooling of 2 sample symmetrically."""
+    if len(in_shape) != 3 or in_shape[1] % 4 or in_shape[2] % 4:
+        hint = "Pad the images: sampled lopsidedly they would look different when turned."
+        raise ValueError(
+            f"{caller}: expected in_shape (C, H, W), H and W multiples of 4, got {tuple(in_shape)}. {hint}"
+        )
+    return in_shape[0]

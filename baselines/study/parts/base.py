@@ -1,0 +1,99 @@
+r"""What a part of the study is: what it needs to be trained, what it measures, and what it shows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from baselines.study.runs import Result, Run, Subject
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from baselines.common.workers import Advance
+    from baselines.study.config import Plan
+
+Verdict = Literal["holds", "partly", "does not hold"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    r"""A sentence computed from the numbers; `claims` says which of the paper's claims it bears on came out true."""
+
+    text: str
+    claims: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    r"""Cells as text, a row for each entry."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    r"""A figure, what it is called as a file, and what it shows in words for those who cannot see it."""
+
+    name: str
+    figure: Figure
+    alt: str
+
+
+@dataclass(frozen=True)
+class Page:
+    r"""What a part shows of its numbers."""
+
+    findings: Sequence[Finding]
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        r"""Whether the claim of the paper holds; None where nothing was found that bears on it."""
+        claims = [claim for finding in self.findings for claim in finding.claims]
+        if not claims:
+            return None
+        return "holds" if all(claims) else "partly" if any(claims) else "does not hold"
+
+
+class Part(ABC):
+    r"""One part of the study."""
+
+    title = ""
+    claim = ""  # of the paper or the lecture, in our words
+
+    @abstractmethod
+    def show(self, results: list[Result]) -> Page:
+        r"""What is said and drawn of the results."""
+
+
+class RunPart(Part):
+    r"""A part that measures networks the study trains: its results are the runs with their measures."""
+
+    needs_measures_of: tuple[str, ...] = ()  # other parts
+
+    def needs(self, plan: Plan) -> list[Run]:
+        r"""The trainings it measures: those of every method."""
+        return plan.runs(plan.methods)
+
+    @abstractmethod
+    def measure(self, trained: Subject) -> Result:
+        r"""What is measured of one network, as JSON."""
+
+
+class AlonePart(Part):
+    r"""A part that trains what it needs by itself."""
+
+    @abstractmethod
+    def steps(self, plan: Plan) -> int:
+        r"""How many steps `alone` tells of."""
+
+    @abstractmethod
+    def alone(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
+        r"""Train and measure; what is kept of it in `out` is taken up again with `resume`."""

@@ -1,0 +1,70 @@
+r"""Shift invariance of subsampling networks: max, blur and polyphase pooling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from baselines.common.workers import Advance
+from baselines.shift.command import runs_of
+from baselines.shift.models import TASKS
+from baselines.shift.runs import PROTOCOLS, Run, carry_out, finished
+from baselines.shift.tables import measures_of, titles, verdict
+from baselines.study.parts.base import AlonePart, Finding, Page, Picture, Table
+from baselines.study.runs import Result
+
+if TYPE_CHECKING:
+    from baselines.study.config import Plan
+
+ALTS = {
+    "toy": "A toy signal and its shift by one, and what max, blur and polyphase pooling make of them.",
+    "accuracy": "Accuracy of the detector at every shift, for each pooling, circular and cropped.",
+    "probability": "Probability of the true class along diagonal shifts, for each pooling.",
+    "segmentation": "A scene segmented as it is and shifted by a pixel, for each pooling.",
+}
+
+
+class ShiftPart(AlonePart):
+    r"""A detector and a segmentor with each pooling, at every shift."""
+
+    title = "Shifts and subsampling"
+    claim = (
+        "Max pooling aliases and its networks change their mind when the image is shifted; blurring makes that rarer, "
+        "polyphase pooling makes it impossible under circular shifts (Zhang 2019, Chaman and Dokmanic 2021)."
+    )
+
+    def steps(self, plan: Plan) -> int:
+        return sum(run.epochs for run in _runs(plan))
+
+    def alone(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
+        results, before = [], 0
+        for run in _runs(plan):
+            known = finished(run, out) if resume else None
+            result = known or carry_out(run, out, lambda epoch, before=before: advance(before + epoch))  # type: ignore[misc]
+            before += run.epochs
+            advance(before)
+            results.append({key: value for key, value in result.items() if key != "training_seconds"})
+        return results
+
+    def show(self, results: list[Result]) -> Page:
+        from baselines.shift.figures import drawings
+
+        wobble = {run["kind"]: run["circular"]["largest_wobble"] for run in results if run["task"] == "detector"}
+        same = [
+            run["consistency"]["circular"] for run in results if run["kind"] == "polyphase" and "consistency" in run
+        ]
+        findings = [Finding(line[0].upper() + line[1:] + ".") for line in verdict(results)]
+        text = (
+            "Under circular shifts the probability wobbles most with max, less with blur, least with polyphase pooling"
+        )
+        ordered = wobble["max"] > wobble["blur"] > wobble["polyphase"]
+        findings.append(Finding(f"{text}: {'yes' if ordered else 'no'}.", (ordered, min(same) == 1)))
+        tables = [Table(titles(task), measures_of(results, task)) for task in TASKS]
+        return Page(findings, tables, [Picture(f"shift-{n}", f, ALTS[n]) for n, f in drawings(results).items()])
+
+
+def _runs(plan: Plan) -> list[Run]:
+    protocol = PROTOCOLS[plan.source.data]
+    own = max(protocol.detector_epochs, protocol.segmentor_epochs)
+    fewer = plan.epochs if plan.epochs and plan.epochs < own else None
+    return runs_of(plan.source.data, plan.source.data_dir, fewer, 1, None)

@@ -1,0 +1,76 @@
+r"""Table 1: accuracy and invariance of weight tying, augmentation and regularisation."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from baselines.study.measures import BATCHES, exact, invariance, orbit_logits, similarity
+from baselines.study.parts.base import Finding, Page, RunPart, Table
+from baselines.study.protocols import SALIENCY_TARGET
+from baselines.study.runs import Result, Subject
+from baselines.study.tables import (
+    COLUMNS,
+    PAPER,
+    PAPER_COLUMNS,
+    cells,
+    grouped,
+    nu,
+    of_the_paper,
+    protocol,
+    sizes,
+    verdict,
+)
+
+EQUAL = 0.01  # of accuracy: what is called as accurate
+
+
+class TablePart(RunPart):
+    r"""Accuracy, LI, DI and SI of every method."""
+
+    title = "Accuracy and invariance"
+    claim = (
+        "Weight tying is invariant and as accurate as augmentation; augmentation learns to classify moved images "
+        "without becoming invariant; regularisation buys invariance with accuracy (Table 1)."
+    )
+
+    def measure(self, trained: Subject) -> Result:
+        r"""One pass over the orbits of the test split; SI over its first samples, and those of the validation split."""
+        run, model, data, group = trained.run, trained.model, trained.data, trained.group
+        few, batches = slice(0, run.source.saliency_samples), BATCHES[run.model]
+        similarities = {"SI": similarity(model, data.test.x[few], data.test.y[few], group, batches)}
+        if run.recipe.nu:  # what nu is tuned by
+            validation = data.validation.x[few], data.validation.y[few]
+            similarities["validation_SI"] = similarity(model, *validation, group, batches)
+        exact(model)
+        logits = orbit_logits(model, data.test.x, group, batches.logits)
+        return {**invariance(logits, data.test.y, group), **similarities}
+
+    def show(self, results: list[Result]) -> Page:
+        runs = grouped(results)
+        paper = of_the_paper(results[0])
+        head = ["group", "method", "ν", *COLUMNS.values(), *(PAPER_COLUMNS if paper else ())]
+        rows = [
+            [*key, nu(seeds), *cells(seeds), *(PAPER.get(key, ("",) * len(PAPER_COLUMNS)) if paper else ())]
+            for key, seeds in runs.items()
+        ]
+        means = {key: {name: fmean(run[name] for run in seeds) for name in COLUMNS} for key, seeds in runs.items()}
+        findings = [Finding(f"{line}.", _claims(key, means)) for key, line in zip(runs, verdict(results), strict=True)]
+        caption = f"{protocol(results)} {sizes(results)}."
+        return Page(findings, [Table(head, rows, caption)])
+
+
+Means = dict[tuple[str, str], dict[str, float]]
+
+
+def _claims(key: tuple[str, str], means: Means) -> tuple[bool, ...]:
+    r"""What the means of a group and method say of the claim, where there is something to compare with."""
+    group, method = key
+    mean, augmented = means[key], means.get((group, "DA"))
+    if method == "WT":
+        exact = mean["LI"] == mean["DI"] == 0
+        return (exact, mean["accuracy"] > augmented["accuracy"] - EQUAL) if augmented else (exact,)
+    if method == "DA":
+        return (mean["LI"] > 0, mean["SI"] < SALIENCY_TARGET)
+    if method == "IR" and augmented:
+        return (mean["LI"] < augmented["LI"], mean["accuracy"] < augmented["accuracy"])
+    return ()

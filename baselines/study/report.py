@@ -1,0 +1,178 @@
+r"""A finished study as one page: tables, figures, what they show in words computed from the numbers, configuration."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import importlib.util
+import io
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from baselines.common.files import read_json, write, write_text
+from baselines.study.parts import PARTS
+from baselines.study.parts.base import Page
+from baselines.study.tables import protocol
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+DPI = 110  # of the page; pictures have twice as many, for sharp screens and for paper
+TITLE = "Is invariance learned from data genuine?"
+
+
+@dataclass(frozen=True)
+class Shown:
+    r"""A part of the study with what it shows."""
+
+    name: str
+    title: str
+    claim: str
+    page: Page
+
+    @property
+    def pictures(self) -> list[dict[str, str]]:
+        r"""The figures as PNG files in base64, their width in pixels of the page, and words."""
+        return [
+            {
+                "data": base64.b64encode(png(p.figure)).decode(),
+                "alt": p.alt,
+                "width": f"{p.figure.get_figwidth() * DPI:.0f}",
+            }
+            for p in self.page.pictures
+        ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    r"""The options of `python -m baselines report`."""
+    parser.add_argument("folder", type=Path, help="of a finished study, such as runs/study")
+    parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder)")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write this as well, its figures in a folder beside it"
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    r"""Write the page, one file that needs no network."""
+    for module in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(module) is None:
+            raise ImportError(f"report: expected {module} to be installed, got none. pip install 'equilayers[study]'.")
+    results, times = _read(args.folder)
+    parts = shown(results)
+    out = args.out or args.folder / "report.html"
+    write_text(out, html(results, times, parts))
+    Console().print(f"{out}, {out.stat().st_size / 1e6:.1f} MB", soft_wrap=True, markup=False)
+    if args.markdown:
+        write_markdown(args.markdown, results, times, parts)
+        Console().print(f"{args.markdown}, figures in {_figures(args.markdown)}", soft_wrap=True, markup=False)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    r"""The results of a study and its times.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: they are of no study.
+    """
+    found = []
+    for name in ("results.json", "times.json"):
+        path = folder / name
+        if not path.exists():
+            hint = "Run python -m baselines study --out with this folder first."
+            raise FileNotFoundError(f"report: expected folder with a finished study, got no {path}. {hint}")
+        found.append(read_json(path))
+    results, times = found
+    wanted = {"results.json": {"configuration", "parts"}, "times.json": {"machine", "wall_seconds"}}
+    for (name, keys), value in zip(wanted.items(), found, strict=True):
+        if not isinstance(value, dict) or not keys <= set(value):
+            raise ValueError(f"report: expected {folder / name} of a study, got other JSON. Run the study again.")
+    return results, times
+
+
+def shown(results: dict[str, Any]) -> list[Shown]:
+    r"""The parts of a study with their pages, in the order of `PARTS`."""
+    return [
+        Shown(name, part.title, part.claim, part.show(results["parts"][name]))
+        for name, part in PARTS.items()
+        if results["parts"].get(name)
+    ]
+
+
+def lead(results: dict[str, Any]) -> str:
+    r"""What was done, in a sentence."""
+    configuration = results["configuration"]
+    entries = [run for runs in results["parts"].values() for run in runs if "recipe" in run]
+    groups = " and ".join(configuration["groups"])
+    what = (
+        f"{len({run['name'] for run in entries})} trainings of the {configuration['model']} for {groups}. "
+        if entries
+        else ""
+    )
+    return what + (protocol(entries) if entries else f"Data: {configuration['source']['data']}.")
+
+
+def html(results: dict[str, Any], times: dict[str, Any], parts: list[Shown]) -> str:
+    r"""The page."""
+    import jinja2
+    from markupsafe import Markup
+
+    def badge(verdict: str) -> Markup:
+        return Markup('<span class="verdict {}">{}</span>').format(verdict.replace(" ", "-"), verdict)
+
+    loader = jinja2.PackageLoader("baselines")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.j2").render(
+        title=TITLE,
+        lead=lead(results),
+        summary=any(part.page.verdict for part in parts),
+        parts=parts,
+        badge=badge,
+        machine=_machine(times),
+        configuration=json.dumps(results["configuration"], indent=1),
+    )
+
+
+def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], parts: list[Shown]) -> None:
+    r"""The same as Markdown, with the figures as files beside it."""
+    figures = _figures(path)
+    lines = [f"# {TITLE}", "", lead(results), "", "| claim | here it |", "|---|---|"]
+    lines += [f"| {part.title}: {part.claim} | **{part.page.verdict}** |" for part in parts if part.page.verdict]
+    for part in parts:
+        lines += ["", f"## {part.title}", "", f"> {part.claim}", ""]
+        lines += [f"- {finding.text}" for finding in part.page.findings]
+        for picture in part.page.pictures:
+            write(figures / f"{picture.name}.png", partial(picture.figure.savefig, format="png", dpi=DPI))
+            lines += ["", f"![{picture.alt}]({figures.name}/{picture.name}.png)"]
+        for table in part.page.tables:
+            lines += ["", f"| {' | '.join(table.head)} |", f"|{'---|' * len(table.head)}"]
+            lines += [f"| {' | '.join(row)} |" for row in table.rows]
+            lines += ["", table.caption] if table.caption else []
+    write_text(path, "\n".join([*lines, "", "## Machine", "", _machine(times), ""]))
+
+
+def png(figure: Any) -> bytes:
+    r"""A figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=2 * DPI)
+    return buffer.getvalue()
+
+
+def _figures(path: Path) -> Path:
+    return path.parent / f"{path.stem}-figures"
+
+
+def _machine(times: dict[str, Any]) -> str:
+    machine, seconds = times["machine"], times.get("training_seconds", {})
+    total = sum(seconds.values())
+    trainings = f"The times of the trainings, one core each, add up to {total:.0f} s. " if seconds else ""
+    return (
+        f"{trainings}Wall time of the last invocation {times['wall_seconds']:.0f} s, {machine['workers']} processes on "
+        f"{machine['cores']} cores ({machine['processor']}); Python {machine['python']}, torch {machine['torch']}."
+    )

@@ -1,0 +1,138 @@
+r"""What is missing of a plan is carried out, shown while it goes on, and kept when it is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from baselines.common.distributed import from_first
+from baselines.common.workers import Here, Pool
+from baselines.study.config import Plan
+from baselines.study.jobs import AloneJob, RunJob
+from baselines.study.parts import ALONE_PARTS, RUN_PARTS
+from baselines.study.protocols import LADDER, SALIENCY_TARGET, Nu
+from baselines.study.runs import TRAINING, Result, Run, finished
+
+Known = dict[tuple[Run, str], Result]
+
+
+class Conduct:
+    r"""One invocation of the study: what it found in the folder, and what it adds."""
+
+    def __init__(self, console: Console, out: Path, *, resume: bool, quiet: bool = False) -> None:
+        self.console = console
+        self.out = out
+        self.resume = resume
+        self.quiet = quiet
+        self.known: Known = {}
+
+    def tune(self, plan: Plan, doers: Pool | Here) -> Plan:
+        r"""The plan with, for each group and form without a nu, the smallest of the ladder that reaches the target SI.
+
+        That is SI on validation images; all groups and forms climb side by side. Where none reaches it, which is said,
+        the nu with the highest SI is taken: too strong a regulariser leaves nothing to look at.
+        """
+        reached: dict[tuple[str, str], dict[float, float]] = {key: {} for key in self._without_nu(plan)}
+        for nu in LADDER:
+            climbing = [
+                key for key, similarities in reached.items() if max(similarities.values(), default=0) < SALIENCY_TARGET
+            ]
+            runs = {key: run for key in climbing if (run := plan.first(key[0], "IR", key[1], nu)) is not None}
+            if not runs:
+                break
+            self.runs({run: ["table"] for run in runs.values()}, [], doers, f"tuning nu = {nu:g}")
+            for (group, form), run in runs.items():
+                similarity = self.known[run, "table"]["measures"]["validation_SI"]
+                reached[group, form][nu] = similarity
+                self._say(f"{group} IR {form} nu = {nu:g}: SI {similarity:.3f} on validation images")
+        chosen: Nu = {key: max(similarities, key=similarities.__getitem__) for key, similarities in reached.items()}
+        for (group, form), nu in chosen.items():
+            if reached[group, form][nu] < SALIENCY_TARGET:
+                self._say(f"{group} {form}: no nu up to {LADDER[-1]:g} reaches SI {SALIENCY_TARGET}; {nu:g} is nearest")
+        return plan.with_nu(chosen)
+
+    def _without_nu(self, plan: Plan) -> list[tuple[str, str]]:
+        r"""The groups and forms that some part of the plan wants a nu for, and that have none."""
+        guess = plan.with_nu({(group, form): 1.0 for group, form, nu in plan.nu if nu is None})
+        wanted = {(run.group, run.recipe.form) for name in plan.parts for run in _runs(name, guess) if run.recipe.nu}
+        return [(group, form) for group, form, nu in plan.nu if nu is None and (group, form) in wanted]
+
+    def carry_out(self, plan: Plan, doers: Pool | Here) -> tuple[dict[str, list[Result]], dict[str, float]]:
+        r"""The results of each part, and the seconds that each training took."""
+        wanted: dict[Run, list[str]] = {}
+        for name in plan.parts:
+            for run in _runs(name, plan):
+                of = wanted.setdefault(run, [])
+                of += [part for part in _measured(name) if part not in of]
+        alone = [AloneJob(name, plan, self.out, self.resume) for name in plan.parts if name in ALONE_PARTS]
+        results = self.runs(wanted, alone, doers, "the study")
+        for name in plan.parts:
+            if name in RUN_PARTS:
+                results[name] = [self._entry(run, _measured(name)) for run in _runs(name, plan)]
+        ordered = {name: results[name] for name in plan.parts}
+        return ordered, {run.name: self.known[run, TRAINING]["training_seconds"] for run in wanted}
+
+    def _entry(self, run: Run, parts: tuple[str, ...]) -> Result:
+        r"""What is known of a run: its settings and training, and the measures of these parts."""
+        training = dict(self.known[run, TRAINING])
+        del training["training_seconds"]  # the same run again is the same result
+        entry: Result = {"name": run.name, **training}
+        for part in parts:
+            entry |= self.known[run, part]["measures"]
+        return entry
+
+    def runs(
+        self, wanted: dict[Run, list[str]], alone: list[AloneJob], doers: Pool | Here, title: str
+    ) -> dict[str, list[Result]]:
+        r"""Have carried out what is not known yet of the runs, and the parts that stand alone: the results of these."""
+        self.known, missing = from_first((self.known, self._missing(wanted)))  # so that all processes do the same
+        jobs: list[Any] = [*alone, *missing]
+        steps = dict.fromkeys(jobs, 0)
+        done = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(
+            *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=self.quiet
+        ) as progress:
+            task = progress.add_task(f"{title}, epochs and measures", total=sum(job.steps for job in jobs))
+
+            def show(step: int, job: Any) -> None:
+                steps[job] = step
+                progress.update(task, completed=sum(steps.values()))
+
+            for job, result in doers.results(jobs, show):
+                show(job.steps, job)
+                if isinstance(job, AloneJob):
+                    done[job.part] = result
+                else:
+                    self.known |= {(job.run, part): found for part, found in result.items()}
+        return done
+
+    def _missing(self, wanted: dict[Run, list[str]]) -> list[RunJob]:
+        jobs = []
+        for run, parts in wanted.items():
+            for part in (TRAINING, *parts):
+                if (run, part) not in self.known and self.resume and (found := finished(run, part, self.out / "runs")):
+                    self.known[run, part] = found
+            missing = tuple(part for part in (TRAINING, *parts) if (run, part) not in self.known)
+            if TRAINING in missing:  # measures of other weights are worth nothing
+                missing = (TRAINING, *parts)
+            if missing:
+                jobs.append(RunJob(run, missing, self.out / "runs"))
+        return jobs
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            self.console.print(line)
+
+
+def _runs(name: str, plan: Plan) -> list[Run]:
+    r"""The trainings that a part measures; none for one that stands alone."""
+    return RUN_PARTS[name].needs(plan) if name in RUN_PARTS else []
+
+
+def _measured(name: str) -> tuple[str, ...]:
+    r"""Whose measures a part shows: its own, and those of others."""
+    return (*RUN_PARTS[name].needs_measures_of, name)

@@ -1,0 +1,68 @@
+r"""Whether a converted model is what it should be, seen by running it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from equilayers._modules import tensors
+from equilayers.groups import Group
+
+# Errors by how much the outputs differ from sample to sample, and by the largest output.
+LIMITS = {torch.float64: (1e-6, 1e-11), torch.float32: (1e-3, 1e-5)}
+
+
+def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Size]) -> str:
+    r"""What is wrong with the converted model, in words; empty if nothing.
+
+    In float64 where it runs in that: it has to run, to put out what has the shapes of before, and that has to be an
+    image that moves with x where it has two axes of space, and not to move where it has none.
+    """
+    problem = ""
+    for dtype in (torch.float64, x.dtype):
+        try:
+            with torch.no_grad():
+                wide, inputs = copy.deepcopy(made).eval().to(dtype), x.to(dtype)
+                _settle(wide, inputs)
+                elements = (0, *group.generating_set())
+                y, *moved = (list(tensors(wide(group.act(g, inputs).clone()))) for g in elements)
+            return _compared(group, elements[1:], y, moved, shapes)
+        except Exception as error:  # a model of others may raise anything
+            problem = f"it does not run any more: {str(error).splitlines()[0]}"
+    return problem
+
+
+def _settle(model: nn.Module, x: Tensor) -> None:
+    r"""Running statistics as after a training: with those of an untrained network little of the input may be left."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    for norm in norms:
+        norm.momentum = None
+        norm.train()
+    with contextlib.suppress(ValueError):  # a single number has no statistics
+        model(x.clone())
+    for norm in norms:
+        norm.eval()
+
+
+def _compared(
+    group: Group, elements: tuple[int, ...], y: list[Tensor], moved: list[list[Tensor]], shapes: list[torch.Size]
+) -> str:
+    for tensor, shape in zip(y, shapes, strict=True):
+        if tensor.shape != shape:
+            return f"it puts out {tuple(tensor.shape)} where it was {tuple(shape)}"
+    for number, before in enumerate(y):
+        size = float(before.abs().max()) if before.numel() else 0.0
+        spread = float((before - before[:1]).abs().max()) if len(before) > 1 else size
+        by_spread, by_size = LIMITS.get(before.dtype, (0.1, 0.1))
+        expected = [group.act(g, before) if before.ndim == 4 else before for g in elements]
+        pairs = zip((outputs[number] for outputs in moved), expected, strict=True)
+        off = max((float((a - b).abs().max()) for a, b in pairs if b.numel()), default=0.0)
+        if not off <= max(by_spread * spread, by_size * size):
+            what = "an image that moves with the input" if before.ndim == 4 else "the same for moved inputs"
+            much = f"off by {off:.1g}, where outputs of other samples differ by {spread:.1g}"
+            return f"what it puts out is not {what}: {much}; see equilayers.testing.locate_break"
+    return ""

@@ -1,0 +1,1 @@
+r"""`to_plain`: layers folded into torch's own modules, and torch.fx graphs for pools and blurs."""

@@ -1,0 +1,132 @@
+r"""Modules of torch's own operations: a function is traced once, and what is left needs nothing of this library."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from equilayers._checks import Pair
+from equilayers.groups import DirectProduct, Group, PermutationGroup
+
+
+class _Tracer(fx.Tracer):
+    r"""Does not look into the parts."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
+        return True
+
+
+class _Computed(nn.Module):
+    def __init__(self, compute: Callable[..., Tensor], parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.compute, self.names = compute, list(parts)
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.compute(x, *(getattr(self, name) for name in self.names))
+
+
+def graph(name: str, compute: Callable[..., Tensor], **parts: nn.Module) -> fx.GraphModule:
+    r"""A module called `name` from x to `compute(x, *parts)`.
+
+    Sizes are symbols while it is traced: they know arithmetic and torch.sym_min, but no `if`.
+    """
+    root = _Computed(compute, parts)
+    traced = _Tracer().trace(root)
+    traced._tracer_cls = None  # or pickle would look for ours
+    for node in traced.nodes:
+        node.type = None  # annotations are strings here, and pickle would look for what they name
+    return fx.GraphModule(root, traced, class_name=name)
+
+
+REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda f: f.amax(2),
+    "mean": lambda f: f.mean(2),
+    "logsumexp": lambda f: f.logsumexp(2),
+    "norm": lambda f: f.norm(dim=2),
+}
+
+
+def orbit_pool(reduction: str) -> fx.GraphModule:
+    r"""Of `equilayers.nn.OrbitPool`."""
+    return graph("OrbitPool", REDUCE[reduction])
+
+
+def map_mean() -> fx.GraphModule:
+    r"""Of `equilayers.nn.InvariantAvgPool2d`."""
+    return graph("MapMean", lambda x: x.mean((-2, -1)))
+
+
+def fiber_mean(order: int) -> fx.GraphModule:
+    r"""The mean over fibers that lie in the channels."""
+    return graph("FiberMean", lambda x: x.unflatten(1, (-1, order)).mean(2))
+
+
+def magnitudes() -> fx.GraphModule:
+    r"""Of `equilayers.nn.HarmonicMagnitude`."""
+    return graph("HarmonicMagnitude", lambda z: z.unflatten(2, (-1, 2)).norm(dim=3).flatten(1, 2))
+
+
+def magnitude_relu(bias: Tensor) -> fx.GraphModule:
+    r"""Of `equilayers.nn.HarmonicNonlinearity`; a magnitude of zero stays zero."""
+    tiny, kept = torch.finfo(bias.dtype).tiny, bias.detach().clone()[:, :, None, None, None]
+
+    def compute(z: Any) -> Any:
+        streams = z.unflatten(2, (-1, 2))
+        size = streams.norm(dim=3, keepdim=True).clamp(min=tiny)
+        return (streams * ((size + kept).relu() / size)).flatten(2, 3)
+
+    return graph("HarmonicNonlinearity", compute)
+
+
+def magnitude_scale(scale: Tensor) -> fx.GraphModule:
+    r"""Of `equilayers.nn.HarmonicBatchNorm` in eval mode."""
+    kept = scale.detach().clone()[:, :, None, None, None]
+    return graph("HarmonicBatchNorm", lambda z: (z.unflatten(2, (-1, 2)) * kept).flatten(2, 3))
+
+
+def averaged(model: nn.Module, group: Group, reduction: str) -> fx.GraphModule:
+    r"""Of `equilayers.convert.symmetrize`: one call of the model on the orbit."""
+    n = group.order
+
+    def compute(x: Tensor, model: nn.Module) -> Tensor:
+        orbit = torch.cat([_moved(group, g, x) for g in range(n)])
+        y: Tensor = model(orbit).unflatten(0, (n, -1))
+        if reduction == "probabilities":
+            return y.log_softmax(2).logsumexp(0) - math.log(n)
+        return y.mean(0) if reduction == "mean" else y.amax(0)
+
+    return graph("Symmetrized", compute, model=model)
+
+
+def _moved(group: Group, g: int, x: Tensor) -> Tensor:
+    r"""`group.act(g, x)` without its checks, for which there are no sizes yet."""
+    if isinstance(group, DirectProduct):
+        a, b = divmod(g, group.second.order)
+        return _moved(group.first, a, _moved(group.second, b, x))
+    if isinstance(group, PermutationGroup):
+        places = group.act(g, torch.arange(group.degree)).tolist()
+        return x.index_select(-1, x.new_tensor(places, dtype=torch.int64))
+    return group._move(g, x) if g else x
+
+
+def polyphase(stride: Pair, norm: float, exact: bool) -> fx.GraphModule:
+    r"""Of `equilayers.nn.PolyphasePool2d`; of components with equal norms it keeps the first."""
+
+    def compute(x: Any) -> Any:
+        for dim, step in () if exact else zip((-2, -1), stride, strict=True):
+            whole = (x.size(dim) + step - 1) // step * step
+            x = x.index_select(dim, (x.new_ones(whole, dtype=torch.int64).cumsum(0) - 1) % x.size(dim))
+        starts = itertools.product(*map(range, stride))
+        components = torch.stack([x[..., i :: stride[0], j :: stride[1]] for i, j in starts], 1)
+        rows = components.flatten(2)
+        largest = rows.double().norm(norm, 2).argmax(1)[:, None, None]
+        return rows.gather(1, largest.expand(-1, -1, rows.size(2))).reshape(components[:, 0].shape)
+
+    return graph("PolyphasePool2d", compute)

@@ -1,0 +1,174 @@
+r"""Where a convolution samples: sizes, padding, and the rule that keeps its grid symmetric.
+
+The grid `o + s·i` along an axis that the group turns around is symmetric when `H + 2p - d(k-1) - 1` is a multiple of
+the stride s. Only then does the layer commute with mirrors and turns; any other size is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers._checks import PADDING_MODES, Pair, check_choice, check_int, pair_of, refuse
+from equilayers.groups import CyclicRotation, Dihedral, Group
+
+
+@dataclass(frozen=True)
+class Geometry:
+    r"""Everything about a convolution but its channels: pairs are (height, width), as in torch."""
+
+    kernel_size: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    padding_mode: str = "zeros"
+
+    @property
+    def spans(self) -> Pair:
+        r"""d(k-1) of both axes: how many pixels beyond the first a filter reaches."""
+        (kh, kw), (dh, dw) = self.kernel_size, self.dilation
+        return dh * (kh - 1), dw * (kw - 1)
+
+    def rooms(self, size: Pair) -> Pair:
+        r"""`H + 2p - d(k-1) - 1` of both axes: how far the filter can move over an input of this size."""
+        (height, width), (ph, pw), (eh, ew) = size, self.padding, self.spans
+        return height + 2 * ph - eh - 1, width + 2 * pw - ew - 1
+
+    def out_size(self, size: Pair) -> Pair:
+        r"""Height and width of the output for an input of this size."""
+        (rh, rw), (sh, sw) = self.rooms(size), self.stride
+        return rh // sh + 1, rw // sw + 1
+
+    def padded(self, x: Tensor) -> tuple[Tensor, Geometry]:
+        r"""The input (..., C, H, W) with any padding but zeros around it, and the geometry left to apply."""
+        if self.padding_mode == "zeros" or self.padding == (0, 0):
+            return x, self
+        ph, pw = self.padding
+        image = x.flatten(1, -3) if x.ndim > 4 else x
+        image = F.pad(image, (pw, pw, ph, ph), mode=self.padding_mode).to(x.dtype)  # autocast pads in float32
+        return image.unflatten(1, x.shape[1:-2]), replace(self, padding=(0, 0), padding_mode="zeros")
+
+
+def check_plane_group(caller: str, group: Group) -> Group:
+    r"""The group itself when convolutions can be tied under it, ValueError otherwise."""
+    if not isinstance(group, CyclicRotation | Dihedral):
+        hint = (
+            "Shifts need no tying: torch.nn.Conv2d with padding_mode='circular' commutes with every cyclic shift, "
+            "and a mean over the map makes it invariant."
+        )
+        refuse(caller, "group to be CyclicRotation or Dihedral", repr(group), hint)
+    return group
+
+
+def turned_axes(group: Group) -> tuple[int, ...]:
+    r"""The axes, 0 for height and 1 for width, that some element reverses."""
+    if group.order == 1:
+        return ()
+    return (1,) if isinstance(group, Dihedral) and group.n == 1 else (0, 1)
+
+
+def is_square(group: Group) -> bool:
+    r"""Whether some element mixes height and width."""
+    return isinstance(group, CyclicRotation | Dihedral) and group.n > 2
+
+
+def geometry(
+    caller: str,
+    group: Group,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int] | str,
+    dilation: int | Sequence[int],
+    groups: int,
+    padding_mode: str,
+) -> Geometry:
+    r"""The checked geometry of a convolution tied under the group."""
+    kernel = pair_of(caller, "kernel_size", kernel_size, 1)
+    strides = pair_of(caller, "stride", stride, 1)
+    spread = pair_of(caller, "dilation", dilation, 1)
+    made = Geometry(
+        kernel,
+        strides,
+        _padding(caller, padding, kernel, strides, spread),
+        spread,
+        check_int(caller, "groups", groups, 1),
+        check_choice(caller, "padding_mode", padding_mode, PADDING_MODES),
+    )
+    if is_square(group):
+        for name in ("kernel_size", "stride", "padding", "dilation"):
+            height, width = getattr(made, name)
+            if height != width:
+                hint = "A quarter turn swaps the axes; CyclicRotation(2), Dihedral(1) and Dihedral(2) do not."
+                refuse(caller, f"{name} alike along both axes for {group!r}", (height, width), hint)
+    return made
+
+
+def check_size(caller: str, group: Group, geometry: Geometry, size: Pair) -> None:
+    r"""ValueError unless the layer is defined and exactly equivariant on inputs of this size."""
+    rooms = geometry.rooms(size)
+    for axis, name in enumerate(("H", "W")):
+        length, pad, room, stride = size[axis], geometry.padding[axis], rooms[axis], geometry.stride[axis]
+        if room < 0:
+            reach = geometry.spans[axis] + 1
+            hint = "Pad more, or take a smaller kernel or dilation."
+            refuse(
+                caller,
+                f"{name} + 2·padding >= {reach}, the reach of the kernel",
+                f"{name}={length}, padding={pad}",
+                hint,
+            )
+        most = _most_padding(geometry, length)
+        if pad > most:
+            hint = "Pad less, or take padding_mode='replicate' or 'zeros', which have no limit."
+            refuse(
+                caller, f"padding <= {most} for padding_mode={geometry.padding_mode!r} at {name}={length}", pad, hint
+            )
+        if axis in turned_axes(group) and room % stride:
+            settings = " or ".join(_settings_that_work(geometry, length, axis, "H=W" if is_square(group) else name))
+            hint = f"The grid is lopsided: a turned input would be sampled elsewhere. What works: {settings}."
+            expected = f"{name} + 2·padding - dilation·(kernel_size - 1) - 1 to be a multiple of the stride {stride}"
+            refuse(caller, expected, f"{room} at {name}={length}", hint)
+
+
+def _most_padding(geometry: Geometry, length: int) -> int:
+    return {"reflect": length - 1, "circular": length}.get(geometry.padding_mode, sys.maxsize)
+
+
+def _settings_that_work(geometry: Geometry, length: int, axis: int, name: str) -> list[str]:
+    r"""Two ways out: the nearest other kernel and padding for this size, and the next size for this kernel."""
+    kernel, pad, stride, dilation = (
+        pair[axis] for pair in (geometry.kernel_size, geometry.padding, geometry.stride, geometry.dilation)
+    )
+    room = lambda k, p: length + 2 * p - dilation * (k - 1) - 1  # noqa: E731
+    paddings = range(min(pad + stride, _most_padding(geometry, length)) + 1)
+    options = [
+        (abs(k - kernel) + abs(p - pad), -k, p)
+        for k, p in itertools.product(range(1, kernel + stride + 2), paddings)
+        if room(k, p) >= 0 and room(k, p) % stride == 0
+    ]
+    larger = f"an input of {name}={length + stride - room(kernel, pad) % stride}"
+    if not options:
+        return [larger, "stride=1 followed by a pooling layer"]
+    _, minus_k, p = min(options)
+    return [f"kernel_size={-minus_k} with padding={p}", larger]
+
+
+def _padding(caller: str, padding: int | Sequence[int] | str, kernel: Pair, stride: Pair, dilation: Pair) -> Pair:
+    r"""The padding on either side, in numbers; "same" keeps the size, as in torch for stride 1."""
+    if not isinstance(padding, str):
+        return pair_of(caller, "padding", padding, 0)
+    if check_choice(caller, "padding", padding, ("same", "valid")) == "valid":
+        return 0, 0
+    total = dilation[0] * (kernel[0] - 1), dilation[1] * (kernel[1] - 1)
+    if stride != (1, 1):
+        refuse(caller, "stride=1 with padding='same'", stride, "Pass the padding as a number.")
+    if total[0] % 2 or total[1] % 2:
+        hint = "An even kernel would need more padding on one side: take an odd one, or pass the padding as a number."
+        refuse(caller, "dilation·(kernel_size - 1) to be even with padding='same'", total, hint)
+    return total[0] // 2, total[1] // 2

@@ -1,0 +1,113 @@
+r"""Group convolutions of groups that interpolate, by the group Fourier transform.
+
+With u = h^-1 k and the filters in the basis of `_steering`, `psi = B w`, a group convolution is a group correlation of
+the coefficients of patches:
+
+    y[h] = sum_k <S_h psi[h^-1 k], patch_k> = sum_k <w[h^-1 k], a_k>,
+    w[u] = D_u^-1 B^+ psi[u],    a_k = (B D_k)^T patch_k.
+
+So every fiber element is correlated with the turned basis, channel by channel, and the rest is one product per irrep.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers.functional._convolution.geometry import Geometry
+from equilayers.functional._fourier.autograd import Correlate
+from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform
+from equilayers.functional._fourier.rotations import rotations_fourier
+from equilayers.functional._steerable_basis import Array, basis, pseudo_inverse, turns
+from equilayers.functional._weight_cache import Prepared, is_plain
+from equilayers.groups import Dihedral, Rotations
+
+BLOCK_BYTES, MOST_BYTES = 3_000_000, 24_000_000  # of coefficients: of several samples, and of rows of a large one
+
+
+def steered_conv2d(
+    f: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Rotations, prepared: Prepared | None
+) -> Tensor:
+    r"""The group convolution with zero padding, channel group by channel group."""
+    biases = [None] * shape.groups if bias is None else bias.chunk(shape.groups)
+    parts = zip(f.chunk(shape.groups, 1), weight.chunk(shape.groups), biases, strict=True)
+    kept = prepared if shape.groups == 1 else None
+    made = [_steered(part, shape, filters, b, group, kept) for part, filters, b in parts]
+    return made[0] if shape.groups == 1 else torch.cat(made, 1)
+
+
+def _steered(
+    f: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Rotations, prepared: Prepared | None
+) -> Tensor:
+    features, n = len(weight), group.order
+    size = len(f), *shape.out_size((f.shape[-2], f.shape[-1])), n, features
+    kernel = PlaneKernel(rotations_fourier(group.n, isinstance(group, Dihedral)))
+    bank = torch.from_numpy(turned_basis(group, weight.shape[-1])).to(f.device, f.dtype)
+    bank = bank.repeat_interleave(f.shape[1], 1)
+    if torch.is_grad_enabled() or not is_plain(f, weight):
+        planes = coefficients(f, bank, shape)
+        y = Correlate.apply(planes, weight_coefficients(weight, group), bias, kernel)
+        return y.view(size).permute(0, 4, 3, 1, 2)
+
+    def make() -> list[Tensor]:
+        return operators_of(weight_coefficients(weight, group), kernel.fourier)
+
+    operators = make() if prepared is None else prepared.get(weight, make, "steered")
+    out = f.new_empty(size)
+    bytes_of_one = math.prod(size[1:4]) * bank.shape[0] * f.shape[1] * f.element_size()
+    for part, place, rest in _blocks(f, out, shape, bytes_of_one):
+        planes = coefficients(part, bank, rest)
+        transform(planes, operators, bias, kernel.fourier, place.view(-1, n, features))
+    return out.permute(0, 4, 3, 1, 2)
+
+
+def _blocks(f: Tensor, out: Tensor, shape: Geometry, bytes_of_one: int) -> Iterator[tuple[Tensor, Tensor, Geometry]]:
+    r"""Parts of the input, where their outputs belong, and what is left to apply: samples, or rows of a large one."""
+    if bytes_of_one <= MOST_BYTES:
+        samples = max(1, BLOCK_BYTES // max(1, bytes_of_one))
+        yield from zip(f.split(samples), out.split(samples), itertools.repeat(shape))
+        return
+    (ph, pw), stride, height = shape.padding, shape.stride[0], out.shape[1]
+    bare = replace(shape, padding=(0, 0))
+    rows = max(1, MOST_BYTES * height // bytes_of_one)
+    for sample, place in zip(F.pad(f, (pw, pw, ph, ph)).split(1), out, strict=True):
+        for first in range(0, height, rows):
+            last = min(first + rows, height) - 1
+            yield sample[..., first * stride : last * stride + shape.spans[0] + 1, :], place[first : last + 1], bare
+
+
+def coefficients(f: Tensor, bank: Tensor, shape: Geometry) -> Tensor:
+    r"""The coefficients a (B·H'·W', |G|, N·C) of the patches of a feature (B, C, |G|, H, W).
+
+    bank: (N, |G|·C, k, k), the turned basis for every channel.
+    """
+    batch, channels, n, height, width = f.shape
+    # The channels of all fibers last in memory: correlations channel by channel are fastest there.
+    maps = f.permute(0, 3, 4, 2, 1).reshape(batch, height, width, n * channels).permute(0, 3, 1, 2)
+    parts = []
+    for filters in bank.unsqueeze(2):
+        y = F.conv2d(maps, filters, None, shape.stride, shape.padding, shape.dilation, n * channels)
+        parts.append(y.permute(0, 2, 3, 1).reshape(-1, n, channels))
+    return torch.cat(parts, 2)
+
+
+def weight_coefficients(weight: Tensor, group: Rotations) -> Tensor:
+    r"""The planes w (O, |G|, N·C) of a weight (O, C, |G|, k, k)."""
+    k = weight.shape[-1]
+    back = torch.from_numpy(turns(group, k)[group.inverses] @ pseudo_inverse(k)).to(weight.device, weight.dtype)
+    return torch.einsum("unt,ocut->ounc", back, weight.flatten(-2)).flatten(2)
+
+
+@functools.lru_cache(maxsize=64)
+def turned_basis(group: Rotations, kernel_size: int) -> Array:
+    r"""The basis turned by every element, (N, |G|, k, k)."""
+    bank = (basis(kernel_size) @ turns(group, kernel_size)).transpose(2, 0, 1)
+    return np.ascontiguousarray(bank).reshape(*bank.shape[:2], kernel_size, kernel_size)

@@ -1,0 +1,126 @@
+r"""One product per irreducible representation: what a group correlation becomes after the Fourier transform.
+
+Every block is bilinear in its coefficients x (R, M), w (O, M) -> y (R, O), and comes with both of its adjoints, so that
+gradients of any order are made of the same three products.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from equilayers._matmul import times
+
+Rows = tuple[Tensor, ...]  # the rows of one block; an exact group acts on them by a signed permutation
+
+
+class Block(Protocol):
+    r"""The product Y = X W^T of one irrep (or of several of one kind) and its adjoints."""
+
+    def operator(self, w: Rows) -> Tensor:
+        r"""The matrix of x -> y, ready for `product`."""
+
+    def adjoint(self, w: Rows) -> Tensor:
+        r"""The matrix of its transpose y -> x, ready for `product`."""
+
+    def product(self, x: Rows, operator: Tensor) -> Rows:
+        r"""The operator applied to every row."""
+
+    def correlate(self, y: Rows, x: Rows) -> Rows:
+        r"""The w-gradient of <y, product(x, operator(w))>: Y^T X."""
+
+
+class RealBlock:
+    r"""An irrep of real type and dimension d: d rows, each the concatenation of d coefficients."""
+
+    def operator(self, w: Rows) -> Tensor:
+        return w[0] if len(w) == 1 else torch.cat(w, -2)
+
+    def adjoint(self, w: Rows) -> Tensor:
+        return self.operator(w).mT
+
+    def product(self, x: Rows, operator: Tensor) -> Rows:
+        return tuple(times(row, operator.mT) for row in x)
+
+    def correlate(self, y: Rows, x: Rows) -> Rows:
+        total = functools.reduce(torch.add, (times(v.mT, u) for v, u in zip(y, x, strict=True)))
+        return total.chunk(len(x), -2)
+
+
+class ComplexBlock:
+    r"""A pair of complex-conjugate irreps: rows (c, d) of z = c + i d, with Y = z · conj(w).
+
+    The four real products are kept apart and combined afterwards: a quarter turn maps (c, d) to (-d, c), and one
+    stacked product would sum in another order.
+    """
+
+    def operator(self, w: Rows) -> Tensor:
+        return torch.cat(w, -2)
+
+    def adjoint(self, w: Rows) -> Tensor:
+        c, d = w
+        return torch.cat((c.mT, -d.mT), -2)
+
+    def product(self, x: Rows, operator: Tensor) -> Rows:
+        (cc, cd), (dc, dd) = (times(row, operator.mT).chunk(2, -1) for row in x)
+        return cc + dd, dc - cd
+
+    def correlate(self, y: Rows, x: Rows) -> Rows:
+        (p, q), (c, d) = y, x
+        return times(p.mT, c) + times(q.mT, d), times(p.mT, d) - times(q.mT, c)
+
+
+class GaussBlock:
+    r"""The pair of `ComplexBlock` in three real products instead of four, for rows that need no exact turns.
+
+    With k = (c + d) Wc: `c Wc + d Wd = k - d (Wc - Wd)` and `d Wc - c Wd = k - c (Wc + Wd)`.
+
+    Source: Knuth, The Art of Computer Programming 2, section 4.6.4.
+    """
+
+    def operator(self, w: Rows) -> Tensor:
+        c, d = w
+        return torch.stack((c, c + d, c - d))
+
+    def adjoint(self, w: Rows) -> Tensor:
+        c, d = w
+        return self.operator((c.mT, -d.mT))
+
+    def product(self, x: Rows, operator: Tensor) -> Rows:
+        (c, d), (first, second, third) = x, operator.mT
+        k, rest, other = times(c + d, first), times(d, third), times(c, second)
+        return torch.sub(k, rest, out=rest), torch.sub(k, other, out=other)
+
+    def correlate(self, y: Rows, x: Rows) -> Rows:
+        (p, q), (c, d) = y, x
+        k = times(p.mT, c + d)
+        return k - times((p - q).mT, d), k - times((p + q).mT, c)
+
+
+class PhaseBlock:
+    r"""Many complex pairs at once, rows [c | d] of shape (frequencies, R, 2M); results as two tensors c and d.
+
+    One product with the real matrix [[c, d], [-d, c]] instead of four: for transforms that need no exact phases.
+    """
+
+    def operator(self, w: Rows) -> Tensor:
+        c, d = w[0].chunk(2, -1)
+        return torch.cat((w[0], torch.cat((-d, c), -1)), -2)
+
+    def adjoint(self, w: Rows) -> Tensor:
+        return self.operator(w).mT
+
+    def product(self, x: Rows, operator: Tensor) -> Rows:
+        top, bottom = operator.chunk(2, -2)
+        return x[0] @ top.mT, x[0] @ bottom.mT
+
+    def correlate(self, y: Rows, x: Rows) -> Rows:
+        top, bottom = (y[0].mT @ x[0]).chunk(2, -2)
+        (cc, cd), (dc, dd) = top.chunk(2, -1), bottom.chunk(2, -1)
+        return cc + dd, cd - dc
+
+
+REAL, COMPLEX, GAUSS = RealBlock(), ComplexBlock(), GaussBlock()

@@ -1,0 +1,111 @@
+r"""Index tables that split a space into orbits, made once per group and shape."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from equilayers.functional._index_tables import Table, to_tensor
+from equilayers.groups import Group
+
+
+@dataclass(frozen=True, eq=False)
+class OrbitTable:
+    r"""How flat arrays of N entries become planes of M orbits.
+
+    gather: (|G|·M,), entry `k*M + m` is the place of k·p_m, p_m the representative of orbit m. An entry that some k
+        leave where it is stands in its orbit more than once.
+    first: (N,), the first place in `gather` at which each entry stands.
+    count: (N,), how often it stands there, the order of its stabiliser; None when every orbit is free.
+    """
+
+    order: int
+    gather: Tensor
+    first: Tensor
+    count: Tensor | None
+
+    def planes(self, x: Tensor) -> Tensor:
+        r"""Planes (R, |G|, M) of x (R, N): `planes[:, k, m] = x[:, k·p_m]`. Differentiable."""
+        out: Tensor = _Planes.apply(x, self)
+        return out
+
+    def weight_planes(self, weight: Tensor) -> Tensor:
+        r"""Planes of a weight (O, N), each entry divided among the places where it stands. Differentiable."""
+        return self.planes(weight if self.count is None else weight / self.count.to(weight.dtype))
+
+
+class _Planes(Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, table: OrbitTable) -> Tensor:
+        # By index_select, whose own backward would add number by number.
+        return x.index_select(1, table.gather).unflatten(1, (table.order, -1))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.table = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
+        return _Flat.apply(v, ctx.table), None
+
+
+class _Flat(Function):
+    r"""The transpose of `_Planes` for planes that agree where an entry stands more than once.
+
+    Gradients of a correlation do, because x and W do: one place times the number of places is their sum.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, table: OrbitTable) -> Tensor:
+        flat = v.flatten(1).index_select(1, table.first)
+        return flat if table.count is None else flat * table.count.to(flat.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.table = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:
+        return _Planes.apply(u, ctx.table), None
+
+
+@functools.lru_cache(maxsize=256)
+def orbit_places(group: Group, shape: tuple[int, ...]) -> tuple[Table, Table, Table | None]:
+    r"""The arrays of `OrbitTable`: gather, first and count."""
+    moved = group.permutations(shape)[group.inverses]  # moved[k, p] is the place of k·p
+    representatives = np.flatnonzero(moved.min(axis=0) == np.arange(moved.shape[1]))
+    gather = moved[:, representatives].reshape(-1)
+    _, first, count = np.unique(gather, return_index=True, return_counts=True)
+    return gather.copy(), first, (None if (count == 1).all() else count)
+
+
+def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
+    r"""The orbit table of arrays of this shape under the group."""
+    if not torch.compiler.is_compiling():
+        return _kept_table(group, shape, device)
+    # A compiler takes no tensor from a cache and must leave none there: it gets numbers.
+    gather, first, count = (torch.tensor(_numbers(group, shape, which), device=device) for which in range(3))
+    return OrbitTable(group.order, gather, first, count if len(count) else None)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
+    gather, first, count = orbit_places(group, shape)
+    tables = to_tensor(gather, device), to_tensor(first, device), None if count is None else to_tensor(count, device)
+    return OrbitTable(group.order, *tables)
+
+
+@torch.compiler.assume_constant_result
+def _numbers(group: Group, shape: tuple[int, ...], which: int) -> tuple[int, ...]:
+    table = orbit_places(group, shape)[which]
+    return () if table is None else tuple(table.tolist())

@@ -1,0 +1,103 @@
+r"""The maximum and the mean of every window of a map, at stride 1, as a turn or a mirror leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from equilayers._checks import Pair
+from equilayers.functional._resample.axes import Axis
+from equilayers.functional._resample.blur import Blur
+
+
+def windows(x: Tensor, kernel_size: int, mode: str, reduce: Callable[[Tensor, Pair], Tensor]) -> tuple[Tensor, Pair]:
+    r"""All windows of maps (..., H, W), reduced, and how much earlier than a map's its middle lies.
+
+    With "circular" padding windows go around: as many as there are pixels, beginning with each.
+    """
+    kh, kw = min(kernel_size, x.shape[-2]), min(kernel_size, x.shape[-1])
+    if mode != "circular":
+        return reduce(x, (kh, kw)), (0, 0)
+    x = torch.cat((x, x[..., : kh - 1, :]), -2)
+    return reduce(torch.cat((x, x[..., : kw - 1]), -1), (kh, kw)), (kh - 1, kw - 1)
+
+
+def window_max(x: Tensor, window: Pair) -> Tensor:
+    r"""The maximum over every window of maps (..., H, W): (..., H - kh + 1, W - kw + 1). Equal ones share the gradient.
+
+    torch's max_pool2d takes two to ten times as long at stride 1, and gives the gradient to the first of equal ones.
+    """
+    if torch.compiler.is_compiling():
+        return _by_torch(F.max_pool2d, x, window)
+    top: Tensor = _WindowMax.apply(x, window)
+    return top
+
+
+def window_mean(x: Tensor, window: Pair) -> Tensor:
+    r"""The mean over every window of maps (..., H, W), bitwise."""
+    if torch.compiler.is_compiling():
+        return _by_torch(F.avg_pool2d, x, window)
+    precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    down, right = (
+        Axis((1.0,) * k, 0, 1, length - k + 1, length, "zeros") for k, length in zip(window, x.shape[-2:], strict=True)
+    )
+    mean: Tensor = Blur.apply(precise, (down, right))
+    return mean.to(x.dtype)
+
+
+def _by_torch(pool: Callable[..., Tensor], x: Tensor, window: Pair) -> Tensor:
+    y = pool(x.reshape(1, -1, *x.shape[-2:]), window, 1)
+    return y.reshape(*x.shape[:-2], *y.shape[-2:])
+
+
+class _WindowMax(Function):
+    @staticmethod
+    def forward(x: Tensor, window: Pair) -> Tensor:
+        for dim, length in zip((-2, -1), window, strict=True):
+            seen = 1
+            while seen < length:  # by doubling
+                step = min(seen, length - seen)
+                rest = x.shape[dim] - step
+                x = torch.maximum(x.narrow(dim, 0, rest), x.narrow(dim, step, rest))
+                seen += step
+        return x if max(window) > 1 else x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.window = inputs
+        ctx.save_for_backward(x, output)
+        ctx.save_for_forward(x, output)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
+        x, top = ctx.saved_tensors
+        places = _places(top.shape, ctx.window)
+        hits = [(x[place] == top).to(v.dtype) for place in places]
+        share = v / sum(hits[1:], hits[0])
+        out = v.new_zeros(x.shape)
+        for place, hit in zip(places, hits, strict=True):
+            out[place].add_(hit * share)
+        return out, None
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
+        x, top = ctx.saved_tensors
+        places = _places(top.shape, ctx.window)
+        hits = [(x[place] == top).to(t.dtype) for place in places]
+        moved = [hit * t[place] for hit, place in zip(hits, places, strict=True)]
+        return sum(moved[1:], moved[0]) / sum(hits[1:], hits[0])
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, window: Pair) -> tuple[Tensor, int]:  # noqa: ARG004
+        return _WindowMax.apply(x.movedim(in_dims[0], 0), window), 0
+
+
+def _places(size: torch.Size, window: Pair) -> list[tuple[Any, ...]]:
+    r"""For each place in a window, where the pixels are that stand there."""
+    height, width = size[-2:]
+    return [(..., slice(i, i + height), slice(j, j + width)) for i in range(window[0]) for j in range(window[1])]

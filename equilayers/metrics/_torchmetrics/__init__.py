@@ -1,0 +1,1 @@
+r"""The measures as torchmetrics classes."""

@@ -1,0 +1,1 @@
+r"""Where and why a model loses the symmetry: trace, actions, locate, layer errors, advice."""

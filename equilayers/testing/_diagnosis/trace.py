@@ -1,0 +1,154 @@
+r"""What happens inside a model, as a tree: its modules, and the torch functions called between them."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from equilayers._modules import tensors
+
+# Looks at a tensor without making another one.
+SILENT = ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "__len__", "__bool__", "item")
+# Memory with anything in it, which differs from run to run: here it begins with zeros.
+EMPTY = ("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided")
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass
+class Event:
+    r"""A module or function that was called: by whom, on what, with what outcome, and what it called in turn."""
+
+    path: str  # of the module, or of the one that calls the function
+    name: str
+    module: nn.Module | None
+    inputs: list[Tensor]
+    outputs: list[Tensor] = field(default_factory=list)
+    inside: list[Event] = field(default_factory=list)
+    arguments: str = ""
+
+    @property
+    def opaque(self) -> bool:
+        r"""Whether nothing is known of what goes on inside."""
+        return not self.inside
+
+    @property
+    def closed(self) -> bool:
+        r"""Whether what goes on inside is its own business: the layers of torch and of this library."""
+        home = type(self.module).__module__
+        return home.startswith(("torch.nn.modules", "equilayers.")) and not isinstance(self.module, CONTAINERS)
+
+    def reads(self) -> set[int]:
+        r"""The ids of all tensors that it, or anything it calls, takes."""
+        return {id(t) for t in self.inputs}.union(*(event.reads() for event in self.inside))
+
+
+def trace(model: Callable[[Tensor], Any], x: Tensor) -> Event:
+    r"""Call the model on x and write down what happens; what is compiled runs as it was written.
+
+    Tensors are copied, since they may be changed in place: what one event puts out and another takes is one copy.
+    """
+    x = x.clone()
+    root = Event("", type(model).__name__, model if isinstance(model, nn.Module) else None, [])
+    recorder = _Recorder(root)
+    root.inputs = recorder.copies(x)
+    handles = []
+    if isinstance(model, nn.Module):
+        for path, module in model.named_modules():
+            if module is not model:
+                handles += recorder.watch(path, module)
+    try:
+        with torch.no_grad(), _eager(), recorder:
+            out = model(x)
+        root.outputs = recorder.copies(getattr(out, "logits", out))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return root
+
+
+def _eager() -> contextlib.AbstractContextManager[Any]:
+    has_stance = hasattr(torch.compiler, "set_stance")  # since torch 2.6
+    return torch.compiler.set_stance("force_eager") if has_stance else contextlib.nullcontext()
+
+
+class _Recorder(TorchFunctionMode):
+    r"""Writes down what is called, below the event on top of the stack."""
+
+    def __init__(self, root: Event) -> None:
+        super().__init__()
+        self.stack = [root]
+        self.copied: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}
+        self.copying = False
+
+    def watch(self, path: str, module: nn.Module) -> list[Any]:
+        r"""Write down each call of the module, also one that ends in an error its caller catches."""
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            event = Event(path, type(module).__name__, module, [])
+            if not self.inside_closed():
+                event.inputs = self.copies((args, kwargs))
+                self.stack[-1].inside.append(event)
+            self.stack.append(event)
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+            event = self.stack.pop()
+            event.outputs = [] if self.inside_closed() else self.copies(output)
+
+        return [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after, always_call=True),
+        ]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in EMPTY:
+            return func(*args, **kwargs).zero_()
+        taken = [t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)]
+        if self.copying or name in SILENT or not taken or self.inside_closed():
+            return func(*args, **kwargs)
+        event = Event(self.stack[-1].path, _name(func), None, self.copies(taken), arguments=_words(args, kwargs))
+        output = func(*args, **kwargs)
+        event.outputs = self.copies(args[0] if name == "__setitem__" else output)
+        if event.outputs:
+            self.stack[-1].inside.append(event)
+        return output
+
+    def inside_closed(self) -> bool:
+        r"""Whether a layer of torch or of this library is at work, whose steps are not looked at."""
+        return any(event.closed for event in self.stack)
+
+    def copies(self, value: Any) -> list[Tensor]:
+        r"""Copies of the tensors in a value."""
+        before, self.copying = self.copying, True
+        try:
+            return [self._copy(t) for t in tensors(value)]
+        finally:
+            self.copying = before
+
+    def _copy(self, t: Tensor) -> Tensor:
+        version = -1 if t.is_inference() else t._version
+        known = self.copied.get(id(t))
+        if known is not None and known[0]() is t and known[1] == version != -1:
+            return known[2]
+        made = t.detach().clone()
+        self.copied[id(t)] = weakref.ref(t), version, made
+        return made
+
+
+def _name(func: Any) -> str:
+    name = resolve_name(func) or getattr(func, "__name__", str(func))
+    return name.replace("torch.Tensor.", "Tensor.").removesuffix(".__get__")
+
+
+def _words(args: Any, kwargs: dict[str, Any]) -> str:
+    r"""The arguments that are no tensors, as they would be written."""
+    plain = [repr(a) for a in args if not list(tensors(a))]
+    return ", ".join([*plain, *(f"{key}={value!r}" for key, value in kwargs.items() if not list(tensors(value)))])

@@ -1,0 +1,104 @@
+r"""How a model is run: in its own precision without shortcuts, or in float64; afterwards all is as before."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equilayers._checks import check_float
+from equilayers.groups import Group
+from equilayers.metrics._orbit import compared_elements
+
+Model = Callable[[Tensor], Any]
+FULL = (False, "highest", "ieee", "none")
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    r"""No TF32 and no bfloat16 in the place of float32, on any device; afterwards what was set before."""
+    with contextlib.ExitStack() as undo:
+        for holder, name in _settings():
+            try:
+                before = getattr(holder, name)
+            except RuntimeError:  # torch has two sets of flags, and refuses to read one that the other contradicts
+                continue
+            if before not in FULL:
+                undo.callback(setattr, holder, name, before)
+                setattr(holder, name, False if before is True else "ieee")
+        yield
+
+
+def _settings() -> Iterator[tuple[Any, str]]:
+    r"""The flags of old, then those that torch has had since 2.9."""
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    yield _MatmulPrecision(), "value"
+    yield cudnn, "allow_tf32"
+    if hasattr(cudnn, "conv"):
+        parts: list[Any] = [cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv, mkldnn.rnn]  # type: ignore[attr-defined]
+        yield from ((part, "fp32_precision") for part in parts)
+
+
+class _MatmulPrecision:
+    r"""`torch.get_float32_matmul_precision` and its setter as an attribute."""
+
+    @property
+    def value(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @value.setter
+    def value(self, precision: str) -> None:
+        torch.set_float32_matmul_precision("highest" if precision == "ieee" else precision)
+
+
+@contextlib.contextmanager
+def same_buffers(model: Model) -> Iterator[None]:
+    r"""The buffers afterwards as they were before: a forward may change them in eval mode as well."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    before = [(m, key, t, t.clone()) for m in modules for key, t in m.named_buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for module, key, buffer, value in before:
+            if getattr(module, key) is not buffer:
+                setattr(module, key, buffer)
+            if not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+
+def orbit_inputs(caller: str, model: Model, group: Group, x: Tensor) -> tuple[range, Tensor]:
+    r"""The elements to compare with the identity, and the inputs as `placed`, which the group has to act on."""
+    elements = compared_elements(caller, group, include_identity=False)
+    x = placed(caller, model, x)
+    group.check_space(tuple(x.shape), caller)
+    return elements, x
+
+
+def placed(caller: str, model: Model, x: Tensor) -> Tensor:
+    r"""The inputs on the model's device and in its dtype."""
+    check_float(caller, "x", x)
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    floating = next((p for p in parameters if p.is_floating_point()), None)
+    return x if floating is None else x.to(floating.device, floating.dtype)
+
+
+def rounding(model: Model, dtype: torch.dtype) -> float:
+    r"""The relative error that rounding may leave: 32·eps for each module with parameters of its own."""
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    depth = sum(any(True for _ in module.parameters(recurse=False)) for module in modules)
+    return 32 * torch.finfo(dtype).eps * max(1, depth)
+
+
+def in_double(model: Model) -> Model | None:
+    r"""A module as a copy in float64, None where it cannot be copied; a function as it is."""
+    if not isinstance(model, nn.Module):
+        return model
+    try:
+        return copy.deepcopy(model).double()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None

@@ -134,7 +134,7 @@ def measure(network: Network, how: Effort, console: Console) -> Section:
             for width in how.widths:
                 made[width] = to_equivariant(original, group, inputs[0], width=width)
             losses = {width: _losses(model, inputs[0], how.steps) for width, (model, _) in made.items()}
-            section.breaks.append(f"{name} breaks first at {locate_break(original, group, inputs[0][:2])}")
+            section.breaks.append(f"{name} breaks first at {locate_break(original, inputs[0][:2], group)}")
         with console.status(f"{network.name}, {name}: timing"):
             sound = [width for width, (_, report) in made.items() if report is None or report.complete]
             forward, step = _timed({width: made[width][0] for width in sound}, inputs[0], how)
@@ -182,7 +182,7 @@ def _error(network: Network, model: nn.Module, name: str, x: Tensor, caller: str
             notes.append(f"{caller} {said}")
         return "–"
     if off > ROUNDING and not caller.endswith(ORIGINAL):
-        notes.append(f"{caller}: lost at {locate_break(model, group_of(name), x[:2])}")
+        notes.append(f"{caller}: lost at {locate_break(model, x[:2], group_of(name))}")
     return f"{off:.1g}"
 
 

@@ -34,14 +34,14 @@ class InvarianceLoss(nn.Module):
     """
 
     def __init__(
-        self, group: Group, form: str = "logit", *, elements: str = "all", include_identity: bool = False
+        self, group: Group | str, form: str = "logit", *, elements: str = "all", include_identity: bool = False
     ) -> None:
         super().__init__()
         self.form = check_choice("InvarianceLoss", "form", form, tuple(FORMS))
         self.elements = check_choice("InvarianceLoss", "elements", elements, ("all", "random"))
-        self.group = group
+        self.group: Group
         self.include_identity = include_identity
-        self._compared = compared_elements("InvarianceLoss", group, include_identity)
+        self.group, self._compared = compared_elements("InvarianceLoss", group, include_identity)
 
     def forward(self, model: Model, x: Tensor) -> Tensor:
         r"""The penalty for inputs x (B, ...): a scalar tensor of the dtype of the logits, differentiable."""

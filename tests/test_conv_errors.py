@@ -108,7 +108,7 @@ def test_padding_valid_is_padding_0(kernel: int, stride: int, dilation: int) -> 
 @each_kind
 def test_bad_layer_arguments(kind: Kind) -> None:
     caller = kind.__name__
-    for group in (4, "C4", None, CyclicRotation):
+    for group in (4, 4.5, None, CyclicRotation):
         assert_refused(lambda g=group: kind(g, 2, 4, 3), TypeError, caller, "group of equilayers.groups")
     for group in PLANELESS:
         assert_refused(

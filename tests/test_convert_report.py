@@ -35,9 +35,9 @@ def assert_honest(made: nn.Module, report: Report, x: Tensor = X) -> None:
     check = assert_invariant if made.eval()(x).ndim == 2 else assert_equivariant
     if last:
         with pytest.raises(AssertionError, match="is not"):
-            check(made, C4, x)
+            check(made, x, C4)
     else:
-        check(made, C4, x)
+        check(made, x, C4)
 
 
 def test_a_report() -> None:
@@ -180,7 +180,7 @@ def test_refused_modules(what: str) -> None:
     if what == "PReLU":  # slopes begin alike: seen only once they are not
         made[1].weight.data.uniform_()
         with pytest.raises(AssertionError, match="lost at"):
-            assert_invariant(made, C4, X)
+            assert_invariant(made, X, C4)
     elif what not in ("LayerNorm", "unused", "ceil_mode"):
         assert_honest(made, report)
 
@@ -253,8 +253,8 @@ def test_outputs_that_are_images() -> None:
     assert_honest(made, report)
     made, report = to_equivariant(Several(), C4, X)
     assert report.complete
-    assert_equivariant(lambda x: made(x)["mask"], C4, X)
-    assert_invariant(lambda x: made(x)["logits"], C4, X)
+    assert_equivariant(lambda x: made(x)["mask"], X, C4)
+    assert_invariant(lambda x: made(x)["logits"], X, C4)
     assert made(X)["mask"].shape == (2, 2, 32, 32)
 
 
@@ -367,7 +367,7 @@ def test_a_fault_is_seen_where_little_of_the_input_is_left() -> None:
     for module in made.modules():
         if isinstance(module, LiftingConv2d | GroupConv2d):
             nn.init.normal_(module.weight, std=1e-3)
-    assert_invariant(made, C4, X)
+    assert_invariant(made, X, C4)
     (entry,) = report.of("refused")
     assert "off by" in entry.reason
 
@@ -404,7 +404,7 @@ def test_refused_arguments() -> None:
     assert_refused(
         lambda: to_equivariant(torch.relu, C4), TypeError, caller, "model to be a torch.nn.Module", "Wrap it"
     )
-    assert_refused(lambda: to_equivariant(model, "C4"), TypeError, caller, "group to be a group", "'C4'")
+    assert_refused(lambda: to_equivariant(model, 4), TypeError, caller, "group to be a group", "got 4.")
     for group in (CyclicTranslation(4), PermutationGroup([[1, 0]])):
         assert_refused(
             lambda g=group: to_equivariant(model, g), ValueError, caller, "CyclicRotation or Dihedral", repr(group)

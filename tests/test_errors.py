@@ -113,7 +113,7 @@ def test_products_of_arrays_that_cannot_be_the_same() -> None:
     fifths = PermutationGroup([[1, 2, 3, 4, 0]])
     assert_refused(lambda: DirectProduct(S3, fifths), ValueError, "DirectProduct", "last axis")
     assert_refused(lambda: DirectProduct(T3, fifths), ValueError, "DirectProduct", "multiple of 3", "got 5")
-    for pair in ((C4, 3), ("C4", C4), (None, None)):
+    for pair in ((C4, 3), (4.5, C4), (None, None)):
         make = lambda pair=pair: DirectProduct(*pair)  # noqa: E731
         assert_refused(make, TypeError, "DirectProduct", "group of equilayers.groups")
 
@@ -169,7 +169,7 @@ def test_bad_layer_arguments() -> None:
         "GroupLinear": lambda group=C4, out=3, **kw: GroupLinear(group, 5, out, **kw),
     }
     for caller, make in makers.items():
-        for group in (4, "C4", None, CyclicRotation):
+        for group in (4, 4.5, None, CyclicRotation):
             assert_refused(lambda g=group, m=make: m(g), TypeError, caller, "group of equilayers.groups")
         assert_refused(lambda m=make: m(out=0), ValueError, caller, "out_features >= 1", "got 0.")
         for out in (2.5, "3", None, True):

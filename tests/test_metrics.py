@@ -236,7 +236,7 @@ def test_zero_outputs_have_no_normalized_error() -> None:
         (ValueError, {"x": torch.ones(4)}),
         (ValueError, {"group": CyclicRotation(1)}),
         (ValueError, {"group": TRIVIAL}),
-        (TypeError, {"group": "C4"}),
+        (TypeError, {"group": 4}),
         (TypeError, {"group": None}),
         (ValueError, {"batch_size": 0}),
         (ValueError, {"batch_size": -1}),

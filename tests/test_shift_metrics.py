@@ -292,7 +292,7 @@ def test_closed_forms_zeros_and_users_actions() -> None:
         (ValueError, {"action_out": lambda g, f: f[:, :, 1:]}),
         (TypeError, {"action_in": 3}),
         (TypeError, {"action_out": "roll"}),
-        (TypeError, {"group": "C4"}),
+        (TypeError, {"group": 4}),
         (ValueError, {"group": CyclicRotation(1)}),
         (TypeError, {"x": torch.ones(2, 1, 5, 5, dtype=torch.int64)}),
         (ValueError, {"batch_size": 0}),
@@ -391,6 +391,6 @@ def test_class_errors_name_the_class() -> None:
     with pytest.raises(ValueError, match=f"^ShiftWobble: {FAULT}"):
         ShiftWobble(reduction="sum")
     with pytest.raises(TypeError, match=f"^EquivarianceError: {FAULT}"):
-        EquivarianceError("C4")  # type: ignore[arg-type]
+        EquivarianceError(4)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=f"^ShiftWobble: {FAULT}"):
         ShiftWobble(crop_size=9).update(plain(), images(2))

@@ -38,9 +38,9 @@ def image(size: int = 8, batch: int = 3, channels: int = 1) -> Tensor:
 def test_an_exact_network_passes_bitwise(group: Group, dtype: torch.dtype) -> None:
     net = Net(group).to(dtype)
     for size in (7, 8):
-        assert_invariant(net, group, image(size), bitwise=True)
-        assert invariance_error(net, group, image(size)) == 0
-    assert_invariant(Net(group, algorithm="dense").to(dtype), group, image())
+        assert_invariant(net, image(size), group, bitwise=True)
+        assert invariance_error(net, image(size), group) == 0
+    assert_invariant(Net(group, algorithm="dense").to(dtype), image(), group)
 
 
 @each_group
@@ -50,14 +50,14 @@ def test_equivariant_outputs(group: Group) -> None:
     lift = LiftingConv2d(group, 1, 3, 3, algorithm="bitwise")
     images, vectors = nn.Sequential(lift, OrbitPool()), nn.Sequential(lift, nn.ReLU(), InvariantAvgPool2d())
     for output in ("auto", "image", group.act):
-        assert_equivariant(images, group, x, output=output, bitwise=True)
+        assert_equivariant(images, x, group, output=output, bitwise=True)
     for model in (lift, vectors):
         for output in ("auto", "regular", group.act_regular):
-            assert_equivariant(model, group, x, output=output, bitwise=True)
+            assert_equivariant(model, x, group, output=output, bitwise=True)
     shifted = nn.Sequential(images, Does(lambda y: y.roll(1, -1)))
-    assert_equivariant(shifted, group, x, output=lambda g, y: group.act(g, y.roll(-1, -1)).roll(1, -1), bitwise=True)
+    assert_equivariant(shifted, x, group, output=lambda g, y: group.act(g, y.roll(-1, -1)).roll(1, -1), bitwise=True)
     with pytest.raises(AssertionError, match=r"not equivariant(.|\n)*lost at:   1: Tensor.roll"):
-        assert_equivariant(shifted, group, x)
+        assert_equivariant(shifted, x, group)
 
 
 @each_group
@@ -66,11 +66,11 @@ def test_a_wrong_output_is_found_out(group: Group) -> None:
     lift = LiftingConv2d(group, 1, 3, 3, algorithm="bitwise")
     words = r"structural: every module is equivariant, and so is the output \(regular\): it does not move as declared"
     with pytest.raises(AssertionError, match=words):
-        assert_equivariant(lift, group, x, output="image")
+        assert_equivariant(lift, x, group, output="image")
     with pytest.raises(AssertionError, match=r"\(image\): pool over what moves"):
-        assert_invariant(nn.Sequential(lift, OrbitPool()), group, x)
+        assert_invariant(nn.Sequential(lift, OrbitPool()), x, group)
     with pytest.raises(AssertionError, match=r"\(regular\): pool over what moves"):
-        assert_invariant(nn.Sequential(lift, InvariantAvgPool2d()), group, x)
+        assert_invariant(nn.Sequential(lift, InvariantAvgPool2d()), x, group)
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_shifts_and_products(group: Group) -> None:
     symmetric = conv.weight.detach() + conv.weight.detach().flip(-1, -2)
     conv.load_state_dict({"weight": symmetric, "bias": conv.bias.detach()})
     pooled = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert_equivariant(conv, group, image())
-    assert_invariant(pooled, group, image())
+    assert_equivariant(conv, image(), group)
+    assert_invariant(pooled, image(), group)
     conv.padding_mode = "zeros"
     with pytest.raises(AssertionError, match="not invariant under"):
-        assert_invariant(pooled, group, image())
+        assert_invariant(pooled, image(), group)
 
 
 def test_the_message() -> None:
@@ -96,11 +96,11 @@ def test_the_message() -> None:
     x = torch.zeros(3, 1, 4, 4)
     x[2, 0, 2, 0] = 2.0  # comes to the place of the weight under g = 3 alone
     x[1, 0, 2, 0] = 1.0
-    check = compare("test", model, C4, x, lambda g, y: y, bitwise=False, tolerance=0.125)
+    check = compare("test", model, x, C4, lambda g, y: y, bitwise=False, tolerance=0.125)
     assert (check.passed, check.error, check.scale, check.tolerance) == (False, 6.0, 6.0, 0.75)
     assert (check.element, check.sample, check.index, check.expected, check.found) == (3, 2, (1,), 0.0, 6.0)
     with pytest.raises(AssertionError) as caught:
-        assert_invariant(model, C4, x, tolerance=0.125)
+        assert_invariant(model, x, C4, tolerance=0.125)
     assert str(caught.value).splitlines() == [
         "assert_invariant: Does is not invariant under CyclicRotation(4)",
         "worst:     g = 3, sample 2, output (1,): 6 in the place of 0",
@@ -110,10 +110,10 @@ def test_the_message() -> None:
         "with the input, what goes out does not. Look at what it does with places or axes.",
     ]
     with pytest.raises(AssertionError) as caught:
-        assert_equivariant(model.forward, C4, x, output=lambda g, y: y, diagnose=False)
+        assert_equivariant(model.forward, x, C4, output=lambda g, y: y, diagnose=False)
     assert str(caught.value).splitlines()[0] == "assert_equivariant: forward is not equivariant under CyclicRotation(4)"
     assert len(str(caught.value).splitlines()) == 3
-    assert_invariant(model, C4, x, tolerance=1.0)
+    assert_invariant(model, x, C4, tolerance=1.0)
 
 
 def test_the_worst_sample_is_looked_at_in_a_large_batch() -> None:
@@ -121,7 +121,7 @@ def test_the_worst_sample_is_looked_at_in_a_large_batch() -> None:
     x = torch.zeros(40, 1, 8, 8)
     x[33] = torch.randn(1, 8, 8)
     with pytest.raises(AssertionError, match=r"sample 33(.|\n)*lost at:   fault: Tensor.roll"):
-        assert_invariant(Net(C4, FAULTS["roll"].make()), C4, x)
+        assert_invariant(Net(C4, FAULTS["roll"].make()), x, C4)
 
 
 def test_the_tolerance() -> None:
@@ -138,12 +138,12 @@ def test_the_tolerance() -> None:
             model = nn.Sequential(*layers, Does(lambda y, bump=bump: (y.double() * bump).to(y.dtype)))
             x = torch.ones(1, 1, 4, 4)
             if passes:
-                assert_equivariant(model, C4, x)
+                assert_equivariant(model, x, C4)
             else:
                 with pytest.raises(AssertionError, match="not equivariant"):
-                    assert_equivariant(model, C4, x)
+                    assert_equivariant(model, x, C4)
             with pytest.raises(AssertionError, match="not equivariant"):
-                assert_equivariant(model, C4, x, bitwise=True)
+                assert_equivariant(model, x, C4, bitwise=True)
 
 
 def test_results_of_other_kinds() -> None:
@@ -158,22 +158,22 @@ def test_results_of_other_kinds() -> None:
         (lambda t: net(t).argmax(1), lambda t: (1000 * faulty(t)).int()),
         (lambda t: net(t) > 0, lambda t: t[:, 0, 0] > 0),
     ):
-        assert_invariant(good, C4, x, bitwise=True)
+        assert_invariant(good, x, C4, bitwise=True)
         with pytest.raises(AssertionError, match="is not invariant"):
-            assert_invariant(bad, C4, x)
-        assert invariance_error(good, C4, x) == 0
-        assert invariance_error(bad, C4, x) > 0
+            assert_invariant(bad, x, C4)
+        assert invariance_error(good, x, C4) == 0
+        assert invariance_error(bad, x, C4) > 0
 
 
 def test_outputs_that_are_not_finite() -> None:
     """Equal infinities are equal, and do not excuse other errors; what is not a number is no equality."""
     masked = nn.Sequential(Net(C4), Does(lambda y: torch.cat([y, torch.full_like(y[:, :1], -math.inf)], 1)))
-    assert_invariant(masked, C4, image(), bitwise=True)
+    assert_invariant(masked, image(), C4, bitwise=True)
     masked[0].fault = FAULTS["roll"].make()
     with pytest.raises(AssertionError, match=r"lost at:   0.fault: Tensor.roll"):
-        assert_invariant(masked, C4, image())
+        assert_invariant(masked, image(), C4)
     with pytest.raises(AssertionError, match=r"diagnosis: structural(.|\n)*lost at:   fault: torch.log"):
-        assert_invariant(Net(C4, FAULTS["not a number"].make()), C4, image())
+        assert_invariant(Net(C4, FAULTS["not a number"].make()), image(), C4)
 
 
 def test_inputs_are_brought_to_the_model() -> None:
@@ -192,11 +192,11 @@ def test_inputs_are_brought_to_the_model() -> None:
     for dtype in (torch.float16, torch.float32, torch.float64):
         for check in CHECKS.values():
             if check is not assert_equivariant:
-                check(model, C4, image().to(dtype))
+                check(model, image().to(dtype), C4)
     assert set(seen) == {torch.float64}
     half = Net(C4).bfloat16()
-    assert_invariant(half, C4, image(), bitwise=True)
-    assert_invariant(lambda t: t.mean((1, 2, 3)), C4, image().double())
+    assert_invariant(half, image(), C4, bitwise=True)
+    assert_invariant(lambda t: t.mean((1, 2, 3)), image().double(), C4)
 
 
 class Meddles(nn.Module):
@@ -267,7 +267,7 @@ def test_a_model_is_put_back(caller: str, grad: bool, float32: str) -> None:
     with torch.set_grad_enabled(grad):
         before["gradients"] = grad
         try:
-            CHECKS[caller](model, C4, x, **({"output": lambda g, y: y} if caller == "assert_equivariant" else {}))
+            CHECKS[caller](model, x, C4, **({"output": lambda g, y: y} if caller == "assert_equivariant" else {}))
         finally:
             assert_same(state(model), before)
     assert torch.equal(x, given)
@@ -282,7 +282,7 @@ def test_a_model_that_raises_is_put_back(caller: str, raising: int) -> None:
     model = Meddles(C4, raising)
     before = state(model)
     with pytest.raises(OSError, match="enough"):
-        CHECKS[caller](model, C4, image())
+        CHECKS[caller](model, image(), C4)
     assert_same(state(model), before)
 
 
@@ -291,7 +291,7 @@ def test_a_failing_check_puts_back_as_well() -> None:
     model.net.fault = FAULTS["roll"].make()
     before = state(model.train())
     with pytest.raises(AssertionError, match=r"lost at:   net.fault"):
-        assert_invariant(model, C4, image())
+        assert_invariant(model, image(), C4)
     assert_same(state(model), before)
     assert len(model.seen) == 4 + 2  # the orbit, twice the same; the rest is run on a copy in float64
 
@@ -318,14 +318,16 @@ def test_flags_that_contradict_each_other_are_left_alone() -> None:
 def test_refusals(caller: str) -> None:
     check, net, x = CHECKS[caller], Net(C4), image()
     assert_refused(
-        lambda: check(net, C4, x.int()), TypeError, caller, "x to be floating-point", "torch.int32", "x.float()"
+        lambda: check(net, x.int(), C4), TypeError, caller, "x to be floating-point", "torch.int32", "x.float()"
     )
-    assert_refused(lambda: check(net, C4, [1.0]), TypeError, caller, "x to be a torch.Tensor", "got list")
-    assert_refused(lambda: check(net, "C4", x), TypeError, caller, "group to be a group", "'C4'", "CyclicRotation(4)")
+    assert_refused(lambda: check(net, [1.0], C4), TypeError, caller, "x to be a torch.Tensor", "got list")
+    assert_refused(lambda: check(net, x, 4), TypeError, caller, "group to be a group", "got 4.", "CyclicRotation(4)")
+    assert_refused(lambda: check(net, x, "R4"), ValueError, caller, "a name such as", "'R4'", "The paper's R4 is 'C4'")
+    assert_refused(lambda: check(net, C4, x), TypeError, caller, "(model, x, group) in this order", "Swap x and group")
     trivial = CyclicRotation(1)
-    assert_refused(lambda: check(Net(trivial), trivial, x), ValueError, caller, "more than one element", repr(trivial))
-    assert_refused(lambda: check(net, C4, x[..., 1:]), ValueError, caller, "H == W", "H=8, W=7")
-    assert_refused(lambda: check(net, CyclicTranslation(3), x), ValueError, caller, "3")
+    assert_refused(lambda: check(Net(trivial), x, trivial), ValueError, caller, "more than one element", repr(trivial))
+    assert_refused(lambda: check(net, x[..., 1:], C4), ValueError, caller, "H == W", "H=8, W=7")
+    assert_refused(lambda: check(net, x, CyclicTranslation(3)), ValueError, caller, "3")
 
 
 @pytest.mark.parametrize("caller", ["assert_invariant", "assert_equivariant", "invariance_error"])
@@ -333,13 +335,13 @@ def test_refused_results(caller: str) -> None:
     check, x = CHECKS[caller], image()
     for out, got in ((None, "NoneType"), ((x, x), "tuple"), ({"out": x}, "dict")):
         words = ("model to return a tensor", f"got {got}", "lambda x: model(x)[0]")
-        assert_refused(lambda out=out: check(lambda _: out, C4, x), TypeError, caller, *words)
+        assert_refused(lambda out=out: check(lambda _: out, x, C4), TypeError, caller, *words)
     growing = iter(range(1, 99))
     grows = lambda t: t[:, :, : next(growing)].sum((1, 3))  # noqa: E731
     wanted = "outputs of one shape"
     if caller != "assert_equivariant":
         assert_refused(
-            lambda: check(grows, C4, x), ValueError, caller, wanted, "(3, 2) for g = 1 in the place of (3, 1)"
+            lambda: check(grows, x, C4), ValueError, caller, wanted, "(3, 2) for g = 1 in the place of (3, 1)"
         )
 
 
@@ -347,9 +349,9 @@ def test_refused_outputs() -> None:
     net, x, caller = Net(C4), image(), "assert_equivariant"
     for output in ("invariant", "", None, 3):
         words = ("'auto', 'image', 'regular'", f"got {output!r}")
-        assert_refused(lambda o=output: assert_equivariant(net, C4, x, output=o), ValueError, caller, *words)
+        assert_refused(lambda o=output: assert_equivariant(net, x, C4, output=o), ValueError, caller, *words)
     shapes = ("outputs of one shape", "(3, 3) for g = 1 in the place of (3,)", "Say how the output moves")
-    assert_refused(lambda: assert_equivariant(net, C4, x, output=lambda g, y: y[:, 0]), ValueError, caller, *shapes)
+    assert_refused(lambda: assert_equivariant(net, x, C4, output=lambda g, y: y[:, 0]), ValueError, caller, *shapes)
 
 
 def test_copies_and_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +359,7 @@ def test_copies_and_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     net = Net(C4, FAULTS["roll"].make())
     compiled = torch.compile(net, backend="eager")
-    found = locate_break(compiled, C4, image())
+    found = locate_break(compiled, image(), C4)
     assert found is not None
     assert (found.path, found.name) == ("_orig_mod.fault", "Tensor.roll")
     torch.compiler.reset()
@@ -369,23 +371,23 @@ def test_copies_and_compiled_models(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="not to be copied"):
         copy.deepcopy(net)
     with pytest.raises(AssertionError, match=r"structural or numerical: it cannot be copied(.|\n)*fault: Tensor.roll"):
-        assert_invariant(net, C4, image())
+        assert_invariant(net, image(), C4)
 
 
 def test_group_convolutions_pass_at_many_sizes() -> None:
     """The checks hold what the layers promise, at sizes where a grid is symmetric, and say no at others."""
     for size in (9, 11, 13):
         net = nn.Sequential(LiftingConv2d(C4, 2, 3, 3, 2, 1), nn.ReLU(), GroupConv2d(C4, 3, 2, 3, padding=1))
-        assert_equivariant(net, C4, image(size, channels=2))
+        assert_equivariant(net, image(size, channels=2), C4)
     plain = nn.Conv2d(2, 3, 3, 2, 1)
     for size in (8, 9):
         with pytest.raises(AssertionError, match=r"lopsidedly" if size == 8 else r"its filter is not symmetric"):
-            assert_equivariant(plain, C4, image(size, channels=2))
+            assert_equivariant(plain, image(size, channels=2), C4)
 
 
 def test_nothing_passes_silently() -> None:
     model = nn.Flatten()
     with pytest.raises(ValueError, match=r"expected x of one sample or more, got \(0, 1, 6, 6\)\. .+\.$"):
-        assert_invariant(model, CyclicRotation(4), torch.zeros(0, 1, 6, 6))
+        assert_invariant(model, torch.zeros(0, 1, 6, 6), CyclicRotation(4))
     with pytest.raises(ValueError, match=r"expected bitwise=True without tolerance, got 0\.5\. .+\.$"):
-        assert_invariant(model, CyclicRotation(4), torch.zeros(2, 1, 6, 6), bitwise=True, tolerance=0.5)
+        assert_invariant(model, torch.zeros(2, 1, 6, 6), CyclicRotation(4), bitwise=True, tolerance=0.5)

@@ -44,7 +44,7 @@ def test_the_breaking_layer_is_named(third_party: Networks, which: str) -> None:
     network = third_party[which]
     model = network.make()
     train(model, images(4, network.sizes[0]), 1)
-    found = locate_break(model, C4, images(2, network.sizes[0]))
+    found = locate_break(model, images(2, network.sizes[0]), C4)
     path, by_its_stride = BREAKS[which]
     assert found is not None
     assert found.path == path
@@ -103,7 +103,7 @@ def test_padding_on_one_side_is_found(third_party: Networks) -> None:
     assert "not an image that moves with the input" in refused.reason
     train(made, images(4, 64), 1)
     with pytest.raises(AssertionError, match="it pads more on one side"):
-        assert_equivariant(made, C4, images(4, 57))
+        assert_equivariant(made, images(4, 57), C4)
     assert error(network, made, C4, images(4, 57)) > 0.01
 
 
@@ -114,7 +114,7 @@ def test_what_is_not_known_is_refused_by_name(third_party: Networks) -> None:
     assert reasons["convnext.embeddings.layernorm"] == "no equivariant form of ConvNextLayerNorm is known here"
     train(made, images(4, 64), 4)
     with pytest.raises(AssertionError, match="structural"):  # little by little as it learns
-        assert_invariant(made.double(), C4, images(4, 64).double())
+        assert_invariant(made.double(), images(4, 64).double(), C4)
 
 
 def test_the_command(

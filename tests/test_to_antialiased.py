@@ -194,9 +194,9 @@ def test_what_is_kept_and_what_is_refused() -> None:
 def test_what_it_makes_of_pools_commutes_with_turns_at_every_size(group: Any) -> None:
     for size in SIZES:
         for pool in (nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2), nn.AvgPool2d(3, 2, 1), nn.MaxPool2d(3, 3)):
-            assert_equivariant(converted(pool), group, torch.randn(1, 1, size, size))
+            assert_equivariant(converted(pool), torch.randn(1, 1, size, size), group)
     with pytest.raises(AssertionError, match="lopsidedly"):
-        assert_equivariant(nn.MaxPool2d(3, 2, 1), group, torch.randn(1, 1, 32, 32))
+        assert_equivariant(nn.MaxPool2d(3, 2, 1), torch.randn(1, 1, 32, 32), group)
     assert isinstance(converted(nn.MaxPool2d(3, 2, 1, 2))[1], BlurPool2d)
 
 

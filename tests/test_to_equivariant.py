@@ -48,10 +48,10 @@ def test_equivariant_to_rounding(what: str, group: Group) -> None:
     for size in sizes(what):
         x = torch.randn(2, 3, size, size)
         assert made(x).shape == model(x).shape
-        check(made, group, x)
+        check(made, x, group)
         with pytest.raises(AssertionError, match="Conv2d"):
-            check(model, group, x)
-    assert locate_break(made, group, torch.randn(2, 3, 32, 32)) is None
+            check(model, x, group)
+    assert locate_break(made, torch.randn(2, 3, 32, 32), group) is None
 
 
 @each_model
@@ -145,7 +145,7 @@ def test_an_equivariant_model_keeps_its_outputs(group: Group) -> None:
     """From its own weights; and one that is not is made so, by as little as can be."""
     model = tied_on_purpose(group)
     x = torch.randn(3, 3, 12, 12)
-    assert_invariant(model, group, x)
+    assert_invariant(model, x, group)
     made, report = to_equivariant(model, group, x, from_weights=True)
     assert report.complete
     y = model(x)
@@ -215,4 +215,4 @@ def test_a_few_steps_lower_the_loss(what: str) -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     check = assert_equivariant if what == "UNet" else assert_invariant
-    check(made, C4, torch.randn(2, 3, 40, 40))
+    check(made, torch.randn(2, 3, 40, 40), C4)

@@ -221,8 +221,9 @@ def test_other_names_do_not_exist(name: str) -> None:
 
 def test_without_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
-    monkeypatch.delitem(sys.modules, "equilayers.metrics._torchmetrics.invariance", raising=False)
-    monkeypatch.delattr(equilayers.metrics, "_classes", raising=False)
+    for name in [name for name in sys.modules if name.startswith("equilayers.metrics._torchmetrics")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(equilayers.metrics, "_torchmetrics", raising=False)
     with pytest.raises(ImportError, match=r"expected torchmetrics .+pip install 'equilayers\[metrics\]'"):
         equilayers.metrics.LogitInvarianceError  # noqa: B018
     model, x, _ = model_and_data()

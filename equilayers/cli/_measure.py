@@ -62,10 +62,10 @@ def examine(subject: Subject) -> Report:
     Raises:
         ValueError, TypeError: the output does not move as it was said.
     """
-    settings, model, group, x = subject.settings, subject.model, subject.group, subject.x
+    settings, model, x, group = subject.settings, subject.model, subject.x, subject.group
     tolerance, action = settings.tolerance, subject.action
     with subject.running():
-        check = compare(CALLER, model, group, x, action, bitwise=settings.bitwise, tolerance=tolerance, diagnose=True)
+        check = compare(CALLER, model, x, group, action, bitwise=settings.bitwise, tolerance=tolerance, diagnose=True)
         gap = _gap(subject)
         measures = _measures(subject, gap)
         layers, missing = _layers(subject, check)
@@ -106,7 +106,7 @@ def _layers(subject: Subject, check: Check) -> tuple[list[LayerError], str]:
     if check.location is not None and check.location.kind == "random":
         return [], "two identical calls differ"
     try:
-        return layer_errors(subject.model, subject.group, subject.x[[check.sample, check.sample - 1]]), ""
+        return layer_errors(subject.model, subject.x[[check.sample, check.sample - 1]], subject.group), ""
     except Exception as error:
         return [], said(error)
 

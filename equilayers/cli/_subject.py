@@ -18,8 +18,6 @@ from equilayers.testing._comparison import output_of
 from equilayers.testing._diagnosis.actions import Action, image, invariant, regular
 from equilayers.testing._execution import full_precision, placed, same_buffers
 
-ACTIONS = {"invariant": invariant, "image": image, "regular": regular}
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -74,7 +72,8 @@ def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
     y = output_of(CALLER, out)
     if y.ndim < 1 or len(y) != len(x):
         bad(f"one output for each of {len(x)} inputs", tuple(y.shape), "Return a tensor (B, ...).")
-    action = ACTIONS[_output(settings, y)](settings.group)
+    kind, group = _output(settings, y), settings.group
+    action = invariant() if kind == "invariant" else image(group) if kind == "image" else regular(group)
     try:
         action.move(settings.group.order - 1, y)
     except ValueError as error:

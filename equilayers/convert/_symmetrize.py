@@ -12,7 +12,7 @@ from equilayers.groups import Group, as_group
 class Symmetrized(nn.Module):
     r"""A model averaged over the orbit of its input, see `symmetrize`."""
 
-    def __init__(self, model: nn.Module, group: Group, reduction: str = "mean") -> None:
+    def __init__(self, model: nn.Module, group: Group | str, reduction: str = "mean") -> None:
         super().__init__()
         self.group = as_group("symmetrize", group)
         self.reduction = check_choice("symmetrize", "reduction", reduction, REDUCTIONS)
@@ -26,7 +26,7 @@ class Symmetrized(nn.Module):
         return f"{self.group!r}, reduction={self.reduction!r}"
 
 
-def symmetrize(model: nn.Module, group: Group, reduction: str = "mean") -> Symmetrized:
+def symmetrize(model: nn.Module, group: Group | str, reduction: str = "mean") -> Symmetrized:
     r"""The Reynolds average of any model: invariant to the last bit, at |G| times the cost, with the same weights.
 
     Args:

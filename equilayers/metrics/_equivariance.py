@@ -19,7 +19,7 @@ Action = Callable[[int, Tensor], Tensor]
 def equivariance_error(
     model: Model,
     x: Tensor,
-    group: Group,
+    group: Group | str,
     *,
     action_in: Action | None = None,
     action_out: Action | None = None,
@@ -68,7 +68,7 @@ def element_errors(
     caller: str,
     model: Model,
     x: Tensor,
-    group: Group,
+    group: Group | str,
     action_in: Action | None,
     action_out: Action | None,
     relative: bool,
@@ -76,7 +76,7 @@ def element_errors(
     include_identity: bool,
 ) -> tuple[Tensor, torch.dtype]:
     r"""The error of each element and sample, (elements, B) in float64, and the dtype of the outputs."""
-    elements = compared_elements(caller, group, include_identity)
+    group, elements = compared_elements(caller, group, include_identity)
     check_actions(caller, action_in, action_out)
     parts = chunks(caller, x, batch_size)
     move = group.act if action_in is None else action_in

@@ -12,7 +12,7 @@ from equilayers.metrics._orbit import Model, orbit_total
 def logit_invariance_error(
     model: Model,
     x: Tensor,
-    group: Group,
+    group: Group | str,
     *,
     normalized: bool = False,
     batch_size: int | None = None,
@@ -48,7 +48,7 @@ def logit_invariance_error(
 
 
 def distribution_invariance_error(
-    model: Model, x: Tensor, group: Group, *, batch_size: int | None = None, include_identity: bool = False
+    model: Model, x: Tensor, group: Group | str, *, batch_size: int | None = None, include_identity: bool = False
 ) -> Tensor:
     r"""DI: how far the predicted distribution moves when the input does.
 
@@ -77,7 +77,7 @@ def distribution_invariance_error(
 
 
 def prediction_consistency(
-    model: Model, x: Tensor, group: Group, *, batch_size: int | None = None, include_identity: bool = False
+    model: Model, x: Tensor, group: Group | str, *, batch_size: int | None = None, include_identity: bool = False
 ) -> Tensor:
     r"""How often the predicted class of gx is that of x, a fraction in 0..1.
 

@@ -34,7 +34,7 @@ class InvarianceGap(NamedTuple):
 def invariance_gap(
     model: Model,
     x: Tensor,
-    group: Group,
+    group: Group | str,
     *,
     directions: int = 1,
     seed: int = 0,
@@ -66,7 +66,7 @@ def invariance_gap(
         spectral decay.
     """
     caller = "invariance_gap"
-    elements = compared_elements(caller, group, include_identity=False)
+    group, elements = compared_elements(caller, group, include_identity=False)
     check_int(caller, "directions", directions, 1)
     if len(x) < 2:
         refuse(caller, "x of two samples or more", len(x), "How far outputs lie apart takes two.")

@@ -29,13 +29,16 @@ class Total:
         return (self.sum / self.count if self.count else self.sum * torch.nan).to(self.dtype)
 
 
-def compared_elements(caller: str, group: Group, include_identity: bool) -> range:
-    r"""The elements a measure averages over: all but the identity, which joins on request."""
+def compared_elements(caller: str, group: Group | str, include_identity: bool) -> tuple[Group, range]:
+    r"""The group, and the elements a measure averages over: all but the identity, which joins on request."""
+    if isinstance(group, Tensor):
+        got = f"a tensor of shape {tuple(group.shape)} as group"
+        refuse(caller, "(model, x, group) in this order", got, "Swap x and group.", TypeError)
     group = as_group(caller, group)
     if group.order == 1 and not include_identity:
         hint = "The trivial group moves nothing; pass include_identity=True to measure it all the same."
         refuse(caller, "a group of more than one element", repr(group), hint)
-    return range(0 if include_identity else 1, group.order)
+    return group, range(0 if include_identity else 1, group.order)
 
 
 def chunks(caller: str, x: Tensor, batch_size: int | None) -> list[Tensor]:
@@ -51,7 +54,7 @@ def orbit_total(
     caller: str,
     model: Model,
     x: Tensor,
-    group: Group,
+    group: Group | str,
     compare: Compare,
     *,
     batch_size: int | None,
@@ -63,7 +66,7 @@ def orbit_total(
     would put equal samples into different rows of a matrix product, whose last bits depend on the row, and so report a
     rounding error as a broken invariance.
     """
-    elements = compared_elements(caller, group, include_identity)
+    group, elements = compared_elements(caller, group, include_identity)
     parts = chunks(caller, x, batch_size)
     total, count, dtype = torch.zeros((), dtype=torch.float64, device=x.device), 0, x.dtype
     with evaluation(model), torch.no_grad():

@@ -20,7 +20,7 @@ Saliency = Callable[..., Tensor]
 
 
 def integrated_gradients_saliency(
-    model: Model, x: Tensor, target: Tensor, group: Group, *, steps: int = 50, threshold: float = 0.9
+    model: Model, x: Tensor, target: Tensor, group: Group | str, *, steps: int = 50, threshold: float = 0.9
 ) -> Tensor:
     r"""The study's saliency map: integrated gradients, thresholded and smoothed.
 
@@ -88,7 +88,7 @@ def saliency_invariance_similarity(
     model: Model,
     x: Tensor,
     target: Tensor,
-    group: Group,
+    group: Group | str,
     *,
     saliency: Saliency = integrated_gradients_saliency,
     batch_size: int | None = None,
@@ -125,14 +125,14 @@ def saliency_total(
     model: Model,
     x: Tensor,
     target: Tensor,
-    group: Group,
+    group: Group | str,
     saliency: Saliency,
     batch_size: int | None,
     include_identity: bool,
 ) -> Total:
     r"""The sum behind `saliency_invariance_similarity`."""
     caller = "saliency_invariance_similarity"
-    elements = compared_elements(caller, group, include_identity)
+    group, elements = compared_elements(caller, group, include_identity)
     parts = chunks(caller, x, batch_size)
     target = check_tensor(caller, "target", target)
     if target.shape != x.shape[:1] or target.is_floating_point():

@@ -10,7 +10,7 @@ from equilayers.testing._comparison import Model, Output, compare, require
 from equilayers.testing._diagnosis.actions import Action, invariant
 
 
-def invariance_error(model: Model, group: Group, x: Tensor) -> Tensor:
+def invariance_error(model: Model, x: Tensor, group: Group | str) -> Tensor:
     r"""The largest absolute entry of `f(gx) - f(x)` over samples, outputs and elements.
 
     Args:
@@ -25,14 +25,14 @@ def invariance_error(model: Model, group: Group, x: Tensor) -> Tensor:
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group does not act on x, or is trivial.
     """
-    found = compare("invariance_error", model, group, x, invariant(group), bitwise=True, tolerance=None)
+    found = compare("invariance_error", model, x, group, invariant(), bitwise=True, tolerance=None)
     return torch.tensor(found.error, dtype=torch.float64)
 
 
 def assert_invariant(
     model: Model,
-    group: Group,
     x: Tensor,
+    group: Group | str,
     *,
     bitwise: bool = False,
     tolerance: float | None = None,
@@ -56,13 +56,13 @@ def assert_invariant(
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group does not act on x, or is trivial.
     """
-    _assert("assert_invariant", model, group, x, invariant(group), bitwise, tolerance, diagnose)
+    _assert("assert_invariant", model, x, group, invariant(), bitwise, tolerance, diagnose)
 
 
 def assert_equivariant(
     model: Model,
-    group: Group,
     x: Tensor,
+    group: Group | str,
     *,
     output: Output = "auto",
     bitwise: bool = False,
@@ -84,18 +84,18 @@ def assert_equivariant(
     Raises:
         AssertionError, TypeError, ValueError: as `assert_invariant`; ValueError also for an unknown output.
     """
-    _assert("assert_equivariant", model, group, x, output, bitwise, tolerance, diagnose)
+    _assert("assert_equivariant", model, x, group, output, bitwise, tolerance, diagnose)
 
 
 def _assert(
     caller: str,
     model: Model,
-    group: Group,
     x: Tensor,
+    group: Group | str,
     output: Output | Action,
     bitwise: bool,
     tolerance: float | None,
     diagnose: bool,
 ) -> None:
-    check = compare(caller, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
+    check = compare(caller, model, x, group, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
     require(check, caller, model, group)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import refuse
 from equilayers._modules import evaluation
-from equilayers.groups import Group
+from equilayers.groups import Group, as_group
 from equilayers.testing._diagnosis.actions import Action, candidates, distance, gaps, image, largest, regular
 from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
 from equilayers.testing._execution import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
@@ -68,18 +68,18 @@ def name_of(model: Model) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
 
 
-def require(check: Check, caller: str, model: Model, group: Group) -> None:
+def require(check: Check, caller: str, model: Model, group: Group | str) -> None:
     r"""Raise AssertionError, in the name of `caller`, unless the check passed."""
     if not check.passed:
         what = caller.removeprefix("assert_")
-        raise AssertionError(f"{caller}: {name_of(model)} is not {what} under {group!r}\n{check}")
+        raise AssertionError(f"{caller}: {name_of(model)} is not {what} under {as_group(caller, group)!r}\n{check}")
 
 
 def compare(
     caller: str,
     model: Model,
-    group: Group,
     x: Tensor,
+    group: Group | str,
     output: Output | Action,
     *,
     bitwise: bool,
@@ -87,7 +87,7 @@ def compare(
     diagnose: bool = False,
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
-    elements, x = orbit_inputs(caller, model, group, x)
+    group, x, elements = orbit_inputs(caller, model, x, group)
     if not x.numel():
         refuse(caller, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
     if bitwise and tolerance is not None:
@@ -100,7 +100,7 @@ def compare(
         check = _worst(caller, action, y, moved, tolerance)
         if check.passed or not diagnose:
             return check
-        kind, location = _diagnosis(model, group, x, action, check, caller)
+        kind, location = _diagnosis(model, x, group, action, check, caller)
     return replace(check, diagnosis=kind, location=location)
 
 
@@ -142,18 +142,18 @@ def _worst(caller: str, action: Action, y: Tensor, moved: list[Tensor], relative
 
 
 def _diagnosis(
-    model: Model, group: Group, x: Tensor, action: Action, check: Check, caller: str
+    model: Model, x: Tensor, group: Group, action: Action, check: Check, caller: str
 ) -> tuple[str, Break | None]:
     r"""Whether float64 makes the error go away, and where the symmetry is lost."""
     x = x if len(x) <= FEW else x[[check.sample, check.sample - 1]]
     try:
-        location = locate_break(model, group, x)
+        location = locate_break(model, x, group)
         lost = ""
     except Exception as error:  # whatever it is, what the check has found is to be told
         location, lost = None, f"; no place was found: {error}"
     if location is not None and location.kind == "random":
         return "random: two identical calls differ", location
-    wide = _in_double(model, group, x, caller)
+    wide = _in_double(model, x, group, caller)
     if isinstance(wide, str):
         return f"structural or numerical: {wide}{lost}", location
     relative = distance(action, wide[0], wide[1:])
@@ -170,7 +170,7 @@ def _diagnosis(
     return f"structural: {left} as well{lost}", location
 
 
-def _in_double(model: Model, group: Group, x: Tensor, caller: str) -> list[Tensor] | str:
+def _in_double(model: Model, x: Tensor, group: Group, caller: str) -> list[Tensor] | str:
     r"""The outputs over the orbit in float64, or why there are none."""
     precise = in_double(model)
     if precise is None:

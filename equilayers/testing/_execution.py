@@ -71,12 +71,12 @@ def same_buffers(model: Model) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def orbit_inputs(caller: str, model: Model, group: Group, x: Tensor) -> tuple[range, Tensor]:
-    r"""The elements to compare with the identity, and the inputs as `placed`, which the group has to act on."""
-    elements = compared_elements(caller, group, include_identity=False)
+def orbit_inputs(caller: str, model: Model, x: Tensor, group: Group | str) -> tuple[Group, Tensor, range]:
+    r"""The group, the inputs as `placed`, which it has to act on, and the elements to compare with the identity."""
+    group, elements = compared_elements(caller, group, include_identity=False)
     x = placed(caller, model, x)
     group.check_space(tuple(x.shape), caller)
-    return elements, x
+    return group, x, elements
 
 
 def placed(caller: str, model: Model, x: Tensor) -> Tensor:

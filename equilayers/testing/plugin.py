@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from equilayers._files import strict, write_text
-from equilayers.groups import Group
+from equilayers.groups import Group, as_group
 from equilayers.testing._comparison import Check, Model, Output, compare, name_of, require
 from equilayers.testing._diagnosis.actions import Action, invariant
 from equilayers.testing._html_report import page
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def invariance(request: pytest.FixtureRequest) -> Invariance:
-    r"""Checks whose outcomes are reported: `invariance.assert_invariant(model, group, x)` and the like."""
+    r"""Checks whose outcomes are reported: `invariance.assert_invariant(model, x, group)` and the like."""
     return Invariance(request.node)
 
 
@@ -56,33 +56,33 @@ class Invariance:
     def __init__(self, node: pytest.Item) -> None:
         self._node = node
 
-    def assert_invariant(self, model: Model, group: Group, x: Tensor, **options: Any) -> Check:
+    def assert_invariant(self, model: Model, x: Tensor, group: Group | str, **options: Any) -> Check:
         r"""As `equilayers.testing.assert_invariant`; what was found is returned, and reported either way."""
-        return self._check("assert_invariant", model, group, x, invariant(group), **options)
+        return self._check("assert_invariant", model, x, group, invariant(), **options)
 
     def assert_equivariant(
-        self, model: Model, group: Group, x: Tensor, *, output: Output = "auto", **options: Any
+        self, model: Model, x: Tensor, group: Group | str, *, output: Output = "auto", **options: Any
     ) -> Check:
         r"""As `equilayers.testing.assert_equivariant`; what was found is returned, and reported either way."""
-        return self._check("assert_equivariant", model, group, x, output, **options)
+        return self._check("assert_equivariant", model, x, group, output, **options)
 
     def _check(
         self,
         caller: str,
         model: Model,
-        group: Group,
         x: Tensor,
+        group: Group | str,
         output: Output | Action,
         *,
         bitwise: bool = False,
         tolerance: float | None = None,
         diagnose: bool = True,
     ) -> Check:
-        check = compare(caller, model, group, x, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
+        check = compare(caller, model, x, group, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
         entry = {
             "what": caller.removeprefix("assert_"),
             "model": name_of(model),
-            "group": repr(group),
+            "group": repr(as_group(caller, group)),
             "input": list(x.shape),
             "passed": check.passed,
             "error": strict(check.error),

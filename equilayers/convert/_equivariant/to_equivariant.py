@@ -74,7 +74,7 @@ class Conversion:
 
 def to_equivariant(
     model: nn.Module,
-    group: Group,
+    group: Group | str,
     x: Tensor | None = None,
     *,
     width: str = "equal-width",
@@ -113,7 +113,7 @@ def to_equivariant(
     caller = "to_equivariant"
     if not isinstance(model, nn.Module):
         refuse(caller, "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
-    check_plane_group(caller, as_group(caller, group))
+    group = check_plane_group(caller, as_group(caller, group))
     check_choice(caller, "width", width, WIDTHS)
     if from_weights and width != WIDTHS[0]:
         hint = "Other widths have no weights to take over."

@@ -25,7 +25,7 @@ class _OrbitMean(Metric):
     full_state_update = False
 
     def __init__(
-        self, group: Group, *, batch_size: int | None = None, include_identity: bool = False, **kwargs: Any
+        self, group: Group | str, *, batch_size: int | None = None, include_identity: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.group = group
@@ -106,7 +106,7 @@ class LogitInvarianceError(_LogitMean):
 
     higher_is_better = False
 
-    def __init__(self, group: Group, *, normalized: bool = False, **kwargs: Any) -> None:
+    def __init__(self, group: Group | str, *, normalized: bool = False, **kwargs: Any) -> None:
         self._normalized = normalized  # torch.nn.Module allows a plain bool before its own __init__
         super().__init__(group, **kwargs)
 
@@ -141,7 +141,9 @@ class SaliencyInvarianceSimilarity(_OrbitMean):
 
     higher_is_better = True
 
-    def __init__(self, group: Group, *, saliency: Saliency = integrated_gradients_saliency, **kwargs: Any) -> None:
+    def __init__(
+        self, group: Group | str, *, saliency: Saliency = integrated_gradients_saliency, **kwargs: Any
+    ) -> None:
         self._saliency_name = str(getattr(saliency, "__qualname__", type(saliency).__name__))
         super().__init__(group, **kwargs)
         self.saliency = saliency

@@ -168,7 +168,7 @@ class EquivarianceError(_Reduced):
 
     def __init__(
         self,
-        group: Group,
+        group: Group | str,
         *,
         action_in: Action | None = None,
         action_out: Action | None = None,
@@ -179,7 +179,7 @@ class EquivarianceError(_Reduced):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        elements = compared_elements("EquivarianceError", group, include_identity)
+        group, elements = compared_elements("EquivarianceError", group, include_identity)
         check_actions("EquivarianceError", action_in, action_out)
         self._settings = (group, action_in, action_out, relative, batch_size, include_identity)
         self.name_states(group, action_in, action_out, relative, include_identity, reduction)

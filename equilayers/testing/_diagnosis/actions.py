@@ -32,7 +32,7 @@ def regular(group: Group) -> Action:
     return Action("regular", group.act_regular)
 
 
-def invariant(group: Group) -> Action:  # noqa: ARG001  like the others
+def invariant() -> Action:
     r"""Nothing moves."""
     return Action("invariant", lambda g, y: y)  # noqa: ARG005
 
@@ -72,7 +72,7 @@ def candidates(group: Group, shape: torch.Size, known: Sequence[tuple[Action, to
         yield from _fibers(group, shape)
     if group.space_ndim == 2:
         yield from _channels_last(group, shape)
-    yield invariant(group)
+    yield invariant()
 
 
 def _fibers(group: Group, shape: Sequence[int]) -> Iterator[Action]:

@@ -44,7 +44,7 @@ class LayerError:
     lost: bool
 
 
-def layer_errors(model: Model, group: Group, x: Tensor) -> list[LayerError]:
+def layer_errors(model: Model, x: Tensor, group: Group | str) -> list[LayerError]:
     r"""How far the outputs of each layer are from following the group, and which layers lose the symmetry.
 
     The model is run on x and on every gx, in float64 where it can be, so that rounding does not show. There is a row
@@ -65,12 +65,12 @@ def layer_errors(model: Model, group: Group, x: Tensor) -> list[LayerError]:
         ValueError: the group is trivial or does not act on x, or the model takes another course for gx than for x.
     """
     caller = "layer_errors"
-    _, x = orbit_inputs(caller, model, group, x)
+    group, x, _ = orbit_inputs(caller, model, x, group)
     with evaluation(model), same_buffers(model), full_precision():
         precise = in_double(model)
-        runs = None if precise is None else runs_in_double(precise, group, x)
+        runs = None if precise is None else runs_in_double(precise, x, group)
         search = Search(group, rounding(model, x.dtype) if runs is None else STRUCTURAL)
-        root, *moved = runs or runs_over(model, group, x)
+        root, *moved = runs or runs_over(model, x, group)
     whole = search.step(root, moved, [(image(group), root.inputs[0].shape)])
     known, steps = list(whole.fed), []
     for event, others in _calls(root, moved):

@@ -43,7 +43,7 @@ class Break:
         return f"{where}: {self.description} on {self.input_shape}: {self.why}. {self.suggestion}."
 
 
-def locate_break(model: Model, group: Group, x: Tensor, *, tolerance: float = STRUCTURAL) -> Break | None:
+def locate_break(model: Model, x: Tensor, group: Group | str, *, tolerance: float = STRUCTURAL) -> Break | None:
     r"""The first module, or function called in one, that is fed what moves with the input and puts out what does not.
 
     The model is run on x and on every gx, in float64 where it can be, and what goes into and comes out of each module
@@ -66,30 +66,30 @@ def locate_break(model: Model, group: Group, x: Tensor, *, tolerance: float = ST
         ValueError: the group is trivial or does not act on x, or the model takes another course for gx than for x.
     """
     caller = "locate_break"
-    _, x = orbit_inputs(caller, model, group, x)
+    group, x, _ = orbit_inputs(caller, model, x, group)
     with evaluation(model), same_buffers(model), full_precision():
         random = _random(model, x)
         if random is not None:
             return random
         precise = in_double(model)
-        runs = None if precise is None else runs_in_double(precise, group, x)
+        runs = None if precise is None else runs_in_double(precise, x, group)
         if runs is not None:
             found = Search(group, tolerance).first(runs, "structural")
             if found is not None:
                 return found
         kind = "structural or numerical" if runs is None else "numerical"
-        return Search(group, rounding(model, x.dtype)).first(runs_over(model, group, x), kind)
+        return Search(group, rounding(model, x.dtype)).first(runs_over(model, x, group), kind)
 
 
-def runs_over(model: Model, group: Group, x: Tensor) -> list[Event]:
+def runs_over(model: Model, x: Tensor, group: Group) -> list[Event]:
     return [trace(model, group.act(g, x)) for g in range(group.order)]
 
 
-def runs_in_double(model: Model, group: Group, x: Tensor) -> list[Event] | None:
+def runs_in_double(model: Model, x: Tensor, group: Group) -> list[Event] | None:
     r"""None where it does not run in float64."""
     try:
         with evaluation(model):
-            return runs_over(model, group, x.double())
+            return runs_over(model, x.double(), group)
     except (RuntimeError, TypeError, ValueError):
         return None
 

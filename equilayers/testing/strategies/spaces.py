@@ -23,7 +23,7 @@ class Needs(NamedTuple):
     ndim: int = 2
 
 
-def needs(caller: str, group: Group) -> Needs:
+def needs(caller: str, group: Group | str) -> Needs:
     r"""Of one of the groups of `equilayers.groups`; TypeError for another."""
     if isinstance(group, CyclicRotation | Dihedral):
         return Needs(square=group.n == 4)

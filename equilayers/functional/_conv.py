@@ -2,7 +2,6 @@ r"""Weight-tied convolutions: lifting from images to regular features, and betwe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,24 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast
-from equilayers.functional._convolution.dispatch import check_convolution, plan
+from equilayers.functional._convolution.dispatch import Situation, check_convolution, plan
 from equilayers.functional._convolution.filters import expand
-from equilayers.functional._convolution.geometry import Geometry, geometry
+from equilayers.functional._convolution.geometry import ConvSpec, Ints, conv_spec
 from equilayers.functional._convolution.patches import PatchKernel
 from equilayers.functional._convolution.steerable import steered_conv2d
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of
-from equilayers.functional._weight_cache import Prepared, is_plain
-from equilayers.groups import Group, as_group, interpolates
+from equilayers.functional._weight_cache import WeightCache, is_plain
+from equilayers.groups import Group, interpolates
 
-Ints = int | Sequence[int]
 
 
 def lift_conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    group: Group,
+    group: Group | str,
     *,
     stride: Ints = 1,
     padding: Ints | str = 0,
@@ -44,7 +42,7 @@ def lift_conv2d(
         x: images (B, C, H, W), floating-point.
         weight: (O, C / groups, kh, kw), of the dtype of x.
         bias: (O,) or None.
-        group: CyclicRotation or Dihedral.
+        group: CyclicRotation or Dihedral, or its name, "C4".
         stride: pixels between samples, an int or a pair (height, width).
         padding: pixels on every side, an int, a pair, "same" where that is symmetric, or "valid".
         dilation: pixels between taps, an int or a pair.
@@ -68,15 +66,26 @@ def lift_conv2d(
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576).
     """
     caller = "lift_conv2d"
-    made = geometry(caller, as_group(caller, group), weight.shape[-2:], stride, padding, dilation, groups, padding_mode)
-    return convolve(caller, x, weight, bias, group, made, algorithm, None)
+    spec = conv_spec(
+        caller,
+        group,
+        weight.shape[-2:],
+        lifting=True,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        padding_mode=padding_mode,
+        algorithm=algorithm,
+    )
+    return convolve(caller, x, weight, bias, spec, None)
 
 
 def group_conv2d(
     f: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    group: Group,
+    group: Group | str,
     *,
     stride: Ints = 1,
     padding: Ints | str = 0,
@@ -93,7 +102,7 @@ def group_conv2d(
         f: regular feature (B, C, |G|, H, W), floating-point.
         weight: (O, C / groups, |G|, kh, kw), of the dtype of f.
         bias: (O,) or None.
-        group: CyclicRotation or Dihedral.
+        group: CyclicRotation or Dihedral, or its name, "C4".
         stride: pixels between samples, as in `lift_conv2d`.
         padding: pixels on every side.
         dilation: pixels between taps.
@@ -113,25 +122,29 @@ def group_conv2d(
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
     caller = "group_conv2d"
-    made = geometry(caller, as_group(caller, group), weight.shape[-2:], stride, padding, dilation, groups, padding_mode)
-    return convolve(caller, f, weight, bias, group, made, algorithm, None)
+    spec = conv_spec(
+        caller,
+        group,
+        weight.shape[-2:],
+        lifting=False,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        padding_mode=padding_mode,
+        algorithm=algorithm,
+    )
+    return convolve(caller, f, weight, bias, spec, None)
 
 
 def convolve(
-    caller: str,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    group: Group,
-    shape: Geometry,
-    algorithm: str,
-    prepared: Prepared | None,
+    caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache | None
 ) -> Tensor:
-    r"""Either convolution, by the number of axes of the weight, with a checked geometry.
+    r"""Either convolution, with checked settings.
 
-    prepared: where a module keeps what was made of the weight between calls that want no gradient.
+    cache: where a module keeps what was made of the weight between calls that want no gradient.
     """
-    name = "x" if weight.ndim == 4 else "f"
+    name = "x" if spec.lifting else "f"
     check_float(caller, name, x)
     if in_autocast(x):
         x, weight = autocast(x), autocast(weight)
@@ -139,68 +152,64 @@ def convolve(
     else:
         check_same_dtype(caller, name, x, weight)
     # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
-    if torch.compiler.is_compiling() or group.order == 1:
-        check_convolution(caller, x.shape, weight.shape, group, shape, algorithm)
-        return _dense(*shape.padded(x), weight, bias, group, None)
+    if torch.compiler.is_compiling() or spec.group.order == 1:
+        check_convolution(caller, x.shape, weight.shape, spec)
+        return _dense(*spec.padded(x), weight, bias, None)
     measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    circumstances = measured, not torch.is_grad_enabled(), torch.get_num_threads()
-    algorithm = plan(caller, x.shape, weight.shape, group, shape, algorithm, *circumstances)
-    x, shape = shape.padded(x)
+    situation = Situation(measured, not torch.is_grad_enabled(), torch.get_num_threads())
+    algorithm = plan(caller, x.shape, weight.shape, spec, situation)
+    x, rest = spec.padded(x)
     if algorithm == "dense":
-        return _dense(x, shape, weight, bias, group, prepared)
+        return _dense(x, rest, weight, bias, cache)
     if algorithm == "orbit":
-        return _orbit(x, shape, weight, bias, group)
-    return _fourier(x, shape, weight, bias, group, prepared)
+        return _orbit(x, rest, weight, bias)
+    return _fourier(x, rest, weight, bias, cache)
 
 
-def _dense(
-    x: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Group, prepared: Prepared | None
-) -> Tensor:
+def _dense(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None) -> Tensor:
     r"""One ordinary convolution with the expanded filter."""
-    n = group.order
-    if prepared is None or not is_plain(weight):
+    group, n = spec.group, spec.group.order
+    if cache is None or not is_plain(weight):
         filters = expand(weight, group)
     else:
-        filters = prepared.get(weight, lambda: expand(weight, group), "dense")
-    spread = None if bias is None else bias.unsqueeze(1).expand(-1, n).reshape(-1)
-    image = x if weight.ndim == 4 else x.flatten(1, 2)
-    y = F.conv2d(image, filters, spread, shape.stride, shape.padding, shape.dilation, shape.groups)
+        filters = cache.get(weight, lambda: expand(weight, group), "dense")
+    biases = None if bias is None else bias.unsqueeze(1).expand(-1, n).reshape(-1)
+    image = x if spec.lifting else x.flatten(1, 2)
+    y = F.conv2d(image, filters, biases, spec.stride, spec.padding, spec.dilation, spec.groups)
     return y.unflatten(1, (-1, n))
 
 
-def _orbit(x: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Group) -> Tensor:
-    r"""`y[h] = h · corr(weight, h^-1 · x)`: an ordinary convolution per turn of the input, on memory of its own."""
-    lifting = weight.ndim == 4
+def _orbit(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None) -> Tensor:
+    r"""`y[h] = h · corr(weight, h^-1 · x)`: an ordinary convolution per rotated input, on memory of its own."""
+    group, lifting = spec.group, spec.lifting
     act = group.act if lifting else group.act_regular
     filters = weight if lifting else weight.flatten(1, 2)
     planes = []
     for h in range(group.order):
-        turned = act(group.inverse(h), x) if h else x.clone()
-        image = turned if lifting else turned.flatten(1, 2)
+        rotated = act(group.inverse(h), x) if h else x.clone()
+        image = rotated if lifting else rotated.flatten(1, 2)
         image = image.contiguous().view(-1).view(image.shape)  # in the plain order, axes of length one too
-        y = F.conv2d(image, filters, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
+        y = F.conv2d(image, filters, bias, spec.stride, spec.padding, spec.dilation, spec.groups)
         planes.append(group.act(h, y))
     return torch.stack(planes, 2)
 
 
-def _fourier(
-    x: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Group, prepared: Prepared | None
-) -> Tensor:
+def _fourier(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None) -> Tensor:
     r"""Patches and the group Fourier transform, channel group by channel group."""
-    fast, exact, groups = fast_fourier_of(group), fourier_of(group), shape.groups
-    if interpolates(group) and weight.ndim == 5:
-        return steered_conv2d(x, shape, weight, bias, group, prepared)
+    group, groups = spec.group, spec.groups
+    fast, exact = fast_fourier_of(group), fourier_of(group)
+    if interpolates(group) and not spec.lifting:
+        return steered_conv2d(x, spec, weight, bias, cache)
     if interpolates(group) or fast is None or exact is None:
-        return _dense(x, shape, weight, bias, group, prepared)
-    whole, size = replace(shape, groups=1), (x.shape[-2], x.shape[-1])
-    kernel = PatchKernel(group, fast, exact, whole, size, lifting=weight.ndim == 4)
+        return _dense(x, spec, weight, bias, cache)
+    kernel = PatchKernel(replace(spec, groups=1, algorithm="fourier"), fast, exact, (x.shape[-2], x.shape[-1]))
     biases = [None] * groups if bias is None else bias.chunk(groups)
-    if prepared is None or torch.is_grad_enabled() or not is_plain(x, weight):
+    if cache is None or torch.is_grad_enabled() or not is_plain(x, weight):
         given = zip(x.chunk(groups, 1), weight.chunk(groups), biases, strict=True)
-        made = [Correlate.apply(*inputs, kernel) for inputs in given]
+        made = [Correlate.apply(part, w, b, kernel) for part, w, b in given]
     else:
-        operators = prepared.get(weight, lambda: [kernel.operators(w) for w in weight.chunk(groups)], "fourier")
+        operators = cache.get(weight, lambda: [kernel.operators(w) for w in weight.chunk(groups)], "fourier")
         features = weight.shape[0] // groups
         kept = zip(x.chunk(groups, 1), operators, biases, strict=True)
-        made = [kernel.apply(*inputs, features) for inputs in kept]
+        made = [kernel.apply(part, ops, b, features) for part, ops, b in kept]
     return made[0] if groups == 1 else torch.cat(made, 1)

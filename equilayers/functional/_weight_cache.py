@@ -1,4 +1,4 @@
-r"""What can be made of a weight once and used until the weight changes."""
+r"""Cache of tensors derived from a weight, valid until the weight changes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 
-class Prepared:
-    r"""Keeps what `make` returned for a weight while no gradient is wanted from it.
+class WeightCache:
+    r"""Keeps what `make` returned for a weight, as long as the weight is unchanged and no gradient is wanted.
 
     It is made anew when the weight was written to (by its version counter, and by a checksum for writes through
     `.data`, which the counter does not see), was replaced, moved, or trains. It is in no state dict, copy or pickle.
@@ -36,11 +36,11 @@ class Prepared:
             self._kept = kept = key, make()
         return kept[1]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Prepared:
-        return Prepared()
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightCache:
+        return WeightCache()
 
-    def __reduce__(self) -> tuple[type[Prepared], tuple[()]]:
-        return Prepared, ()
+    def __reduce__(self) -> tuple[type[WeightCache], tuple[()]]:
+        return WeightCache, ()
 
 
 def is_plain(*tensors: Tensor) -> bool:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import Pair
-from equilayers.functional._convolution.geometry import Geometry
+from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._fourier.orbits import orbit_places
 from equilayers.functional._index_tables import Table, moved_places, to_tensor
-from equilayers.groups import Dihedral, Group
+from equilayers.groups import Dihedral
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +52,17 @@ class Part:
 
 
 @functools.lru_cache(maxsize=128)
-def parts(group: Group, geometry: Geometry, size: Pair, lifting: bool, device: torch.device) -> tuple[Part, ...]:
+def parts(spec: ConvSpec, size: Pair, device: torch.device) -> tuple[Part, ...]:
     r"""How the outputs for an input of this size are computed.
 
     Free orbits take every frame. Under a dihedral group any other position is fixed by a mirror, so that turns alone
     reach its whole orbit; under turns the one other position is the centre, which one frame reaches.
     """
-    n, out = group.order, geometry.out_size(size)
-    (ph, pw), (sh, sw) = geometry.padding, geometry.stride
+    group, out = spec.group, spec.out_size(size)
+    n, (ph, pw), (sh, sw) = group.order, spec.padding, spec.stride
     padded = size[0] + 2 * ph, size[1] + 2 * pw
     inside, outside = moved_places(group, padded), moved_places(group, out)
-    taps = _taps(group, geometry, inside, padded, lifting)
+    taps = _taps(spec, inside, padded)
     representatives = np.flatnonzero(outside.min(0) == np.arange(out[0] * out[1]))
     fixers = (outside[:, representatives] == representatives).sum(0)
     made = []
@@ -79,9 +79,10 @@ def parts(group: Group, geometry: Geometry, size: Pair, lifting: bool, device: t
     return tuple(made)
 
 
-def _taps(group: Group, geometry: Geometry, inside: Table, padded: Pair, lifting: bool) -> Table:
+def _taps(spec: ConvSpec, inside: Table, padded: Pair) -> Table:
     r"""Table (|G|, |G|·M): how far the tap (k·u, k·u·t) lies from k·p, for all t or, lifting, one of each orbit."""
-    n, (kh, kw), (dh, dw) = group.order, geometry.kernel_size, geometry.dilation
+    group, lifting = spec.group, spec.lifting
+    n, (kh, kw), (dh, dw) = group.order, spec.kernel_size, spec.dilation
     taps = orbit_places(group, (kh, kw))[0].reshape(n, -1) if lifting else moved_places(group, (kh, kw))
     reach = inside[:, dh * (taps // kw) * padded[1] + dw * (taps % kw)] - inside[:, :1, None]  # (k, u, m)
     fiber = group.cayley_table * (0 if lifting else padded[0] * padded[1])

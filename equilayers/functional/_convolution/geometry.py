@@ -9,25 +9,44 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import PADDING_MODES, Pair, check_choice, check_int, pair_of, refuse
-from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.groups import CyclicRotation, Dihedral, Group, as_group, interpolates
+
+ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
+Ints = int | Sequence[int]
 
 
 @dataclass(frozen=True)
-class Geometry:
-    r"""Everything about a convolution but its channels: pairs are (height, width), as in torch."""
+class ConvSpec:
+    r"""The settings of a weight-tied convolution, checked once; pairs are (height, width), as in torch.
 
+    lifting: from images, without a fiber. groups: channel groups.
+    """
+
+    group: Group
+    lifting: bool
     kernel_size: Pair
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
     padding_mode: str = "zeros"
+    algorithm: str = "auto"
+
+    def __hash__(self) -> int:  # a key of every cache that a call looks into: computed once
+        if "_hash" not in self.__dict__:
+            values = [getattr(self, field.name) for field in fields(self)]
+            object.__setattr__(self, "_hash", hash(tuple(values)))
+        return self.__dict__["_hash"]
+
+    def __getstate__(self) -> dict[str, Any]:  # hashes of strings differ from process to process
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
 
     @property
     def spans(self) -> Pair:
@@ -35,18 +54,18 @@ class Geometry:
         (kh, kw), (dh, dw) = self.kernel_size, self.dilation
         return dh * (kh - 1), dw * (kw - 1)
 
-    def rooms(self, size: Pair) -> Pair:
+    def sampling_span(self, size: Pair) -> Pair:
         r"""`H + 2p - d(k-1) - 1` of both axes: how far the filter can move over an input of this size."""
         (height, width), (ph, pw), (eh, ew) = size, self.padding, self.spans
         return height + 2 * ph - eh - 1, width + 2 * pw - ew - 1
 
     def out_size(self, size: Pair) -> Pair:
         r"""Height and width of the output for an input of this size."""
-        (rh, rw), (sh, sw) = self.rooms(size), self.stride
+        (rh, rw), (sh, sw) = self.sampling_span(size), self.stride
         return rh // sh + 1, rw // sw + 1
 
-    def padded(self, x: Tensor) -> tuple[Tensor, Geometry]:
-        r"""The input (..., C, H, W) with any padding but zeros around it, and the geometry left to apply."""
+    def padded(self, x: Tensor) -> tuple[Tensor, ConvSpec]:
+        r"""The input (..., C, H, W) with any padding but zeros around it, and the settings left to apply."""
         if self.padding_mode == "zeros" or self.padding == (0, 0):
             return x, self
         ph, pw = self.padding
@@ -78,27 +97,34 @@ def is_square(group: Group) -> bool:
     return isinstance(group, CyclicRotation | Dihedral) and group.n > 2
 
 
-def geometry(
+def conv_spec(
     caller: str,
-    group: Group,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int],
-    padding: int | Sequence[int] | str,
-    dilation: int | Sequence[int],
-    groups: int,
-    padding_mode: str,
-) -> Geometry:
-    r"""The checked geometry of a convolution tied under the group."""
+    group: Group | str,
+    kernel_size: Ints,
+    *,
+    lifting: bool,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    algorithm: str = "auto",
+) -> ConvSpec:
+    r"""The checked settings of a convolution tied under the group; TypeError or ValueError where they make no sense."""
+    group = check_plane_group(caller, as_group(caller, group))
     kernel = pair_of(caller, "kernel_size", kernel_size, 1)
     strides = pair_of(caller, "stride", stride, 1)
-    spread = pair_of(caller, "dilation", dilation, 1)
-    made = Geometry(
+    dilations = pair_of(caller, "dilation", dilation, 1)
+    made = ConvSpec(
+        group,
+        lifting,
         kernel,
         strides,
-        _padding(caller, padding, kernel, strides, spread),
-        spread,
+        _padding(caller, padding, kernel, strides, dilations),
+        dilations,
         check_int(caller, "groups", groups, 1),
         check_choice(caller, "padding_mode", padding_mode, PADDING_MODES),
+        check_algorithm(caller, group, algorithm),
     )
     if is_square(group):
         for name in ("kernel_size", "stride", "padding", "dilation"):
@@ -109,13 +135,22 @@ def geometry(
     return made
 
 
-def check_size(caller: str, group: Group, geometry: Geometry, size: Pair) -> None:
+def check_algorithm(caller: str, group: Group, algorithm: str) -> str:
+    r"""The name of the algorithm, where convolutions under this group have it."""
+    check_choice(caller, "algorithm", algorithm, ALGORITHMS)
+    if interpolates(group) and algorithm in ("bitwise", "orbit"):
+        hint = "It turns images by interpolation, which is never exact."
+        refuse(caller, f"algorithm in {{'auto', 'dense', 'fourier'}} for {group!r}", repr(algorithm), hint)
+    return algorithm
+
+
+def check_size(caller: str, spec: ConvSpec, size: Pair) -> None:
     r"""ValueError unless the layer is defined and exactly equivariant on inputs of this size."""
-    rooms = geometry.rooms(size)
+    group, spans = spec.group, spec.sampling_span(size)
     for axis, name in enumerate(("H", "W")):
-        length, pad, room, stride = size[axis], geometry.padding[axis], rooms[axis], geometry.stride[axis]
-        if room < 0:
-            reach = geometry.spans[axis] + 1
+        length, pad, span, stride = size[axis], spec.padding[axis], spans[axis], spec.stride[axis]
+        if span < 0:
+            reach = spec.spans[axis] + 1
             hint = "Pad more, or take a smaller kernel or dilation."
             refuse(
                 caller,
@@ -123,36 +158,36 @@ def check_size(caller: str, group: Group, geometry: Geometry, size: Pair) -> Non
                 f"{name}={length}, padding={pad}",
                 hint,
             )
-        most = _most_padding(geometry, length)
+        most = _most_padding(spec, length)
         if pad > most:
             hint = "Pad less, or take padding_mode='replicate' or 'zeros', which have no limit."
             refuse(
-                caller, f"padding <= {most} for padding_mode={geometry.padding_mode!r} at {name}={length}", pad, hint
+                caller, f"padding <= {most} for padding_mode={spec.padding_mode!r} at {name}={length}", pad, hint
             )
-        if axis in turned_axes(group) and room % stride:
-            settings = " or ".join(_settings_that_work(geometry, length, axis, "H=W" if is_square(group) else name))
+        if axis in turned_axes(group) and span % stride:
+            settings = " or ".join(_settings_that_work(spec, length, axis, "H=W" if is_square(group) else name))
             hint = f"The grid is lopsided: a turned input would be sampled elsewhere. What works: {settings}."
             expected = f"{name} + 2·padding - dilation·(kernel_size - 1) - 1 to be a multiple of the stride {stride}"
-            refuse(caller, expected, f"{room} at {name}={length}", hint)
+            refuse(caller, expected, f"{span} at {name}={length}", hint)
 
 
-def _most_padding(geometry: Geometry, length: int) -> int:
-    return {"reflect": length - 1, "circular": length}.get(geometry.padding_mode, sys.maxsize)
+def _most_padding(spec: ConvSpec, length: int) -> int:
+    return {"reflect": length - 1, "circular": length}.get(spec.padding_mode, sys.maxsize)
 
 
-def _settings_that_work(geometry: Geometry, length: int, axis: int, name: str) -> list[str]:
+def _settings_that_work(spec: ConvSpec, length: int, axis: int, name: str) -> list[str]:
     r"""Two ways out: the nearest other kernel and padding for this size, and the next size for this kernel."""
     kernel, pad, stride, dilation = (
-        pair[axis] for pair in (geometry.kernel_size, geometry.padding, geometry.stride, geometry.dilation)
+        pair[axis] for pair in (spec.kernel_size, spec.padding, spec.stride, spec.dilation)
     )
-    room = lambda k, p: length + 2 * p - dilation * (k - 1) - 1  # noqa: E731
-    paddings = range(min(pad + stride, _most_padding(geometry, length)) + 1)
+    span = lambda k, p: length + 2 * p - dilation * (k - 1) - 1  # noqa: E731
+    paddings = range(min(pad + stride, _most_padding(spec, length)) + 1)
     options = [
         (abs(k - kernel) + abs(p - pad), -k, p)
         for k, p in itertools.product(range(1, kernel + stride + 2), paddings)
-        if room(k, p) >= 0 and room(k, p) % stride == 0
+        if span(k, p) >= 0 and span(k, p) % stride == 0
     ]
-    larger = f"an input of {name}={length + stride - room(kernel, pad) % stride}"
+    larger = f"an input of {name}={length + stride - span(kernel, pad) % stride}"
     if not options:
         return [larger, "stride=1 followed by a pooling layer"]
     _, minus_k, p = min(options)

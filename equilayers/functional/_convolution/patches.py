@@ -29,12 +29,11 @@ from torch import Tensor
 from equilayers._checks import Pair
 from equilayers.functional._convolution.filters import expand, from_planes, reversed_weight, to_planes
 from equilayers.functional._convolution.frames import Part, parts
-from equilayers.functional._convolution.geometry import Geometry
+from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._fourier.correlation import operators_of, transform, weight_planes_of
 from equilayers.functional._fourier.orbits import orbit_table
 from equilayers.functional._fourier.transforms import Fourier
 from equilayers.functional.cost import BLOCK_ROWS
-from equilayers.groups import Group
 
 # Patches of one block and frame: rows enough to keep a matrix product busy, bytes enough to be worth a call, no more,
 # for what the caches of a core hold costs least.
@@ -56,16 +55,14 @@ class Frame(NamedTuple):
 class PatchKernel:
     r"""The `Kernel` of a convolution with zero padding.
 
-    x is a feature (B, C, |G|, H, W), or an image (B, C, H, W) where `lifting`; y (B, O, |G|, H', W') lies in memory as
+    x is a feature (B, C, |G|, H, W), or an image (B, C, H, W) where the convolution lifts; y (B, O, |G|, H', W') lies in memory as
     (B, |G|, H', W', O), which the next layer reads without turning it around.
     """
 
-    group: Group
+    spec: ConvSpec
     fast: Fourier
     exact: Fourier
-    geometry: Geometry
     size: Pair
-    lifting: bool
     features_axis: int = 1
 
     def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -73,24 +70,24 @@ class PatchKernel:
 
     def operators(self, weight: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         r"""What `apply` needs of the weight: the matrices of the fast transform, and those of the exact one."""
-        if self.lifting:
-            table = orbit_table(self.group, self.geometry.kernel_size, weight.device)
+        if self.spec.lifting:
+            table = orbit_table(self.spec.group, self.spec.kernel_size, weight.device)
             places = table.weight_planes(weight.flatten(2).flatten(0, 1)).unflatten(0, weight.shape[:2])
             planes = places.permute(0, 2, 3, 1).flatten(2)
         else:
-            planes = to_planes(weight, self.group)
+            planes = to_planes(weight, self.spec.group)
         return operators_of(planes, self.fast), operators_of(planes, self.exact)
 
     def apply(
         self, x: Tensor, operators: tuple[list[Tensor], list[Tensor]], bias: Tensor | None, features: int
     ) -> Tensor:
         r"""The output for x and prepared operators."""
-        height, width = self.geometry.out_size(self.size)
-        size = len(x), features, self.group.order, height, width
+        height, width = self.spec.out_size(self.size)
+        size = len(x), features, self.spec.group.order, height, width
         out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
         last = out.permute(0, 2, 3, 4, 1)
         fast, exact = operators
-        each = sum(part.target.numel() for part in parts(self.group, self.geometry, self.size, self.lifting, x.device))
+        each = sum(part.target.numel() for part in parts(self.spec, self.size, x.device))
         results = x.new_empty(0, features)
         orders: dict[int, Tensor] = {}  # where each output stands among the results, by the number of samples
         for samples, steps in self._blocks(x):
@@ -111,31 +108,31 @@ class PatchKernel:
             torch.index_select(results[:end], 0, orders[len(block)], out=block)
         return out
 
-    def spread(self, v: Tensor, weight: Tensor) -> Tensor:
-        geometry, out = self.geometry, self.geometry.out_size(self.size)
-        if geometry.stride == (1, 1) and not self.lifting:  # a group convolution of the same kind
-            padding = geometry.spans[0] - geometry.padding[0], geometry.spans[1] - geometry.padding[1]
-            back = replace(self, geometry=replace(geometry, padding=padding), size=out)
-            return back.correlate(v, reversed_weight(weight, self.group), None)
-        rest = [room % stride for room, stride in zip(geometry.rooms(self.size), geometry.stride, strict=True)]
-        filters, g = expand(weight, self.group), geometry
-        x = F.conv_transpose2d(v.flatten(1, 2), filters, None, g.stride, g.padding, rest, 1, g.dilation)
-        return x if self.lifting else x.unflatten(1, (-1, self.group.order))
+    def input_adjoint(self, v: Tensor, weight: Tensor) -> Tensor:
+        spec, out = self.spec, self.spec.out_size(self.size)
+        if spec.stride == (1, 1) and not spec.lifting:  # a group convolution of the same kind
+            padding = spec.spans[0] - spec.padding[0], spec.spans[1] - spec.padding[1]
+            back = replace(self, spec=replace(spec, padding=padding), size=out)
+            return back.correlate(v, reversed_weight(weight, self.spec.group), None)
+        rest = [span % stride for span, stride in zip(spec.sampling_span(self.size), spec.stride, strict=True)]
+        filters = expand(weight, spec.group)
+        x = F.conv_transpose2d(v.flatten(1, 2), filters, None, spec.stride, spec.padding, rest, 1, spec.dilation)
+        return x if self.spec.lifting else x.unflatten(1, (-1, self.spec.group.order))
 
-    def compare(self, v: Tensor, x: Tensor) -> Tensor:
+    def weight_gradient(self, v: Tensor, x: Tensor) -> Tensor:
         if len(x) == 0:
-            return x.new_zeros(v.shape[1], *x.shape[1:-2], *self.geometry.kernel_size)
+            return x.new_zeros(v.shape[1], *x.shape[1:-2], *self.spec.kernel_size)
         planes = weight_planes_of(self._pairs(v, x), self.fast)
-        if not self.lifting:
-            return from_planes(planes, self.group, self.geometry.kernel_size)
-        table = orbit_table(self.group, self.geometry.kernel_size, x.device)
+        if not self.spec.lifting:
+            return from_planes(planes, self.spec.group, self.spec.kernel_size)
+        table = orbit_table(self.spec.group, self.spec.kernel_size, x.device)
         flat = planes.unflatten(2, (-1, x.shape[1])).permute(0, 3, 1, 2).flatten(2)  # (O, C, |G|·M)
         # A weight is divided among its places, and their gradients agree: one place stands for the sum.
-        return flat.index_select(2, table.first).unflatten(2, self.geometry.kernel_size)
+        return flat.index_select(2, table.first).unflatten(2, self.spec.kernel_size)
 
     def _pairs(self, v: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         r"""Planes of v (rows, |G|, O) and of the patches (rows, |G|, M·C) they meet, every position once."""
-        n, features = self.group.order, v.shape[1]
+        n, features = self.spec.group.order, v.shape[1]
         last = v.permute(0, 2, 3, 4, 1).contiguous()
         for samples, steps in self._blocks(x):
             for patches, target, part in steps:
@@ -160,36 +157,36 @@ class PatchKernel:
             for start, taps, target in zip(piece.start, piece.taps, piece.target, strict=True)
         ]
         buffer = x.new_empty(max(frame.places.numel() for frame in frames), channels)
-        source = self._room(x, rows)
+        source = self._source(x, rows)
 
         def steps(block: Tensor) -> Iterator[tuple[Tensor, Tensor, Part]]:
             self._pad(block, source)
             for places, target, part in frames:
                 chosen = places[: len(block)].flatten()
                 patches = torch.index_select(source, 0, chosen, out=buffer[: len(chosen)])
-                planes = patches.view(len(block) * places.shape[1], self.group.order, -1)
+                planes = patches.view(len(block) * places.shape[1], self.spec.group.order, -1)
                 yield planes, target[: len(block)].flatten(), part
 
         for first in range(0, batch, rows):
             samples = slice(first, min(first + rows, batch))
             yield samples, steps(x[samples])
 
-    def _room(self, x: Tensor, samples: int) -> Tensor:
+    def _source(self, x: Tensor, samples: int) -> Tensor:
         r"""Rows for so many padded maps, channels last, with zeros where there is padding."""
-        (height, width), (ph, pw) = self.size, self.geometry.padding
-        room = x.new_empty(samples, *x.shape[2:-2], height + 2 * ph, width + 2 * pw, x.shape[1])
+        (height, width), (ph, pw) = self.size, self.spec.padding
+        padded = x.new_empty(samples, *x.shape[2:-2], height + 2 * ph, width + 2 * pw, x.shape[1])
         for axis, pad in (-3, ph), (-2, pw):
             if pad > 0:
-                room.narrow(axis, 0, pad).zero_()
-                room.narrow(axis, -pad, pad).zero_()
-        return room.flatten(0, -2)
+                padded.narrow(axis, 0, pad).zero_()
+                padded.narrow(axis, -pad, pad).zero_()
+        return padded.flatten(0, -2)
 
     def _pad(self, x: Tensor, rows: Tensor) -> None:
-        r"""Write the maps of x, channels last, into the middle of `_room`; negative padding crops them."""
-        (height, width), (ph, pw) = self.size, self.geometry.padding
+        r"""Write the maps of x, channels last, into the middle of `_source`; negative padding crops them."""
+        (height, width), (ph, pw) = self.size, self.spec.padding
         fiber = x.shape[2:-2]
-        room = rows[: len(x) * self._inputs].view(len(x), *fiber, height + 2 * ph, width + 2 * pw, x.shape[1])
-        middle, last = room, x.movedim(1, -1)
+        padded = rows[: len(x) * self._inputs].view(len(x), *fiber, height + 2 * ph, width + 2 * pw, x.shape[1])
+        middle, last = padded, x.movedim(1, -1)
         for axis, pad in (-3, ph), (-2, pw):
             larger, smaller = (middle, last) if pad > 0 else (last, middle)
             larger = larger.narrow(axis, abs(pad), smaller.shape[axis])
@@ -198,16 +195,16 @@ class PatchKernel:
 
     @property
     def _inputs(self) -> int:
-        (height, width), (ph, pw) = self.size, self.geometry.padding
-        return (1 if self.lifting else self.group.order) * (height + 2 * ph) * (width + 2 * pw)
+        (height, width), (ph, pw) = self.size, self.spec.padding
+        return (1 if self.spec.lifting else self.spec.group.order) * (height + 2 * ph) * (width + 2 * pw)
 
     @property
     def _outputs(self) -> int:
-        return self.group.order * math.prod(self.geometry.out_size(self.size))
+        return self.spec.group.order * math.prod(self.spec.out_size(self.size))
 
     def _pieces(self, batch: int, entry_bytes: int, device: torch.device) -> tuple[int, list[Part]]:
         r"""How many samples make a block, and the parts in pieces that fit one."""
-        whole = parts(self.group, self.geometry, self.size, self.lifting, device)
+        whole = parts(self.spec, self.size, device)
         orbit_bytes = whole[0].taps.shape[1] * entry_bytes
         wanted = min(max(BLOCK_ROWS, BLOCK_BYTES // orbit_bytes), max(1, MOST_BYTES // orbit_bytes))
         rows = max(1, round(wanted / max(part.start.shape[1] for part in whole)))

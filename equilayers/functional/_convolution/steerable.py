@@ -16,75 +16,77 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers.functional._convolution.geometry import Geometry
+from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform
 from equilayers.functional._fourier.rotations import rotations_fourier
 from equilayers.functional._steerable_basis import Array, basis, pseudo_inverse, turns
-from equilayers.functional._weight_cache import Prepared, is_plain
+from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.groups import Dihedral, Rotations
 
 BLOCK_BYTES, MOST_BYTES = 3_000_000, 24_000_000  # of coefficients: of several samples, and of rows of a large one
 
 
 def steered_conv2d(
-    f: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Rotations, prepared: Prepared | None
+    f: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None
 ) -> Tensor:
     r"""The group convolution with zero padding, channel group by channel group."""
-    biases = [None] * shape.groups if bias is None else bias.chunk(shape.groups)
-    parts = zip(f.chunk(shape.groups, 1), weight.chunk(shape.groups), biases, strict=True)
-    kept = prepared if shape.groups == 1 else None
-    made = [_steered(part, shape, filters, b, group, kept) for part, filters, b in parts]
-    return made[0] if shape.groups == 1 else torch.cat(made, 1)
+    biases = [None] * spec.groups if bias is None else bias.chunk(spec.groups)
+    parts = zip(f.chunk(spec.groups, 1), weight.chunk(spec.groups), biases, strict=True)
+    kept = cache if spec.groups == 1 else None
+    made = [_steered(part, spec, filters, b, kept) for part, filters, b in parts]
+    return made[0] if spec.groups == 1 else torch.cat(made, 1)
 
 
 def _steered(
-    f: Tensor, shape: Geometry, weight: Tensor, bias: Tensor | None, group: Rotations, prepared: Prepared | None
+    f: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None
 ) -> Tensor:
-    features, n = len(weight), group.order
-    size = len(f), *shape.out_size((f.shape[-2], f.shape[-1])), n, features
+    group, features = cast(Rotations, spec.group), len(weight)
+    n = group.order
+    size = len(f), *spec.out_size((f.shape[-2], f.shape[-1])), n, features
     kernel = PlaneKernel(rotations_fourier(group.n, isinstance(group, Dihedral)))
     bank = torch.from_numpy(turned_basis(group, weight.shape[-1])).to(f.device, f.dtype)
     bank = bank.repeat_interleave(f.shape[1], 1)
     if torch.is_grad_enabled() or not is_plain(f, weight):
-        planes = coefficients(f, bank, shape)
+        planes = coefficients(f, bank, spec)
         y = Correlate.apply(planes, weight_coefficients(weight, group), bias, kernel)
         return y.view(size).permute(0, 4, 3, 1, 2)
 
     def make() -> list[Tensor]:
         return operators_of(weight_coefficients(weight, group), kernel.fourier)
 
-    operators = make() if prepared is None else prepared.get(weight, make, "steered")
+    operators = make() if cache is None else cache.get(weight, make, "steered")
     out = f.new_empty(size)
     bytes_of_one = math.prod(size[1:4]) * bank.shape[0] * f.shape[1] * f.element_size()
-    for part, place, rest in _blocks(f, out, shape, bytes_of_one):
+    for part, place, rest in _blocks(f, out, spec, bytes_of_one):
         planes = coefficients(part, bank, rest)
         transform(planes, operators, bias, kernel.fourier, place.view(-1, n, features))
     return out.permute(0, 4, 3, 1, 2)
 
 
-def _blocks(f: Tensor, out: Tensor, shape: Geometry, bytes_of_one: int) -> Iterator[tuple[Tensor, Tensor, Geometry]]:
+def _blocks(f: Tensor, out: Tensor, spec: ConvSpec, bytes_of_one: int) -> Iterator[tuple[Tensor, Tensor, ConvSpec]]:
     r"""Parts of the input, where their outputs belong, and what is left to apply: samples, or rows of a large one."""
     if bytes_of_one <= MOST_BYTES:
         samples = max(1, BLOCK_BYTES // max(1, bytes_of_one))
-        yield from zip(f.split(samples), out.split(samples), itertools.repeat(shape))
+        yield from zip(f.split(samples), out.split(samples), itertools.repeat(spec))
         return
-    (ph, pw), stride, height = shape.padding, shape.stride[0], out.shape[1]
-    bare = replace(shape, padding=(0, 0))
+    (ph, pw), stride, height = spec.padding, spec.stride[0], out.shape[1]
+    bare = replace(spec, padding=(0, 0))
     rows = max(1, MOST_BYTES * height // bytes_of_one)
     for sample, place in zip(F.pad(f, (pw, pw, ph, ph)).split(1), out, strict=True):
         for first in range(0, height, rows):
             last = min(first + rows, height) - 1
-            yield sample[..., first * stride : last * stride + shape.spans[0] + 1, :], place[first : last + 1], bare
+            yield sample[..., first * stride : last * stride + spec.spans[0] + 1, :], place[first : last + 1], bare
 
 
-def coefficients(f: Tensor, bank: Tensor, shape: Geometry) -> Tensor:
+def coefficients(f: Tensor, bank: Tensor, spec: ConvSpec) -> Tensor:
     r"""The coefficients a (B·H'·W', |G|, N·C) of the patches of a feature (B, C, |G|, H, W).
 
     bank: (N, |G|·C, k, k), the turned basis for every channel.
@@ -94,7 +96,7 @@ def coefficients(f: Tensor, bank: Tensor, shape: Geometry) -> Tensor:
     maps = f.permute(0, 3, 4, 2, 1).reshape(batch, height, width, n * channels).permute(0, 3, 1, 2)
     parts = []
     for filters in bank.unsqueeze(2):
-        y = F.conv2d(maps, filters, None, shape.stride, shape.padding, shape.dilation, n * channels)
+        y = F.conv2d(maps, filters, None, spec.stride, spec.padding, spec.dilation, n * channels)
         parts.append(y.permute(0, 2, 3, 1).reshape(-1, n, channels))
     return torch.cat(parts, 2)
 

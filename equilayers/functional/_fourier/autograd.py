@@ -3,7 +3,7 @@ r"""Three maps that are each other's derivatives.
 A weight-tied layer is bilinear, y = W * x. Its map and the two adjoints are the partial derivatives of one trilinear
 form <v, W * x>, so that each one's backward is made of the other two and gradients of any order come for free:
 
-    Correlate(x, W) -> y        Spread(v, W) -> x        Compare(v, x) -> W
+    Correlate(x, W) -> y        InputAdjoint(v, W) -> x        WeightGradient(v, x) -> W
 
 What the three compute is the business of a `Kernel`; here they are only tied together. Nothing but the inputs is kept
 for the backward pass.
@@ -28,10 +28,10 @@ class Kernel(Protocol):
     def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         r"""The output, y = W * x + bias."""
 
-    def spread(self, v: Tensor, weight: Tensor) -> Tensor:
+    def input_adjoint(self, v: Tensor, weight: Tensor) -> Tensor:
         r"""The x-gradient of <v, W * x>."""
 
-    def compare(self, v: Tensor, x: Tensor) -> Tensor:
+    def weight_gradient(self, v: Tensor, x: Tensor) -> Tensor:
         r"""The W-gradient of <v, W * x>."""
 
 
@@ -51,8 +51,8 @@ class Correlate(Function):
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        gx = Spread.apply(v, weight, ctx.kernel) if needs_x else None
-        gw = Compare.apply(v, x, ctx.kernel) if needs_weight else None
+        gx = InputAdjoint.apply(v, weight, ctx.kernel) if needs_x else None
+        gw = WeightGradient.apply(v, x, ctx.kernel) if needs_weight else None
         others = [axis for axis in range(v.ndim) if axis != ctx.kernel.features_axis]
         return gx, gw, v.sum(others) if needs_bias else None, None
 
@@ -61,12 +61,12 @@ class Correlate(Function):
         return _fold_or_loop(Correlate, info.batch_size, in_dims, args)
 
 
-class Spread(Function):
+class InputAdjoint(Function):
     r"""The x-gradient of <v, Correlate(x, W)>."""
 
     @staticmethod
     def forward(v: Tensor, weight: Tensor, kernel: Kernel) -> Tensor:
-        return kernel.spread(v, weight)
+        return kernel.input_adjoint(v, weight)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
@@ -78,20 +78,20 @@ class Spread(Function):
         v, weight = ctx.saved_tensors
         needs_v, needs_weight, _ = ctx.needs_input_grad
         gv = Correlate.apply(u, weight, None, ctx.kernel) if needs_v else None
-        gw = Compare.apply(v, u, ctx.kernel) if needs_weight else None
+        gw = WeightGradient.apply(v, u, ctx.kernel) if needs_weight else None
         return gv, gw, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _fold_or_loop(Spread, info.batch_size, in_dims, args)
+        return _fold_or_loop(InputAdjoint, info.batch_size, in_dims, args)
 
 
-class Compare(Function):
+class WeightGradient(Function):
     r"""The W-gradient of <v, Correlate(x, W)>."""
 
     @staticmethod
     def forward(v: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
-        return kernel.compare(v, x)
+        return kernel.weight_gradient(v, x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
@@ -103,12 +103,12 @@ class Compare(Function):
         v, x = ctx.saved_tensors
         needs_v, needs_x, _ = ctx.needs_input_grad
         gv = Correlate.apply(x, u, None, ctx.kernel) if needs_v else None
-        gx = Spread.apply(v, u, ctx.kernel) if needs_x else None
+        gx = InputAdjoint.apply(v, u, ctx.kernel) if needs_x else None
         return gv, gx, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _loop(Compare, info.batch_size, in_dims, args), 0
+        return _loop(WeightGradient, info.batch_size, in_dims, args), 0
 
 
 def _fold_or_loop(

@@ -86,10 +86,10 @@ class PlaneKernel:
         operators = operators_of(weight, self.fourier)
         return transform_blocks(x.contiguous(), operators, bias, self.fourier, weight.shape[0])
 
-    def spread(self, v: Tensor, weight: Tensor) -> Tensor:
+    def input_adjoint(self, v: Tensor, weight: Tensor) -> Tensor:
         operators = operators_of(weight, self.fourier, adjoint=True)
         return transform_blocks(v.contiguous(), operators, None, self.fourier, weight.shape[2])
 
-    def compare(self, v: Tensor, x: Tensor) -> Tensor:
+    def weight_gradient(self, v: Tensor, x: Tensor) -> Tensor:
         rows = _block_rows(x, v)
         return weight_planes_of(zip(v.split(rows), x.split(rows), strict=True), self.fourier)

@@ -76,8 +76,8 @@ def test_eighth_turns_err_less_than_escnns(escnn: types.ModuleType) -> None:
         name: curves(subject, next(s for kind, s in sizes.items() if kind in name))
         for name, subject in group_subjects(draws=2).items()
     }
-    for kind in sizes:
-        for pixels in sizes[kind]:
+    for kind, pixels_of_kind in sizes.items():
+        for pixels in pixels_of_kind:
             ours, theirs = (found[f"{name} {kind}, three"][pixels] for name in ("GroupConv2d", "escnn"))
             assert float(ours.error[0]) < float(theirs.error[0])
             assert float(ours.error[1]) < 1e-13

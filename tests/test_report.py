@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         in_this_process(patch, saliency_samples=5)
-        for name, samples in (("saliency", 40), ("tsne", 40), ("decay", 50), ("flow", 30)):
+        for name, samples in (("saliency", 40), ("tsne", 40), ("spectral_decay", 50), ("gradient_flow", 30)):
             patch.setattr(f"baselines.study.parts.{name}.SAMPLES", samples)
         assert main([*STUDY, *WEIGHTS, "--out", str(out)]) == 0
     return out

@@ -56,7 +56,7 @@ def test_the_breaking_layer_is_named(third_party: Networks, which: str) -> None:
 def check(network: Network, model: nn.Module, group: Group, size: int) -> None:
     """It holds to rounding, and not because the network says the same of everything."""
     x = images(4, size)
-    (assert_equivariant if network.images else assert_invariant)(model, group, x)
+    (assert_equivariant if network.images else assert_invariant)(model, x, group)
     assert error(network, model, group, x) < command.ROUNDING  # by how far the outputs of the samples lie apart
     if not network.images:
         assert not invariance_gap(tensor_of(model), x, group).trivial

@@ -12,7 +12,7 @@ from equilayers.groups import CyclicRotation
 
 MARK = "<!-- exactness -->"
 GROUP = CyclicRotation(4)
-LINEAR = ("auto", "orbit", "fourier", "dense")
+LINEAR = ("bitwise", "orbit", "fourier", "auto", "dense")
 CONVOLUTION = ("bitwise", "orbit", "fourier", "auto", "dense")
 BLUR = "a symmetric grid; taps of equal weight are added in pairs that the group exchanges"
 DENSE_BLUR = "the same grid, through one depthwise convolution, which adds in an order of its own"
@@ -43,7 +43,7 @@ def rows() -> list[Row]:
     found = []
     for kind, size in ((nn.LiftingLinear, ((1, 8, 8), 3)), (nn.GroupLinear, (2, 3))):
         for algorithm in LINEAR:
-            why = EXPANDED if algorithm == "dense" else PRODUCTS
+            why = {"auto": "may take any", "dense": EXPANDED}.get(algorithm, PRODUCTS)
             found.append(_row(kind, f'algorithm="{algorithm}"', why, GROUP, *size, algorithm=algorithm))
     for kind in (nn.LiftingConv2d, nn.GroupConv2d):
         for algorithm in CONVOLUTION:

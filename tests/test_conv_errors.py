@@ -83,9 +83,9 @@ def test_bad_settings(kind: Kind, settings: dict[str, Any], error: type[Exceptio
 def test_settings_that_are_accepted() -> None:
     """What looks like the refused ones: pairs of any kind, numbers of other libraries, padding in words."""
     layer = LiftingConv2d(C2, 2, 4, [3, 5], torch.Size((2, 1)), (1, 2), torch.tensor(2), 2)  # type: ignore[arg-type]
-    assert layer.geometry.kernel_size == (3, 5)
-    assert layer.geometry.stride == (2, 1)
-    assert layer.geometry.dilation == (2, 2)
+    assert layer.spec.kernel_size == (3, 5)
+    assert layer.spec.stride == (2, 1)
+    assert layer.spec.dilation == (2, 2)
     for padding, kernel, dilation, expected in (
         ("same", 3, 1, (1, 1)),
         ("same", 2, 2, (1, 1)),
@@ -94,7 +94,7 @@ def test_settings_that_are_accepted() -> None:
         ("valid", 3, 1, (0, 0)),
     ):
         layer = LiftingConv2d(C2, 2, 4, kernel, padding=padding, dilation=dilation)
-        assert layer.geometry.padding == expected
+        assert layer.spec.padding == expected
         plain = nn.Conv2d(2, 4, kernel, padding=padding, dilation=dilation)
         assert layer(torch.zeros(1, 2, 9, 8)).shape[-2:] == plain(torch.zeros(1, 2, 9, 8)).shape[-2:]
 
@@ -102,7 +102,7 @@ def test_settings_that_are_accepted() -> None:
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (2, 1, 1), (4, 3, 1), (2, 1, 3)])
 def test_padding_valid_is_padding_0(kernel: int, stride: int, dilation: int) -> None:
     layer = LiftingConv2d(C4, 2, 4, kernel, stride, "valid", dilation)
-    assert layer.geometry.padding == (0, 0)
+    assert layer.spec.padding == (0, 0)
 
 
 @each_kind

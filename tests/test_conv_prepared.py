@@ -145,9 +145,9 @@ def test_parametrized_weights(kind: Kind, algorithm: str) -> None:
 def test_copies_and_pickles_begin_empty(kind: Kind, algorithm: str) -> None:
     layer, x = layer_and_input(kind, algorithm)
     y = layer(x)
-    assert layer._prepared._kept is not None
+    assert layer._cache._kept is not None
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert other._prepared._kept is None
+        assert other._cache._kept is None
         assert torch.equal(other(x), y)
     buffer = io.BytesIO()
     torch.save(layer.state_dict(), buffer)
@@ -171,11 +171,11 @@ def test_maps_and_batches_of_other_sizes_share_what_is_kept(kind: Kind, algorith
     layer, _ = layer_and_input(kind, algorithm)
     with torch.no_grad():
         layer(input_of(layer, (5, 5)))
-        kept = layer._prepared._kept
+        kept = layer._cache._kept
         for size, batch in ((6, 1), (4, 7), (5, 5)):
             x = input_of(layer, (size, size), batch)
             assert torch.equal(layer(x), fresh(layer, x))
-        assert layer._prepared._kept is kept
+        assert layer._cache._kept is kept
 
 
 @keeping
@@ -208,14 +208,14 @@ def test_functional_transforms_do_not_meet_what_is_kept(kind: Kind, algorithm: s
 
 
 def test_a_stale_value_would_be_seen() -> None:
-    class Stale(type(layer_and_input(LiftingConv2d, "dense")[0]._prepared)):  # type: ignore[misc]
+    class Stale(type(layer_and_input(LiftingConv2d, "dense")[0]._cache)):  # type: ignore[misc]
         def get(self, weight: Tensor, make: Callable[[], Any], kind: str = "") -> Any:
             self._kept = self._kept or ((), make())
             return self._kept[1]
 
     for algorithm in KEEPING:
         layer, x = layer_and_input(LiftingConv2d, algorithm)
-        layer._prepared = Stale()
+        layer._cache = Stale()
         with torch.no_grad():
             layer(x)
             layer.weight.mul_(2)

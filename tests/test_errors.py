@@ -176,7 +176,11 @@ def test_bad_layer_arguments() -> None:
             assert_refused(lambda o=out, m=make: m(out=o), TypeError, caller, "out_features to be an int")
         for algorithm in ("fft", "", None):
             assert_refused(
-                lambda a=algorithm, m=make: m(algorithm=a), ValueError, caller, "'auto', 'orbit'", repr(algorithm)
+                lambda a=algorithm, m=make: m(algorithm=a),
+                ValueError,
+                caller,
+                "'auto', 'bitwise', 'orbit'",
+                repr(algorithm),
             )
     assert_refused(lambda: GroupLinear(C4, 0, 3), ValueError, "GroupLinear", "in_features >= 1", "got 0.")
     assert_refused(lambda: LiftingLinear(C4, (0, 4, 4), 3), ValueError, "LiftingLinear", "in_shape", "got 0.")
@@ -192,31 +196,31 @@ def test_bad_layer_arguments() -> None:
 def test_bad_inputs() -> None:
     lifting, tied, pool = LiftingLinear(C4, (2, 4, 4), 3), GroupLinear(C4, 5, 3), OrbitPool()
     x, f = torch.zeros(1, 2, 4, 4), torch.zeros(1, 5, 4)
-    for model, caller, good in ((lifting, "lift_linear", x), (tied, "group_linear", f), (pool, "orbit_pool", f)):
+    for model, caller, good in ((lifting, "LiftingLinear", x), (tied, "GroupLinear", f), (pool, "orbit_pool", f)):
         for dtype in (torch.int64, torch.uint8, torch.bool, torch.complex64):
             assert_refused(
                 lambda m=model, t=good, d=dtype: m(t.to(d)), TypeError, caller, "floating-point", f"got {dtype}"
             )
         assert_refused(lambda m=model: m([1.0]), TypeError, caller, "torch.Tensor", "got list")
-    for model, caller, good in ((lifting, "lift_linear", x), (tied, "group_linear", f)):
+    for model, caller, good in ((lifting, "LiftingLinear", x), (tied, "GroupLinear", f)):
         assert_refused(lambda m=model, t=good: m(t.double()), TypeError, caller, "torch.float32", "got torch.float64")
     for shape in ((1, 3, 4, 4), (1, 2, 5, 5), (2, 4, 4), (1, 1, 2, 4, 4), ()):
         assert_refused(
-            lambda s=shape: lifting(torch.zeros(s)), ValueError, "lift_linear", "(B, 2, 4, 4)", f"got {shape}."
+            lambda s=shape: lifting(torch.zeros(s)), ValueError, "LiftingLinear", "(B, 2, 4, 4)", f"got {shape}."
         )
-    assert_refused(lambda: tied(torch.zeros(1, 6, 4)), ValueError, "group_linear", "(B, 5, 4)", "got (1, 6, 4)")
+    assert_refused(lambda: tied(torch.zeros(1, 6, 4)), ValueError, "GroupLinear", "(B, 5, 4)", "got (1, 6, 4)")
     for shape in ((1, 5, 3), (5, 4), (1, 5, 8)):
         assert_refused(
-            lambda s=shape: tied(torch.zeros(s)), ValueError, "group_linear", "axis 2 of length 4", f"got {shape}."
+            lambda s=shape: tied(torch.zeros(s)), ValueError, "GroupLinear", "axis 2 of length 4", f"got {shape}."
         )
-    assert_refused(lambda: tied(torch.zeros(1, 5, 4, 2, 2)), ValueError, "group_linear", "(B, 5, 4)")
+    assert_refused(lambda: tied(torch.zeros(1, 5, 4, 2, 2)), ValueError, "GroupLinear", "(B, 5, 4)")
     for shape in ((2, 3), (2, 3, 0), ()):
         assert_refused(lambda s=shape: pool(torch.zeros(s)), ValueError, "orbit_pool", "(B, C, |G|)", f"got {shape}.")
 
 
 @pytest.mark.parametrize("group", [S3, DirectProduct(T3, CyclicTranslation(2, dim=-2))], ids=repr)
 def test_groups_without_a_fourier_transform(group: PermutationGroup) -> None:
-    words = ('algorithm="fourier"', repr(group), 'Use algorithm="auto" or "orbit".')
+    words = ('algorithm="fourier"', repr(group), 'Use algorithm="bitwise" or "orbit".')
     f, weight = torch.zeros(1, 2, group.order), torch.zeros(3, 2, group.order)
     assert_refused(
         lambda: group_linear(f, weight, None, group, algorithm="fourier"), ValueError, "group_linear", *words

@@ -76,7 +76,7 @@ def test_half_precision_layers(group: Group, dtype: torch.dtype, algorithm: str)
 
 @each_group
 def test_repr_and_exactness(group: Group) -> None:
-    for algorithm, level in {"auto": "bitwise", "orbit": "bitwise", "dense": "rounding"}.items():
+    for algorithm, level in {"bitwise": "bitwise", "orbit": "bitwise", "auto": "rounding", "dense": "rounding"}.items():
         for layer, _ in layers(group, algorithm):
             assert layer.exactness == level
             assert f"{type(layer).__name__}({group!r}, in_" in repr(layer)

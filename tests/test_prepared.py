@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from equilayers.functional import lift_linear
-from equilayers.functional._weight_cache import Prepared
+from equilayers.functional._weight_cache import WeightCache
 from equilayers.groups import CyclicRotation
 from equilayers.nn import GroupLinear, LiftingLinear
 
@@ -60,7 +60,7 @@ def test_a_changed_weight_is_noticed(change: Callable[[LiftingLinear], object]) 
 
 
 def test_kept_without_gradients_and_made_anew_with_them() -> None:
-    kept, made = Prepared(), []
+    kept, made = WeightCache(), []
     weight = nn.Parameter(torch.randn(3))
 
     def make() -> int:
@@ -76,13 +76,13 @@ def test_kept_without_gradients_and_made_anew_with_them() -> None:
 
 
 def test_a_stale_value_would_be_seen() -> None:
-    class Stale(Prepared):
+    class Stale(WeightCache):
         def get(self, weight: Tensor, make: Callable[[], object]) -> object:
             self._kept = self._kept or ((), make())
             return self._kept[1]
 
     layer, x = layer_and_input()
-    layer._prepared = Stale()
+    layer._cache = Stale()
     with torch.no_grad():
         layer(x)
         layer.weight.mul_(2)
@@ -93,9 +93,9 @@ def test_a_stale_value_would_be_seen() -> None:
 def test_copies_and_pickles_begin_empty() -> None:
     layer, x = layer_and_input()
     y = layer(x)
-    assert layer._prepared._kept is not None
+    assert layer._cache._kept is not None
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert other._prepared._kept is None
+        assert other._cache._kept is None
         assert torch.equal(other(x), y)
     buffer = io.BytesIO()
     torch.save(layer.state_dict(), buffer)

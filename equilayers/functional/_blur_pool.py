@@ -15,7 +15,7 @@ from equilayers.functional._resample.axes import MOST_TAPS, Reading, Weights, bi
 from equilayers.functional._resample.blur import blurred_by
 from equilayers.functional._resample.windows import window_max, window_mean, windows
 
-ALGORITHMS = ("bitwise", "dense")
+ALGORITHMS = ("auto", "bitwise", "dense")
 Taps = int | str | Sequence[float]
 Stride = int | Sequence[int]
 
@@ -41,7 +41,8 @@ def blur_pool2d(
         padding_mode: "zeros", "reflect", "replicate" or "circular"; goes around or mirrors as often as it must.
         exact: whether a fixed number of taps has to sample symmetrically too, where "auto" always does.
         algorithm: of the symmetric samplings "bitwise" (sums in an order that the group leaves alone) or "dense" (one
-            depthwise convolution: faster, at rounding level). Fixed taps that are not `exact` always take the latter.
+            depthwise convolution: faster, at rounding level), which "auto"
+            takes. Fixed taps that are not `exact` always take the latter.
 
     Returns:
         (..., ceil(H / s), ceil(W / s)), of the dtype and device of x.

@@ -20,7 +20,6 @@ from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.groups import Group, interpolates
 
 
-
 def lift_conv2d(
     x: Tensor,
     weight: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +15,44 @@ from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform, transform_blocks
 from equilayers.functional._fourier.orbits import OrbitTable, orbit_table
 from equilayers.functional._fourier.transforms import Fourier, fourier_of
-from equilayers.functional._weight_cache import Prepared, is_plain
+from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.functional.cost import cheapest, cheapest_compiled
 from equilayers.groups import Group, as_group
 
-ALGORITHMS = ("auto", "orbit", "dense", "fourier")
-Action = Callable[[int, Tensor], Tensor]
+LINEAR_ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
+
+
+@dataclass(frozen=True)
+class LinearSpec:
+    r"""The settings of a weight-tied linear map, checked once; lifting: from a space, without a fiber."""
+
+    group: Group
+    lifting: bool
+    algorithm: str
+
+    @property
+    def act(self) -> Callable[[int, Tensor], Tensor]:
+        r"""How the group moves inputs and weights."""
+        return self.group.act if self.lifting else self.group.act_regular
+
+    def with_algorithm(self, caller: str, algorithm: str) -> LinearSpec:
+        r"""The same with another algorithm, which is checked."""
+        return replace(self, algorithm=check_choice(caller, "algorithm", algorithm, LINEAR_ALGORITHMS))
+
+
+def linear_spec(caller: str, group: Group | str, algorithm: str, *, lifting: bool) -> LinearSpec:
+    r"""The checked settings; TypeError or ValueError where they make no sense."""
+    group = as_group(caller, group, exact=lifting)
+    return LinearSpec(group, lifting, check_choice(caller, "algorithm", algorithm, LINEAR_ALGORITHMS))
 
 
 def lift_linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    group: Group,
+    group: Group | str,
     *,
-    algorithm: str = "auto",
-    prepared: Prepared | None = None,
+    algorithm: str = "bitwise",
 ) -> Tensor:
     r"""Lifting: the linear map applied to every element of the input's orbit.
 
@@ -39,12 +62,11 @@ def lift_linear(
         x: input (B, *in_shape), floating-point; in_shape ends in the space the group acts on, (C, H, W) or (n,).
         weight: (O, *in_shape), of the dtype of x.
         bias: (O,) or None.
-        group: the symmetry.
-        algorithm: "orbit" (one ordinary product per element of the orbit), "dense" (one product with the expanded
-            matrix), "fourier" (group Fourier transform; rotations, mirrors and translations), or "auto" (the fastest
-            bitwise one for this shape by the measured cost model; in a compiled or exported graph, which serves any
-            batch, the fastest for a batch of 256).
-        prepared: where a module keeps the transformed weight between calls that want no gradient.
+        group: the symmetry, or its name, "C4".
+        algorithm: "auto" (the fastest known), "bitwise" (the fastest that keeps the last bit, by the measured cost
+            model; in a compiled or exported graph, which serves any batch, the fastest for a batch of 256), "orbit"
+            (one ordinary product per element of the orbit), "fourier" (group Fourier transform; rotations, mirrors and
+            translations) or "dense" (one product with the expanded matrix).
 
     Returns:
         Regular feature (B, O, |G|) of the dtype and device of x.
@@ -53,29 +75,22 @@ def lift_linear(
         TypeError: x is not floating-point or its dtype is not the weight's.
         ValueError: shapes that do not fit, or an algorithm the group does not have.
 
-    Law: `lift_linear(act(g, x)) == act_regular(g, lift_linear(x))` for all g: bitwise with "orbit", "fourier" and
-        "auto", rounding with "dense".
+    Law: `lift_linear(act(g, x)) == act_regular(g, lift_linear(x))` for all g: bitwise with "bitwise", "orbit"
+        and "fourier", rounding with "auto" and "dense".
 
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576); Moskalev et al. 2023 (arXiv:2308.03904).
     """
     caller = "lift_linear"
-    group = as_group(caller, group, exact=True)
-    check_float(caller, "x", x)
-    if x.ndim != weight.ndim or x.shape[1:] != weight.shape[1:]:
-        wanted = ", ".join(map(str, weight.shape[1:]))
-        refuse(caller, f"x of shape (B, {wanted})", tuple(x.shape), "The trailing axes must be those of the weight.")
-    group.check_space(tuple(x.shape[1:]), caller)
-    return _correlate(caller, x, weight, bias, group, algorithm, group.act, prepared)
+    return linear(caller, x, weight, bias, linear_spec(caller, group, algorithm, lifting=True), None)
 
 
 def group_linear(
     f: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    group: Group,
+    group: Group | str,
     *,
-    algorithm: str = "auto",
-    prepared: Prepared | None = None,
+    algorithm: str = "bitwise",
 ) -> Tensor:
     r"""The equivariant linear map between regular features: a correlation over the group.
 
@@ -85,9 +100,8 @@ def group_linear(
         f: regular feature (B, C, |G|), floating-point.
         weight: (O, C, |G|), of the dtype of f.
         bias: (O,) or None.
-        group: the symmetry.
-        algorithm: "auto", "orbit", "dense" or "fourier", as in `lift_linear`.
-        prepared: where a module keeps the transformed weight between calls that want no gradient.
+        group: the symmetry, or its name, "C4".
+        algorithm: "auto", "bitwise", "orbit", "dense" or "fourier", as in `lift_linear`.
 
     Returns:
         Regular feature (B, O, |G|) of the dtype and device of f.
@@ -96,52 +110,52 @@ def group_linear(
         TypeError: f is not floating-point or its dtype is not the weight's.
         ValueError: shapes that do not fit, or an algorithm the group does not have.
 
-    Law: `group_linear(act_regular(g, f)) == act_regular(g, group_linear(f))` for all g: bitwise with "orbit", "fourier"
-        and "auto", rounding with "dense".
+    Law: `group_linear(act_regular(g, f)) == act_regular(g, group_linear(f))` for all g: bitwise with
+        "bitwise", "orbit" and "fourier", rounding with "auto" and "dense".
 
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
     caller = "group_linear"
-    group = as_group(caller, group)
-    check_float(caller, "f", f)
-    group.check_fiber(f, caller)
-    if f.ndim != 3 or f.shape[1:] != weight.shape[1:]:
-        wanted = ", ".join(map(str, weight.shape[1:]))
-        refuse(caller, f"f of shape (B, {wanted})", tuple(f.shape), "The trailing axes must be those of the weight.")
-    return _correlate(caller, f, weight, bias, group, algorithm, group.act_regular, prepared)
+    return linear(caller, f, weight, bias, linear_spec(caller, group, algorithm, lifting=False), None)
 
 
-def _correlate(
-    caller: str,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    group: Group,
-    algorithm: str,
-    act: Action,
-    prepared: Prepared | None,
+def linear(
+    caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec, cache: WeightCache | None
 ) -> Tensor:
-    check_choice(caller, "algorithm", algorithm, ALGORITHMS)
+    r"""Either linear map, with checked settings.
+
+    cache: where a module keeps the transformed weight between calls that want no gradient.
+    """
+    group, name = spec.group, "x" if spec.lifting else "f"
+    check_float(caller, name, x)
+    if not spec.lifting:
+        group.check_fiber(x, caller)
+    if x.ndim != (weight.ndim if spec.lifting else 3) or x.shape[1:] != weight.shape[1:]:
+        wanted = ", ".join(map(str, weight.shape[1:]))
+        hint = "The trailing axes must be those of the weight."
+        refuse(caller, f"{name} of shape (B, {wanted})", tuple(x.shape), hint)
+    if spec.lifting:
+        group.check_space(tuple(x.shape[1:]), caller)
     if not in_autocast(x):
-        check_same_dtype(caller, "f" if caller == "group_linear" else "x", x, weight)
+        check_same_dtype(caller, name, x, weight)
     fourier = fourier_of(group)
-    if algorithm == "fourier" and fourier is None and group.order > 1:
-        hint = 'Use algorithm="auto" or "orbit".'
+    if spec.algorithm == "fourier" and fourier is None and group.order > 1:
+        hint = 'Use algorithm="bitwise" or "orbit".'
         refuse(caller, 'algorithm="fourier" with rotations, mirrors or translations', repr(group), hint)
     if group.order == 1:  # nothing is tied: torch's own layer
         return F.linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
     x, weight = autocast(x), autocast(weight)
     bias = None if bias is None else autocast(bias)
-    if algorithm == "auto":
-        algorithm = _fastest(group, x, weight)
+    # The cost model knows none that is faster without the last bit: "auto" takes the fastest that keeps it.
+    algorithm = _fastest(group, x, weight) if spec.algorithm in ("auto", "bitwise") else spec.algorithm
     if algorithm == "orbit":
-        return _orbit(x, weight, bias, group, act)
+        return _orbit(x, weight, bias, spec)
     if algorithm == "dense" or fourier is None:
-        return _dense(x, weight, bias, group, act)
-    if act == group.act_regular:
-        return _fourier(x, weight, bias, fourier, None, prepared)
+        return _dense(x, weight, bias, spec)
+    if not spec.lifting:
+        return _fourier(x, weight, bias, fourier, None, cache)
     table = orbit_table(group, tuple(x.shape[1:]), x.device)
-    return _fourier(x.flatten(1), weight.flatten(1), bias, fourier, table, prepared)
+    return _fourier(x.flatten(1), weight.flatten(1), bias, fourier, table, cache)
 
 
 def _fastest(group: Group, x: Tensor, weight: Tensor) -> str:
@@ -157,7 +171,7 @@ def _fourier(
     bias: Tensor | None,
     fourier: Fourier,
     table: OrbitTable | None,
-    prepared: Prepared | None,
+    cache: WeightCache | None,
 ) -> Tensor:
     r"""Flat x (B, N) and weight (O, N) with a table of orbits, or features (B, C, |G|) and (O, C, |G|) without one."""
     # Planes in one memory order: a product of operands in another order may end in other bits.
@@ -168,29 +182,30 @@ def _fourier(
 
     if torch.compiler.is_compiling():
         return transform(planes, operators_of(weight_planes(), fourier), bias, fourier).transpose(1, 2)
-    if prepared is None or torch.is_grad_enabled() or not is_plain(x, weight):
+    if cache is None or torch.is_grad_enabled() or not is_plain(x, weight):
         return Correlate.apply(planes, weight_planes(), bias, PlaneKernel(fourier)).transpose(1, 2)
-    operators = prepared.get(weight, lambda: operators_of(weight_planes(), fourier))
+    operators = cache.get(weight, lambda: operators_of(weight_planes(), fourier))
     return transform_blocks(planes, operators, bias, fourier, weight.shape[0]).transpose(1, 2)
 
 
-def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, act: Action) -> Tensor:
+def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec) -> Tensor:
     r"""One product per element, each on an operand of its own.
 
     The last bits of a matrix product depend on how its operand is aligned in memory and on where in it a row stands.
     """
-    matrix = weight.flatten(1)
+    group, act, matrix = spec.group, spec.act, weight.flatten(1)
     moved = (act(group.inverse(h), x) if h else x.clone() for h in range(group.order))
     return torch.stack([F.linear(part.contiguous().flatten(1), matrix, bias) for part in moved], 1).transpose(1, 2)
 
 
-def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, act: Action) -> Tensor:
+def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec) -> Tensor:
     r"""One product with the expanded matrix."""
-    spread = None if bias is None else bias.repeat_interleave(group.order)
-    y = F.linear(x.flatten(1), expand_matrix(weight, group, act), spread)
-    return y.unflatten(1, (weight.shape[0], group.order))
+    n = spec.group.order
+    biases = None if bias is None else bias.repeat_interleave(n)
+    y = F.linear(x.flatten(1), expand_matrix(weight, spec), biases)
+    return y.unflatten(1, (weight.shape[0], n))
 
 
-def expand_matrix(weight: Tensor, group: Group, act: Action) -> Tensor:
+def expand_matrix(weight: Tensor, spec: LinearSpec) -> Tensor:
     r"""The matrix (O·|G|, N) of the ordinary linear map, rows (o, h) = h · weight_o. Differentiable."""
-    return torch.stack([act(h, weight).flatten(1) for h in range(group.order)], 1).flatten(0, 1)
+    return torch.stack([spec.act(h, weight).flatten(1) for h in range(spec.group.order)], 1).flatten(0, 1)

@@ -1,5 +1,6 @@
 r"""The layers: parameters, checks and one call of `equilayers.functional` each."""
 
+from equilayers.nn._algorithm import set_algorithm
 from equilayers.nn._blur_conv import BlurConv2d
 from equilayers.nn._blur_pool import AvgBlurPool2d, BlurPool2d, MaxBlurPool2d
 from equilayers.nn._conv import GroupConv2d, LiftingConv2d
@@ -25,4 +26,5 @@ __all__ = [
     "MaxBlurPool2d",
     "OrbitPool",
     "PolyphasePool2d",
+    "set_algorithm",
 ]

@@ -42,6 +42,8 @@ class BlurPool2d(nn.Module):
     Source: Zhang 2019 (arXiv:1904.11486).
     """
 
+    ALGORITHMS = ALGORITHMS
+
     def __init__(
         self,
         taps: Taps = "auto",
@@ -85,6 +87,8 @@ class MaxBlurPool2d(nn.Module):
 
     Source: Zhang 2019, section 3.2 (arXiv:1904.11486).
     """
+
+    ALGORITHMS = ALGORITHMS
 
     def __init__(
         self,
@@ -141,6 +145,8 @@ class AvgBlurPool2d(nn.Module):
     Law: `pool(act(g, x)) == act(g, pool(x))` for every turn and mirror g, at every size.
     """
 
+    ALGORITHMS = ALGORITHMS
+
     def __init__(
         self,
         taps: Taps = "auto",
@@ -185,4 +191,4 @@ def exactness_of(taps: Taps, exact: bool, algorithm: str) -> str:
 def settings_of(layer: Any) -> str:
     text = f"taps={layer.taps!r}, stride={layer.stride}, padding_mode={layer.padding_mode!r}"
     text += ", exact=True" if getattr(layer, "exact", False) else ""
-    return text + (", algorithm='dense'" if getattr(layer, "algorithm", "") == "dense" else "")
+    return text + (f", algorithm={layer.algorithm!r}" if getattr(layer, "algorithm", "bitwise") != "bitwise" else "")

@@ -1,28 +1,29 @@
-r"""Weight-tied convolution layers."""
+r"""Weight-tied convolution layers: two classes over one core, which a `ConvSpec` tells apart."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, check_int, refuse
-from equilayers.functional._conv import Ints, convolve
-from equilayers.functional._convolution.dispatch import ALGORITHMS
-from equilayers.functional._convolution.geometry import Geometry, check_plane_group, geometry
-from equilayers.functional._steerable_basis import basis, draw_steered
-from equilayers.functional._weight_cache import Prepared
-from equilayers.groups import Group, as_group, interpolates
-from equilayers.nn._linear import reset
+from equilayers._checks import check_int, refuse
+from equilayers.functional import ConvSpec, WeightCache, basis, conv_spec, convolve, draw_steered
+from equilayers.groups import Group, interpolates
+from equilayers.nn._algorithm import ALGORITHMS, algorithm
+from equilayers.nn._init import add_parameters, reset
+
+Ints = int | Sequence[int]
 
 
 class LiftingConv2d(nn.Module):
-    r"""A convolution with every turn of its filter: from images to regular features.
+    r"""A convolution with every rotation of its filter: from images to regular features.
 
     `y[b, o, h] = corr(h · weight_o, x_b) + bias_o`, input (B, in_channels, H, W), output
     (B, out_channels, |G|, H', W').
 
     Args:
-        group: CyclicRotation or Dihedral.
+        group: CyclicRotation or Dihedral, or its name, "C4".
         in_channels: channels of the images.
         out_channels: number of output features; the layer computes |G| planes of each.
         kernel_size, stride, padding, dilation, padding_mode: as in torch.nn.Conv2d, in pixels; padding may be "same"
@@ -34,12 +35,12 @@ class LiftingConv2d(nn.Module):
     Attributes:
         weight: (out_channels, in_channels / groups, kh, kw), initialised with the mean square of torch.nn.Conv2d.
         bias: (out_channels,) or None.
-        exactness: "bitwise" or "rounding".
+        exactness: "bitwise"; "rounding" with "auto" and "dense"; "approximate" for a group that interpolates.
 
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
-        ValueError: a group without turns, settings the group does not allow; in forward, another number of channels,
-            or a size that the stride samples lopsidedly: the message names two settings that work.
+        ValueError: a group without rotations or mirrors, settings the group does not allow; in forward, another
+            number of channels, or a size that the stride samples asymmetrically: the message names two settings that work.
 
     Law: `layer(act(g, x)) == act_regular(g, layer(x))` for all g, at every size that is accepted and at the level of
         `exactness`, on CPU in float32 and float64. The trivial group gives torch.nn.Conv2d.
@@ -47,9 +48,19 @@ class LiftingConv2d(nn.Module):
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576).
     """
 
+    ALGORITHMS = ALGORITHMS
+    algorithm = algorithm
+    group: Group
+    spec: ConvSpec
+    weight: Tensor
+    bias: Tensor | None
+    in_channels: int
+    out_channels: int
+    _cache: WeightCache
+
     def __init__(
         self,
-        group: Group,
+        group: Group | str,
         in_channels: int,
         out_channels: int,
         kernel_size: Ints,
@@ -65,15 +76,20 @@ class LiftingConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        caller = "LiftingConv2d"
-        self.group = check_plane_group(caller, as_group(caller, group))
-        self.geometry = geometry(caller, group, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self.in_channels, self.out_channels = _channels(caller, in_channels, out_channels, self.geometry)
-        self.algorithm = check_choice(caller, "algorithm", algorithm, ALGORITHMS)
-        size = (self.out_channels, self.in_channels // self.geometry.groups, *self.geometry.kernel_size)
-        self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
-        self._prepared = Prepared()
+        spec = conv_spec(
+            "LiftingConv2d",
+            group,
+            kernel_size,
+            lifting=True,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
+            algorithm=algorithm,
+        )
+        _build(self, spec, in_channels, out_channels)
+        add_parameters(self, _weight_size(self), bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -84,8 +100,8 @@ class LiftingConv2d(nn.Module):
 
     @property
     def exactness(self) -> str:
-        r"""The level at which the law holds: "rounding" where the expanded filter may be used, "bitwise" otherwise."""
-        return _exactness(self.group, self.algorithm)
+        r"""The level at which the law holds."""
+        return _exactness(self.spec)
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -93,8 +109,7 @@ class LiftingConv2d(nn.Module):
         return _degrees_of_freedom(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        shape, algorithm = self.geometry, self.algorithm
-        return convolve("LiftingConv2d", x, self.weight, self.bias, self.group, shape, algorithm, self._prepared)
+        return convolve("LiftingConv2d", x, self.weight, self.bias, self.spec, self._cache)
 
     def extra_repr(self) -> str:
         return _repr(self)
@@ -107,7 +122,7 @@ class GroupConv2d(nn.Module):
     output (B, out_channels, |G|, H', W').
 
     Args:
-        group: CyclicRotation or Dihedral.
+        group: as of `LiftingConv2d`.
         in_channels: number of input features, C.
         out_channels: number of output features.
         kernel_size, stride, padding, dilation, groups, bias, padding_mode, algorithm: as in `LiftingConv2d`.
@@ -117,7 +132,7 @@ class GroupConv2d(nn.Module):
             five axes have no `torch.channels_last`: convert the inputs, not the module, or take
             `torch.channels_last_3d`.
         bias: (out_channels,) or None.
-        exactness: "bitwise" or "rounding".
+        exactness: as of `LiftingConv2d`.
 
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
@@ -129,9 +144,19 @@ class GroupConv2d(nn.Module):
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
 
+    ALGORITHMS = ALGORITHMS
+    algorithm = algorithm
+    group: Group
+    spec: ConvSpec
+    weight: Tensor
+    bias: Tensor | None
+    in_channels: int
+    out_channels: int
+    _cache: WeightCache
+
     def __init__(
         self,
-        group: Group,
+        group: Group | str,
         in_channels: int,
         out_channels: int,
         kernel_size: Ints,
@@ -147,16 +172,20 @@ class GroupConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        caller = "GroupConv2d"
-        self.group = check_plane_group(caller, as_group(caller, group))
-        self.geometry = geometry(caller, group, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self.in_channels, self.out_channels = _channels(caller, in_channels, out_channels, self.geometry)
-        self.algorithm = check_choice(caller, "algorithm", algorithm, ALGORITHMS)
-        channels = self.in_channels // self.geometry.groups
-        size = (self.out_channels, channels, group.order, *self.geometry.kernel_size)
-        self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(self.out_channels, device=device, dtype=dtype)) if bias else None
-        self._prepared = Prepared()
+        spec = conv_spec(
+            "GroupConv2d",
+            group,
+            kernel_size,
+            lifting=False,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
+            algorithm=algorithm,
+        )
+        _build(self, spec, in_channels, out_channels)
+        add_parameters(self, _weight_size(self), bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -167,8 +196,8 @@ class GroupConv2d(nn.Module):
 
     @property
     def exactness(self) -> str:
-        r"""The level at which the law holds: "rounding" where the expanded filter may be used, "bitwise" otherwise."""
-        return _exactness(self.group, self.algorithm)
+        r"""The level at which the law holds."""
+        return _exactness(self.spec)
 
     @property
     def degrees_of_freedom(self) -> int:
@@ -176,28 +205,37 @@ class GroupConv2d(nn.Module):
         return _degrees_of_freedom(self)
 
     def forward(self, f: Tensor) -> Tensor:
-        shape, algorithm = self.geometry, self.algorithm
-        return convolve("GroupConv2d", f, self.weight, self.bias, self.group, shape, algorithm, self._prepared)
+        return convolve("GroupConv2d", f, self.weight, self.bias, self.spec, self._cache)
 
     def extra_repr(self) -> str:
         return _repr(self)
 
 
-def _channels(caller: str, in_channels: int, out_channels: int, shape: Geometry) -> tuple[int, int]:
+def _build(layer: LiftingConv2d | GroupConv2d, spec: ConvSpec, in_channels: int, out_channels: int) -> None:
+    r"""Everything of a layer but its parameters."""
+    caller = type(layer).__name__
     given = {
         "in_channels": check_int(caller, "in_channels", in_channels, 1),
         "out_channels": check_int(caller, "out_channels", out_channels, 1),
     }
     for name, count in given.items():
-        if count % shape.groups:
-            refuse(caller, f"{name} divisible by groups={shape.groups}", count, "Change one of them.")
-    return given["in_channels"], given["out_channels"]
+        if count % spec.groups:
+            refuse(caller, f"{name} divisible by groups={spec.groups}", count, "Change one of them.")
+        setattr(layer, name, count)
+    layer.group, layer.spec, layer._cache = spec.group, spec, WeightCache()
 
 
-def _exactness(group: Group, algorithm: str) -> str:
-    if group.exactness != "bitwise":
-        return group.exactness
-    return "rounding" if algorithm in ("auto", "dense") else "bitwise"
+def _weight_size(layer: LiftingConv2d | GroupConv2d) -> tuple[int, ...]:
+    spec = layer.spec
+    fiber = () if spec.lifting else (spec.group.order,)
+    return layer.out_channels, layer.in_channels // spec.groups, *fiber, *spec.kernel_size
+
+
+def _exactness(spec: ConvSpec) -> str:
+    r"""The level: "rounding" where the expanded filter may be used, "approximate" where the group interpolates."""
+    if spec.group.exactness != "bitwise":
+        return spec.group.exactness
+    return "rounding" if spec.algorithm in ("auto", "dense") else "bitwise"
 
 
 def _degrees_of_freedom(layer: LiftingConv2d | GroupConv2d) -> int:
@@ -207,8 +245,8 @@ def _degrees_of_freedom(layer: LiftingConv2d | GroupConv2d) -> int:
 
 
 def _repr(layer: LiftingConv2d | GroupConv2d) -> str:
-    shape = layer.geometry
-    parts = [f"{layer.group!r}, {layer.in_channels}, {layer.out_channels}, kernel_size={shape.kernel_size}"]
+    spec = layer.spec
+    parts = [f"{layer.group!r}, {layer.in_channels}, {layer.out_channels}, kernel_size={spec.kernel_size}"]
     plain = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
-    parts += [f"{name}={getattr(shape, name)!r}" for name, usual in plain.items() if getattr(shape, name) != usual]
-    return ", ".join([*parts, f"bias={layer.bias is not None}", f"algorithm={layer.algorithm!r}"])
+    parts += [f"{name}={getattr(spec, name)!r}" for name, usual in plain.items() if getattr(spec, name) != usual]
+    return ", ".join([*parts, f"bias={layer.bias is not None}", f"algorithm={spec.algorithm!r}"])

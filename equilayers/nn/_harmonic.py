@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import autocast, check_float, check_int, check_same_dtype, in_autocast, refuse
-from equilayers.functional._convolution.geometry import check_size, geometry
+from equilayers.functional import WeightCache, check_size, conv_spec, is_plain
 from equilayers.functional._harmonic import check_orders, harmonic_filter, terms
-from equilayers.functional._weight_cache import Prepared, is_plain
 from equilayers.groups import CyclicRotation
 
 QUARTERS = CyclicRotation(4)
@@ -69,8 +68,16 @@ class HarmonicConv2d(nn.Module):
         caller = "HarmonicConv2d"
         self.in_channels = check_int(caller, "in_channels", in_channels, 1)
         self.out_channels = check_int(caller, "out_channels", out_channels, 1)
-        self.geometry = geometry(caller, QUARTERS, kernel_size, stride, padding, 1, 1, padding_mode)
-        self.kernel_size = self.geometry.kernel_size[0]
+        self.spec = conv_spec(
+            caller,
+            QUARTERS,
+            kernel_size,
+            lifting=True,
+            stride=stride,
+            padding=padding,
+            padding_mode=padding_mode,
+        )
+        self.kernel_size = self.spec.kernel_size[0]
         check_orders(caller, self.kernel_size, in_order, out_order)
         self.in_order, self.out_order = in_order, out_order
         streams = 1 if in_order is None else in_order + 1
@@ -78,7 +85,7 @@ class HarmonicConv2d(nn.Module):
         pair = self.out_channels, self.in_channels
         self.profile = nn.Parameter(torch.empty(*pair, numbers, device=device, dtype=dtype))
         self.phase = nn.Parameter(torch.empty(*pair, (out_order + 1) * streams, device=device, dtype=dtype))
-        self._prepared = Prepared()
+        self._cache = WeightCache()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -94,7 +101,7 @@ class HarmonicConv2d(nn.Module):
             x, filters = autocast(x), autocast(filters)
         else:
             check_same_dtype("HarmonicConv2d", "x", x, filters)
-        maps, shape = self.geometry.padded(x if self.in_order is None else x.flatten(1, 2))
+        maps, shape = self.spec.padded(x if self.in_order is None else x.flatten(1, 2))
         return F.conv2d(maps, filters, None, shape.stride, shape.padding).unflatten(1, (self.out_channels, -1))
 
     def filters(self) -> Tensor:
@@ -105,7 +112,7 @@ class HarmonicConv2d(nn.Module):
 
         if torch.compiler.is_compiling() or not is_plain(self.profile, self.phase):
             return make()
-        filters: Tensor = self._prepared.get((self.profile, self.phase), make)
+        filters: Tensor = self._cache.get((self.profile, self.phase), make)
         return filters
 
     def _check(self, x: Tensor) -> None:
@@ -116,10 +123,10 @@ class HarmonicConv2d(nn.Module):
         if x.ndim != 3 + len(wanted) or tuple(x.shape[1:-2]) != wanted or x.shape[-1] != x.shape[-2]:
             shape = ", ".join(map(str, wanted))
             refuse(caller, f"x of shape (B, {shape}, H, H)", tuple(x.shape), "A turn needs a square map.")
-        check_size(caller, QUARTERS, self.geometry, (x.shape[-2], x.shape[-1]))
+        check_size(caller, self.spec, (x.shape[-2], x.shape[-1]))
 
     def extra_repr(self) -> str:
-        shape = self.geometry
+        shape = self.spec
         orders = f"in_order={self.in_order}, out_order={self.out_order}"
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, {orders}"
         plain = {"stride": (1, 1), "padding": (0, 0), "padding_mode": "zeros"}

@@ -1,17 +1,17 @@
-r"""Weight-tied linear layers."""
+r"""Weight-tied linear layers: two classes over one core, which a `LinearSpec` tells apart."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, check_int
-from equilayers.functional._linear import ALGORITHMS, group_linear, lift_linear
-from equilayers.functional._weight_cache import Prepared
-from equilayers.groups import Group, as_group
+from equilayers._checks import check_int
+from equilayers.functional import WeightCache, linear, linear_spec
+from equilayers.groups import Group
+from equilayers.nn._algorithm import ALGORITHMS, algorithm
+from equilayers.nn._init import add_parameters, reset
 
 
 class LiftingLinear(nn.Module):
@@ -20,16 +20,16 @@ class LiftingLinear(nn.Module):
     `y[b, o, h] = <weight_o, h^-1 · x_b> + bias_o`, input (B, *in_shape), output (B, out_features, |G|).
 
     Args:
-        group: the symmetry.
+        group: the symmetry, or its name, "C4".
         in_shape: shape of one input, ending in the space the group acts on: (C, H, W), or n for a flat vector.
         out_features: number of output features.
         bias: learn a bias, one per feature, shared over the fiber.
-        algorithm: "auto", "orbit", "dense" or "fourier"; see `equilayers.functional.lift_linear`.
+        algorithm: "auto", "bitwise", "orbit", "dense" or "fourier"; see `equilayers.functional.lift_linear`.
 
     Attributes:
         weight: (out_features, *in_shape), initialised as in torch.nn.Linear.
         bias: (out_features,) or None.
-        exactness: "bitwise" or "rounding".
+        exactness: "bitwise"; "rounding" with "auto" and "dense".
 
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
@@ -41,28 +41,32 @@ class LiftingLinear(nn.Module):
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576); Moskalev et al. 2023 (arXiv:2308.03904).
     """
 
+    ALGORITHMS = ALGORITHMS
+    algorithm = algorithm
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(
         self,
-        group: Group,
+        group: Group | str,
         in_shape: Sequence[int] | int,
         out_features: int,
         bias: bool = True,
-        algorithm: str = "auto",
+        algorithm: str = "bitwise",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         caller = "LiftingLinear"
-        self.group = group = as_group(caller, group, exact=True)
+        self.spec = linear_spec(caller, group, algorithm, lifting=True)
+        self.group = self.spec.group
         shape = in_shape if isinstance(in_shape, Sequence) else (in_shape,)
         self.in_shape = tuple(check_int(caller, "in_shape entries", n, 1) for n in shape)
-        group.check_space(self.in_shape, caller)
+        self.group.check_space(self.in_shape, caller)
         self.out_features = check_int(caller, "out_features", out_features, 1)
-        self.algorithm = check_choice(caller, "algorithm", algorithm, ALGORITHMS)
-        self.weight = nn.Parameter(torch.empty(self.out_features, *self.in_shape, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
-        self._prepared = Prepared()
+        self._cache = WeightCache()
+        add_parameters(self, (self.out_features, *self.in_shape), bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -71,17 +75,16 @@ class LiftingLinear(nn.Module):
 
     @property
     def exactness(self) -> str:
-        r"""The level at which the law holds: "rounding" with the expanded matrix, "bitwise" otherwise."""
-        return "rounding" if self.algorithm == "dense" else "bitwise"
+        r"""The level at which the law holds."""
+        return "rounding" if self.spec.algorithm in ("auto", "dense") else "bitwise"
 
     def forward(self, x: Tensor) -> Tensor:
-        algorithm, prepared = self.algorithm, self._prepared
-        return lift_linear(x, self.weight, self.bias, self.group, algorithm=algorithm, prepared=prepared)
+        return linear("LiftingLinear", x, self.weight, self.bias, self.spec, self._cache)
 
     def extra_repr(self) -> str:
         return (
             f"{self.group!r}, in_shape={self.in_shape}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, algorithm={self.algorithm!r}"
+            f"bias={self.bias is not None}, algorithm={self.spec.algorithm!r}"
         )
 
 
@@ -92,16 +95,16 @@ class GroupLinear(nn.Module):
     (B, out_features, |G|).
 
     Args:
-        group: the symmetry.
+        group: the symmetry, or its name, "C4".
         in_features: number of input features, C.
         out_features: number of output features.
         bias: learn a bias, one per feature, shared over the fiber.
-        algorithm: "auto", "orbit", "dense" or "fourier"; see `equilayers.functional.lift_linear`.
+        algorithm: "auto", "bitwise", "orbit", "dense" or "fourier"; see `equilayers.functional.lift_linear`.
 
     Attributes:
         weight: (out_features, in_features, |G|), initialised as in torch.nn.Linear.
         bias: (out_features,) or None.
-        exactness: "bitwise" or "rounding".
+        exactness: "bitwise"; "rounding" with "auto" and "dense".
 
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
@@ -113,27 +116,31 @@ class GroupLinear(nn.Module):
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
 
+    ALGORITHMS = ALGORITHMS
+    algorithm = algorithm
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(
         self,
-        group: Group,
+        group: Group | str,
         in_features: int,
         out_features: int,
         bias: bool = True,
-        algorithm: str = "auto",
+        algorithm: str = "bitwise",
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         caller = "GroupLinear"
-        self.group = as_group(caller, group)
+        self.spec = linear_spec(caller, group, algorithm, lifting=False)
+        self.group = self.spec.group
         self.in_features = check_int(caller, "in_features", in_features, 1)
         self.out_features = check_int(caller, "out_features", out_features, 1)
-        self.algorithm = check_choice(caller, "algorithm", algorithm, ALGORITHMS)
-        size = (self.out_features, self.in_features, group.order)
-        self.weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(self.out_features, device=device, dtype=dtype)) if bias else None
-        self._prepared = Prepared()
+        self._cache = WeightCache()
+        size = self.out_features, self.in_features, self.group.order
+        add_parameters(self, size, bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -142,23 +149,14 @@ class GroupLinear(nn.Module):
 
     @property
     def exactness(self) -> str:
-        r"""The level at which the law holds: "rounding" with the expanded matrix, "bitwise" otherwise."""
-        return "rounding" if self.algorithm == "dense" else "bitwise"
+        r"""The level at which the law holds."""
+        return "rounding" if self.spec.algorithm in ("auto", "dense") else "bitwise"
 
     def forward(self, f: Tensor) -> Tensor:
-        algorithm, prepared = self.algorithm, self._prepared
-        return group_linear(f, self.weight, self.bias, self.group, algorithm=algorithm, prepared=prepared)
+        return linear("GroupLinear", f, self.weight, self.bias, self.spec, self._cache)
 
     def extra_repr(self) -> str:
         return (
             f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, algorithm={self.algorithm!r}"
+            f"bias={self.bias is not None}, algorithm={self.spec.algorithm!r}"
         )
-
-
-def reset(weight: Tensor, bias: Tensor | None) -> None:
-    r"""torch.nn.Linear's distribution: every plane of the output is one ordinary linear map of the whole input."""
-    bound = 1 / math.sqrt(weight[0].numel())
-    nn.init.uniform_(weight, -bound, bound)
-    if bias is not None:
-        nn.init.uniform_(bias, -bound, bound)

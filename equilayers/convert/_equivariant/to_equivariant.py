@@ -20,7 +20,7 @@ from equilayers.convert._equivariant.fiber_layers import FiberLinear, FiberMean
 from equilayers.convert._equivariant.norms import KEPT, batch_norm, group_norm, instance_norm
 from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import Entry, Report, count, replace, words
-from equilayers.functional._convolution.geometry import check_plane_group
+from equilayers.functional import check_plane_group
 from equilayers.groups import Group, as_group
 
 WIDTHS = ("equal-width", "equal-parameters", "equal-compute")

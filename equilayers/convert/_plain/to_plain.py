@@ -25,9 +25,8 @@ from equilayers.convert._plain.graphs import (
     polyphase,
 )
 from equilayers.convert._symmetrize import Symmetrized
+from equilayers.functional import expand, expand_matrix
 from equilayers.functional._blur_pool import check_taps
-from equilayers.functional._convolution.filters import expand
-from equilayers.functional._linear import expand_matrix
 from equilayers.functional._resample.axes import Reading
 from equilayers.nn import (
     AvgBlurPool2d,
@@ -113,7 +112,7 @@ class _Plain:
 
 def _conv(layer: LiftingConv2d | GroupConv2d) -> nn.Conv2d:
     r"""The convolution with the expanded filter, fibers in the channels."""
-    shape, n = layer.geometry, layer.group.order
+    shape, n = layer.spec, layer.group.order
     inputs = layer.in_channels * (1 if isinstance(layer, LiftingConv2d) else n)
     made = nn.Conv2d(
         inputs,
@@ -132,8 +131,7 @@ def _conv(layer: LiftingConv2d | GroupConv2d) -> nn.Conv2d:
 
 def _linear(layer: LiftingLinear | GroupLinear) -> nn.Linear:
     r"""The product with the expanded matrix."""
-    act = layer.group.act if isinstance(layer, LiftingLinear) else layer.group.act_regular
-    matrix = expand_matrix(layer.weight, layer.group, act)
+    matrix = expand_matrix(layer.weight, layer.spec)
     made = nn.Linear(matrix.shape[1], matrix.shape[0], layer.bias is not None, device="meta")
     return _filled(made, layer, matrix)
 
@@ -157,7 +155,7 @@ def _lifted(layer: Any, *steps: nn.Module) -> nn.Module:
 
 def _harmonic(layer: HarmonicConv2d) -> nn.Module:
     r"""The one real convolution."""
-    shape = layer.geometry
+    shape = layer.spec
     filters = layer.filters()
     made = nn.Conv2d(
         filters.shape[1],

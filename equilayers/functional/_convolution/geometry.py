@@ -48,6 +48,10 @@ class ConvSpec:
     def __getstate__(self) -> dict[str, Any]:  # hashes of strings differ from process to process
         return {name: value for name, value in self.__dict__.items() if name != "_hash"}
 
+    def with_algorithm(self, caller: str, algorithm: str) -> ConvSpec:
+        r"""The same with another algorithm, which is checked."""
+        return replace(self, algorithm=check_algorithm(caller, self.group, algorithm))
+
     @property
     def spans(self) -> Pair:
         r"""d(k-1) of both axes: how many pixels beyond the first a filter reaches."""
@@ -161,9 +165,7 @@ def check_size(caller: str, spec: ConvSpec, size: Pair) -> None:
         most = _most_padding(spec, length)
         if pad > most:
             hint = "Pad less, or take padding_mode='replicate' or 'zeros', which have no limit."
-            refuse(
-                caller, f"padding <= {most} for padding_mode={spec.padding_mode!r} at {name}={length}", pad, hint
-            )
+            refuse(caller, f"padding <= {most} for padding_mode={spec.padding_mode!r} at {name}={length}", pad, hint)
         if axis in turned_axes(group) and span % stride:
             settings = " or ".join(_settings_that_work(spec, length, axis, "H=W" if is_square(group) else name))
             hint = f"The grid is lopsided: a turned input would be sampled elsewhere. What works: {settings}."

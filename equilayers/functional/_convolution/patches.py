@@ -55,8 +55,8 @@ class Frame(NamedTuple):
 class PatchKernel:
     r"""The `Kernel` of a convolution with zero padding.
 
-    x is a feature (B, C, |G|, H, W), or an image (B, C, H, W) where the convolution lifts; y (B, O, |G|, H', W') lies in memory as
-    (B, |G|, H', W', O), which the next layer reads without turning it around.
+    x is a feature (B, C, |G|, H, W), or an image (B, C, H, W) where the convolution lifts; y (B, O, |G|, H', W')
+    lies in memory as (B, |G|, H', W', O), which the next layer reads without turning it around.
     """
 
     spec: ConvSpec

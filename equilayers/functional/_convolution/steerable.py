@@ -34,9 +34,7 @@ from equilayers.groups import Dihedral, Rotations
 BLOCK_BYTES, MOST_BYTES = 3_000_000, 24_000_000  # of coefficients: of several samples, and of rows of a large one
 
 
-def steered_conv2d(
-    f: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None
-) -> Tensor:
+def steered_conv2d(f: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None) -> Tensor:
     r"""The group convolution with zero padding, channel group by channel group."""
     biases = [None] * spec.groups if bias is None else bias.chunk(spec.groups)
     parts = zip(f.chunk(spec.groups, 1), weight.chunk(spec.groups), biases, strict=True)
@@ -45,9 +43,7 @@ def steered_conv2d(
     return made[0] if spec.groups == 1 else torch.cat(made, 1)
 
 
-def _steered(
-    f: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None
-) -> Tensor:
+def _steered(f: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None) -> Tensor:
     group, features = cast(Rotations, spec.group), len(weight)
     n = group.order
     size = len(f), *spec.out_size((f.shape[-2], f.shape[-1])), n, features

@@ -104,7 +104,7 @@ def _group_conv(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, S
 def _algorithm(draw: st.DrawFn, group: Group) -> str:
     r"""Of a linear layer; the Fourier transform of products and of permutations is not known."""
     fourier = group.order == 1 or isinstance(group, CyclicRotation | Dihedral | CyclicTranslation)
-    return draw(st.sampled_from(["auto", "orbit", "dense", *(["fourier"] if fourier else [])]))
+    return draw(st.sampled_from(["auto", "bitwise", "orbit", "dense", *(["fourier"] if fourier else [])]))
 
 
 def _lifting_linear(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:

@@ -35,7 +35,7 @@ escnn: env
 	$(PIP_INSTALL) numpy scipy joblib
 	$(PIP_INSTALL) --no-deps escnn
 
-# Networks of others for `python -m benchmarks models` and tests/test_third_party.py: a quarter of a minute, 190 MB.
+# Networks of others for `python -m benchmarks models` and tests/convert/test_third_party.py: a quarter of a minute, 190 MB.
 models: env
 	$(PIP_INSTALL) --editable '.[models]'
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from unittest.mock import patch
 
 if sys.version_info >= (3, 11):
@@ -18,7 +17,8 @@ if sys.version_info >= (3, 11):
 else:  # pytest brings it there
     import tomli as tomllib
 
-ROOT = Path(__file__).parent.parent
+from pages import ROOT
+
 Words = list[str]
 
 

@@ -1,8 +1,11 @@
 """What every test stands on: reproducible settings, packages of others, and the `threads` fixture."""
 
 import os
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported: threads that wait by spinning slow a busy machine down eighty times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -13,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 import benchmarks.third_party as third_party_networks
 from benchmarks.peers import import_escnn
+from pages import ROOT
 from peers import required
 
 # `threads` is function-scoped and constant over the examples of one test, so it is safe under @given.
@@ -65,3 +69,14 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
     yield
     torch.compiler.reset()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as a user installs it, in a folder of its own."""
+    pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is not installed")
+    target = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target"]
+    done = subprocess.run([*command, str(target), str(ROOT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return target

@@ -40,7 +40,8 @@ class LiftingConv2d(nn.Module):
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
         ValueError: a group without rotations or mirrors, settings the group does not allow; in forward, another
-            number of channels, or a size that the stride samples asymmetrically: the message names two settings that work.
+            number of channels, or a size that the stride samples asymmetrically (the message names two settings that
+            work).
 
     Law: `layer(act(g, x)) == act_regular(g, layer(x))` for all g, at every size that is accepted and at the level of
         `exactness`, on CPU in float32 and float64. The trivial group gives torch.nn.Conv2d.

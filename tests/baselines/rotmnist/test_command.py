@@ -1,0 +1,116 @@
+"""Rotated MNIST: the protocol, the networks, resuming after a kill, and the tables."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from baselines.__main__ import main
+from baselines.rotmnist import command as rotmnist
+from baselines.rotmnist import runs as rotmnist_runs
+from baselines.rotmnist.curves import invariance_curves, save_figure
+from baselines.rotmnist.data import Digits, RotatedMnist
+from baselines.rotmnist.models import MODELS, build, parameters
+from baselines.rotmnist.runs import RotMnistJob, Run, finished, wrong_answers
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_networks_of_equal_size_that_quarter_turns_leave_alone(name: str) -> None:
+    model, x = build(name, 0).eval(), torch.randn(2, 1, 28, 28)
+    assert 21_000 < parameters(model) < 27_000
+    with torch.no_grad():
+        y, turned = model(x), model(torch.rot90(x, 1, (-2, -1)))
+    assert y.shape == (2, 10)
+    assert torch.allclose(y, turned, rtol=1e-4, atol=1e-5) == (name != "Z2CNN")
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), build(name, 0).parameters(), strict=True))
+
+
+def fake(*_: Any, **__: Any) -> RotatedMnist:
+    generator = torch.Generator().manual_seed(0)
+    parts = (Digits(torch.randn(n, 1, 28, 28, generator=generator), torch.arange(n) % 10) for n in (96, 32, 40))
+    return RotatedMnist(*parts)
+
+
+def run_of(**more: Any) -> Run:
+    return Run(**({"model": "Z2CNN", "seed": 0, "epochs": 3, "validate": False, "data_dir": None} | more))
+
+
+def test_a_training_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotmnist_runs, "rotated_mnist", fake)
+    rotmnist_runs.digits_of.cache_clear()
+    whole = RotMnistJob(run_of(), tmp_path / "whole")
+    whole.out.mkdir()
+    expected = whole.carry_out(lambda epoch: None)
+
+    def killed(epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    parted = RotMnistJob(run_of(), tmp_path / "parted")
+    parted.out.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        parted.carry_out(killed)
+    assert finished(parted.run, parted.out) is None
+    epochs: list[int] = []
+    result = parted.carry_out(epochs.append)
+    assert epochs == [3]
+    ours, theirs = (torch.load(job.out / "Z2CNN-seed0.pt", weights_only=True)["model"] for job in (parted, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert result["test_error"] == expected["test_error"]
+    assert finished(parted.run, parted.out) == result
+    with pytest.raises(ValueError, match=r"rotmnist: expected .* to be of the settings asked for"):
+        finished(run_of(epochs=4), parted.out)
+    with pytest.raises(ValueError, match=r"rotmnist: expected .* to be of the settings asked for"):
+        RotMnistJob(run_of(epochs=4), parted.out).carry_out(lambda epoch: None)
+
+
+def test_errors_are_counted() -> None:
+    data = fake().test
+    perfect = torch.nn.Flatten()
+    perfect.forward = lambda x: torch.eye(10)[data.y[: len(x)]]  # type: ignore[method-assign]
+    assert wrong_answers(perfect, data) == 0
+    assert wrong_answers(perfect, Digits(data.x, (data.y + 1) % 10)) == len(data.y)
+
+
+def test_tables_stand_beside_what_was_published() -> None:
+    results = [{"model": "P4CNN", "test_error": e, "parameters": 24680, "training_seconds": 600.0} for e in (2.0, 3.0)]
+    lines = list(rotmnist.markdown(results))
+    assert lines[2].startswith("| P4CNN | 24,680 | 2.50 ± 0.71 | 2.28 (Cohen and Welling 2016)")
+    assert len(lines) == 3
+    assert rotmnist.table(results).row_count == 1
+
+
+def test_the_page_shows_the_committed_results() -> None:
+    kept = json.loads((DOCS / "rotmnist.json").read_text())
+    page = (DOCS / "rotmnist.md").read_text()
+    assert "\n".join(rotmnist.markdown(kept["runs"])) in page
+    assert [run["model"] for run in kept["runs"]] == list(MODELS) == list(kept["invariance"])
+    assert all(run["test_digits"] == 50_000 and run["epochs"] == rotmnist_runs.EPOCHS for run in kept["runs"])
+
+
+def test_curves_are_drawn_from_the_weights_that_were_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotmnist_runs, "rotated_mnist", fake)
+    rotmnist_runs.digits_of.cache_clear()
+    runs = [run_of(model=name, epochs=1) for name in ("Z2CNN", "P4CNN")]
+    RotMnistJob(runs[1], tmp_path).carry_out(lambda epoch: None)
+    curves = invariance_curves(runs, tmp_path)  # of the one that has some
+    assert list(curves) == ["P4CNN"]
+    at = dict(zip(curves["P4CNN"].angles.tolist(), curves["P4CNN"].error.tolist(), strict=True))
+    assert at[90] < 1e-4 < at[45]
+    save_figure(curves, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["rotmnist", "--out", str(tmp_path / "file" / "out"), "--models", "Z2CNN"]) == 2
+    assert "expected --out to be a writable folder" in capsys.readouterr().err
+    parser = argparse.ArgumentParser()
+    rotmnist.add_arguments(parser)
+    assert parser.parse_args([]).models == list(MODELS)
+    assert json.loads(json.dumps(run_of().settings()))["epochs"] == 3

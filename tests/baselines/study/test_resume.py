@@ -1,0 +1,284 @@
+"""What a study keeps: killed at any moment it is resumed to the same bytes, and other files are refused."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from baselines.__main__ import main
+from baselines.common import files
+from baselines.study.jobs import RunJob
+from baselines.study.protocols import PROTOCOLS
+from baselines.study.runs import FORMAT
+from pages import ROOT
+from studies import TINY, Jobs, files_of, in_this_process, refused, results_of, trained
+
+PARTS = ["study", "--parts", "table", "drift", "flow", "--epochs", "3", "--seeds", "1", "--groups", "R4"]
+COMMAND = [sys.executable, "-m", "baselines"]
+EQUAL = "equal-parameters"
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """What the study does: in this process, SI on few images."""
+    return in_this_process(monkeypatch, saliency_samples=5)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study that ran job by job in this process, by its own protocol, and was not disturbed."""
+    out = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch)
+        assert main([*PARTS, "--out", str(out)]) == 0
+    return out
+
+
+def test_command_writes_the_same_results_with_two_workers(alone: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, *PARTS, "--workers", "2", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"exactly invariant" in done.stdout
+    assert b"sigma max never rises" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs", "table.md", "times.json"]
+    assert files_of(tmp_path) == files_of(alone)
+    results = results_of(tmp_path)
+    assert list(results) == ["configuration", "parts"]
+    assert list(results["parts"]) == ["table", "drift", "flow"]
+    tied, plain, regularised = results["parts"]["table"]
+    assert (tied["LI"], tied["DI"], tied["SI"], tied["consistency"]) == (0.0, 0.0, 1.0, 1.0)
+    assert plain["LI"] > regularised["LI"] > 0 < plain["DI"]
+    assert plain["SI"] < 0.95
+    assert tied["parameters"] == plain["parameters"]
+    table = (tmp_path / "table.md").read_text()
+    assert "| R4 | WT |  |" in table
+    assert "paper" not in table
+
+
+def test_times_stand_apart_from_results(alone: Path) -> None:
+    times = json.loads((alone / "times.json").read_text())
+    names = [run["name"] for run in results_of(alone)["parts"]["table"]]
+    nu = PROTOCOLS["mlp", "digits"].nu["R4", "logit"]
+    assert list(times["training_seconds"]) == names == ["R4-WT-seed0", "R4-DA-seed0", f"R4-IR-nu{nu:g}-seed0"]
+    assert min(times["training_seconds"].values()) > 0 < times["wall_seconds"]
+    assert "seconds" not in (alone / "results.json").read_text()
+    kept = {path.name for path in (alone / "runs").iterdir()}
+    assert kept == {f"{name}.{end}" for name in names for end in ("pt", "training.json", "table.json", "drift.json")}
+
+
+def test_study_killed_at_random_moments_is_resumed_to_the_same_bytes(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(7)
+    killed: list[subprocess.Popen[bytes]] = []
+    try:
+        for few, many in ((1, 3), (4, 6), (7, 8)):  # files there, of the twelve of three runs
+            killed.append(kill_after(chance.randint(few, many), chance.uniform(0, 0.3), tmp_path))
+        outlived = not until(lambda: not any(members(process.pid) for process in killed), 10)
+    finally:
+        for process in killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert [process.returncode for process in killed] == [-signal.SIGKILL] * 3, "it was done before it was killed"
+    assert not outlived, "workers outlive a study that was killed"
+    assert not (tmp_path / "results.json").exists()
+    (tmp_path / "runs" / ".R4-DA-seed0.pt.torn").write_bytes(b"half")  # what a kill amid writing leaves
+    jobs = in_this_process(monkeypatch)
+    assert main([*PARTS, "--out", str(tmp_path), "--resume"]) == 0
+    assert files_of(tmp_path) == files_of(alone)
+    assert "R4-WT-seed0" not in [run.name for run in trained(jobs)]
+
+
+def kill_after(count: int, seconds: float, out: Path) -> "subprocess.Popen[bytes]":
+    """Go on with the study, and kill it that long after so many files were there."""
+    command = [*COMMAND, *PARTS, "--workers", "1", "--out", str(out), "--resume"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    until(lambda: len(list((out / "runs").glob("R4-*"))) >= count or process.poll() is not None, 60)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    return process
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for the condition; whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, number = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(number) == group and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def test_resume_keeps_what_is_done(jobs: Jobs, tmp_path: Path) -> None:
+    assert main([*TINY, "--out", str(tmp_path)]) == 0
+    names = ["R4-WT-seed0", "R4-DA-seed0"]
+    assert [run.name for run in trained(jobs)] == names
+    before, times, (first, _) = files_of(tmp_path), modified(tmp_path), results_of(tmp_path)["parts"]["table"]
+    assert main([*TINY, "--out", str(tmp_path), "--resume"]) == 0
+    assert len(jobs) == 2
+    assert (files_of(tmp_path), modified(tmp_path)) == (before, times)
+    assert main([*TINY, "--seeds", "2", "--methods", "WT", "--out", str(tmp_path), "--resume"]) == 0
+    assert [run.name for run in trained(jobs)] == [*names, "R4-WT-seed1"]
+    assert results_of(tmp_path)["parts"]["table"][0] == first
+    assert main([*TINY, "--methods", "WT", "--out", str(tmp_path)]) == 0
+    assert [run.name for run in trained(jobs)][3:] == ["R4-WT-seed0"]  # without --resume all is done anew
+    for part in ("training", "table"):
+        assert modified(tmp_path)[f"R4-WT-seed0.{part}.json"] > times[f"R4-WT-seed0.{part}.json"]
+
+
+def modified(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("lost", "done_again"),
+    [
+        ("pt", ("training", "table", "drift")),
+        ("training.json", ("training", "table", "drift")),
+        ("table.json", ("table",)),
+        ("drift.json", ("drift",)),
+    ],
+    ids=["weights", "training", "table", "drift"],
+)
+def test_resume_does_what_is_missing(
+    lost: str, done_again: Sequence[str], finished: Path, jobs: Jobs, tmp_path: Path
+) -> None:
+    """Measures of other weights are worth nothing: with the training all of them are done again."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    (out / "runs" / f"R4-DA-seed0.{lost}").unlink()
+    (out / "results.json").unlink()
+    assert main([*AGAIN, "--out", str(out), "--resume"]) == 0
+    assert [job.parts for job in jobs if isinstance(job, RunJob)] == [done_again]
+    assert files_of(out) == files_of(finished)
+
+
+AGAIN = [*TINY, "--methods", "DA", "--parts", "table", "drift"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one run with two parts."""
+    out = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        in_this_process(patch, saliency_samples=5)
+        assert main([*AGAIN, "--out", str(out)]) == 0
+    return out
+
+
+def test_comparing_files_would_show_another_number(finished: Path, jobs: Jobs, tmp_path: Path) -> None:
+    """What is found is taken: a measure changed by hand changes the results, so equal bytes mean something."""
+    out = shutil.copytree(finished, tmp_path / "out")
+    path = out / "runs" / "R4-DA-seed0.table.json"
+    kept = json.loads(path.read_text())
+    kept["measures"]["LI"] += 1e-12
+    files.write_json(path, kept)
+    assert main([*AGAIN, "--out", str(out), "--resume"]) == 0
+    assert not jobs
+    assert results_of(out)["parts"]["table"][0]["LI"] == kept["measures"]["LI"]
+    assert files_of(out) != files_of(finished)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_measures_do_not_depend_on_those_before(model: str, jobs: Jobs, tmp_path: Path) -> None:
+    arguments = [*TINY, "--model", model, "--methods", "WT"]
+    parts = ["--parts", "table", "decay"]
+    assert main([*arguments, *parts, "--out", str(tmp_path / "at once")]) == 0
+    assert main([*arguments, "--out", str(tmp_path / "one by one")]) == 0
+    assert main([*arguments, *parts, "--out", str(tmp_path / "one by one"), "--resume"]) == 0
+    assert files_of(tmp_path / "at once") == files_of(tmp_path / "one by one")
+
+
+@pytest.mark.parametrize("part", ["training", "table"])
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda text: text.replace(f'"format": {FORMAT}', f'"format": {FORMAT - 1}'), "format"),
+        (lambda text: text.replace('"model": "mlp"', '"model": "cnn"'), "model"),
+        (lambda text: text.replace('"width": "equal-parameters"', '"width": "equal-width"'), "width"),
+        (lambda text: text.replace('"epochs": 1', '"epochs": 7'), "epochs"),
+        (lambda text: text.replace('"torch": "', '"torch": "0.'), "torch"),
+        (lambda text: text[: len(text) // 2], "JSON"),
+        (lambda text: "", "JSON"),
+        (lambda text: "\x00" * len(text), "JSON"),
+        (lambda text: "[]\n", ""),
+        (lambda text: text.replace('"measures"', '"x"').replace('"weights_sha256"', '"x"'), "another file"),
+    ],
+    ids=["format", "model", "width", "epochs", "torch", "truncated", "empty", "zeros", "list", "unmeasured"],
+)
+def test_resume_refuses_other_files(
+    spoil: Callable[[str], str],
+    says: str,
+    part: str,
+    finished: Path,
+    jobs: Jobs,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    arguments = [*AGAIN, "--out", str(out), "--resume"]
+    assert main(arguments) == 0  # as it is, it is taken
+    path = out / "runs" / f"R4-DA-seed0.{part}.json"
+    path.write_text(spoil(path.read_text()))
+    line = refused(arguments, capsys)
+    assert str(path) in line
+    assert says in line
+    assert "Name another --out" in line or "Delete the file" in line
+    assert not jobs
+
+
+def test_resume_refuses_other_weights(
+    finished: Path, jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    path = out / "runs" / "R4-DA-seed0.pt"
+    weights = bytearray(path.read_bytes())
+    weights[len(weights) // 2] ^= 1
+    path.write_bytes(weights)
+    line = refused([*AGAIN, "--out", str(out), "--resume"], capsys)
+    assert str(path) in line
+    assert "Delete both files" in line
+    assert not jobs
+
+
+def test_resume_does_not_take_one_model_for_another(jobs: Jobs, tmp_path: Path) -> None:
+    arguments = [*TINY, "--methods", "DA", "--out", str(tmp_path), "--resume"]
+    kinds = [[], ["--model", "cnn"], ["--model", "cnn", "--width", "equal-width"], ["--methods", "UP"]]
+    found = []
+    for kind in kinds:
+        assert main([*arguments, *kind]) == 0
+        found.append(results_of(tmp_path))
+    runs = trained(jobs)
+    assert [(run.model, run.width, run.method) for run in runs] == [
+        ("mlp", EQUAL, "DA"),
+        ("cnn", EQUAL, "DA"),
+        ("cnn", "equal-width", "DA"),
+        ("mlp", EQUAL, "UP"),
+    ]
+    assert len({results["parts"]["table"][0]["parameters"] for results in found}) == 3
+    assert sorted(path.stem for path in (tmp_path / "runs").glob("*.pt")) == sorted(run.name for run in runs)
+    assert len({run.name for run in runs}) == 4
+    for kind, before in zip(kinds, found, strict=True):
+        assert main([*arguments, *kind]) == 0
+        assert results_of(tmp_path) == before
+    assert len(jobs) == 4

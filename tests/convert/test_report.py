@@ -1,0 +1,425 @@
+"""What the report of a conversion says: every module, what became of it, every refusal and its reason; and no lies."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conversions import ResNet, settled
+from equilayers.convert import Report, to_equivariant
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, PermutationGroup
+from equilayers.nn import BlurPool2d, GroupConv2d, LiftingConv2d
+from equilayers.testing import assert_equivariant, assert_invariant
+from planted import Does
+from refusals import assert_refused
+
+C4, D4 = CyclicRotation(4), Dihedral(4)
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def ended(*layers: nn.Module, features: int = 8) -> nn.Sequential:
+    """Layers between a first convolution to 8 channels and a linear head."""
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, 4)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers, *head)
+
+
+def assert_honest(made: nn.Module, report: Report, x: Tensor = X) -> None:
+    """It is invariant, or equivariant, unless the report has a refusal without a path, which says what it is not."""
+    last = [entry.reason for entry in report.of("refused") if not entry.path]
+    if last and last[0].startswith("it does not run any more"):
+        with pytest.raises(RuntimeError):
+            made.eval()(x)
+        return
+    check = assert_invariant if made.eval()(x).ndim == 2 else assert_equivariant
+    if last:
+        with pytest.raises(AssertionError, match="is not"):
+            check(made, x, C4)
+    else:
+        check(made, x, C4)
+
+
+def test_a_report() -> None:
+    model = ResNet()
+    made, report = to_equivariant(model, C4)
+    assert report.complete
+    assert [(entry.path, entry.done) for entry in report.entries] == [
+        *(("stem.0", "replaced"), ("stem.1", "replaced"), ("pool", "replaced")),
+        *((f"blocks.{block}.{name}", "replaced") for block in (0, 1) for name in NAMES),
+        ("head", "replaced"),
+    ]
+    first, pool = report.entries[0], report.entries[2]
+    assert first.before == str(model.stem[0])
+    assert pool.before == str(model.pool)
+    assert isinstance(made.stem[0].conv, LiftingConv2d)
+    assert isinstance(made.blocks[0].first[0].conv, GroupConv2d)
+    assert [type(m) for m in made.blocks[0].first] == [type(made.stem[0]), BlurPool2d]
+    assert [type(m) for m in made.blocks[0].short] == [BlurPool2d, type(made.stem[0])]  # cheaper in this order
+    lines = str(report).splitlines()
+    assert lines[0].startswith("14 replaced, 0 kept, 0 refused; ")
+    assert lines[0].endswith(f"parameters before, {sum(p.numel() for p in made.parameters()):,} after")
+    assert lines[1].startswith("replaced stem.0: Conv2d(3, 16, kernel_size=(5, 5)")
+    assert len(lines) == 1 + len(report.entries)
+    assert_honest(made, report)
+
+
+NAMES = ("first", "second", "norms.0", "norms.1", "short")
+
+
+class Own(nn.Conv2d):
+    """A convolution that pads on its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+class Beside(nn.Module):
+    """Features with something else at their side."""
+
+    def __init__(self, other: Callable[[Tensor], Tensor], channels: int) -> None:
+        super().__init__()
+        self.other = other
+        self.conv, self.read = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8 + channels, 8, 3, padding=1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.read(torch.cat([self.conv(x), self.other(x)], 1)).mean((-2, -1)))
+
+
+class Placed(nn.Module):
+    """An embedding of absolute places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place, self.relu = nn.Parameter(torch.randn(32, 32)), nn.ReLU()
+
+    def forward(self, f: Tensor) -> Tensor:
+        return self.relu(f + self.place)
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation by linear layers, one gate for each channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8), nn.Sigmoid())
+
+    def forward(self, f: Tensor) -> Tensor:
+        return f * self.layers(f.mean((-2, -1)))[:, :, None, None]
+
+
+class Unused(nn.Module):
+    """A convolution that forward does not call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.unused = ended(), nn.Conv2d(8, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def twice() -> nn.Module:
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    return nn.Sequential(nn.Identity(), nn.ReLU(), nn.Identity(), shared, nn.GELU(), shared, nn.AdaptiveAvgPool2d(1))
+
+
+def coordinates(x: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype).expand(len(x), 1, *x.shape[-2:])
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "kernel": (lambda: ended(nn.Conv2d(8, 8, (3, 5), padding=1)), "1", "kernel, stride or padding is not square"),
+    "stride": (lambda: ended(nn.Conv2d(8, 8, 3, (2, 1), 1)), "1", "kernel, stride or padding is not square"),
+    "padding": (lambda: ended(nn.Conv2d(8, 8, 3, 1, (1, 0))), "1", "kernel, stride or padding is not square"),
+    "dilation": (lambda: ended(nn.Conv2d(8, 8, 3, 1, 2, (1, 2))), "1", "its dilation is not square"),
+    "same": (lambda: ended(nn.Conv2d(8, 8, 4, padding="same")), "1", "its padding is larger on one side"),
+    "groups": (lambda: ended(nn.Conv2d(8, 16, 3, groups=4), features=16), "1", "its 4 channel groups do not divide 2"),
+    "image": (lambda: Beside(lambda x: x, 3), "read", "it reads the image and features side by side"),
+    "coordinates": (lambda: Beside(coordinates, 1), "read", "it reads the image and features side by side"),
+    "own forward": (lambda: ended(Own(8, 8, 3)), "1", "its class computes something of its own"),
+    "parametrised": (
+        lambda: ended(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3))),
+        "1",
+        "its weight is parametrised",
+    ),
+    "spectral norm": (lambda: ended(nn.utils.spectral_norm(nn.Conv2d(8, 8, 3))), "1", "its weight is parametrised"),
+    "flattened": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 4)),
+        "2",
+        "it reads pixels by their place: pool over the map before it",
+    ),
+    "channels last": (
+        lambda: ended(Does(lambda f: f.movedim(1, -1)), nn.Linear(8, 8), Does(lambda f: f.movedim(-1, 1))),
+        "2",
+        "it reads pixels by their place",
+    ),
+    "LayerNorm": (lambda: ended(nn.LayerNorm((32, 32))), "1", "no equivariant form of LayerNorm is known"),
+    "PReLU": (lambda: ended(nn.PReLU(8)), "1", "a slope for every channel"),
+    "embedding": (lambda: ended(Placed()), "1", "no equivariant form of Placed is known"),
+    "shuffle": (
+        lambda: ended(nn.PixelShuffle(2), nn.Conv2d(2, 8, 1)),
+        "1",
+        "it exchanges the planes of a fiber with others",
+    ),
+    "ceil_mode": (lambda: ended(nn.MaxPool2d(3, 2, ceil_mode=True)), "1", "take ceil_mode=False"),
+    "unused": (Unused, "unused", "it was not called"),
+    "two kinds": (twice, "3", "it is called with features of several kinds"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("what", REFUSED)
+def test_refused_modules(what: str) -> None:
+    make, path, reason = REFUSED[what]
+    model = make()
+    made, report = to_equivariant(model, C4, X)
+    assert reason in {entry.path: entry.reason for entry in report.of("refused")}[path]
+    assert not report.complete
+    if what == "PReLU":  # slopes begin alike: seen only once they are not
+        made[1].weight.data.uniform_()
+        with pytest.raises(AssertionError, match="lost at"):
+            assert_invariant(made, X, C4)
+    elif what not in ("LayerNorm", "unused", "ceil_mode"):
+        assert_honest(made, report)
+
+
+UNSEEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "gates": (lambda: ended(Excited()), "what it puts out is not the same for moved inputs: off by"),
+    "functional pool": (lambda: ended(Does(lambda f: F.max_pool2d(f, 3, 2, 1))), "not the same for moved inputs"),
+    "cumsum": (
+        lambda: nn.Sequential(nn.Conv2d(3, 2, 3), Does(lambda f: f.cumsum(-1))),
+        "what it puts out is not an image that moves with the input: off by",
+    ),
+    "shape": (
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Does(lambda f: f.flatten(1)[:, :9])),
+        "what it puts out is not",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_what_no_module_tells_is_seen_by_running_it(what: str) -> None:
+    make, reason = UNSEEN[what]
+    made, report = to_equivariant(make(), C4, X)
+    (entry,) = report.of("refused")
+    assert (entry.path, entry.done) == ("", "refused")
+    assert entry.reason.startswith(reason) or reason in entry.reason
+    assert_honest(made, report)
+
+
+def test_what_does_not_run_any_more() -> None:
+    """Gates of a fixed number of channels, and a number of channels written into the code."""
+    for model in (ended(Excited()), ended(Does(lambda f: f * torch.ones(8, 1, 1)))):
+        made, report = to_equivariant(model, C4, X, width="equal-parameters")
+        (entry,) = [entry for entry in report.of("refused") if not entry.path]
+        assert entry.reason.startswith("it does not run any more: ")
+        with pytest.raises(RuntimeError):
+            made(X)
+
+
+def test_outputs_that_are_images() -> None:
+    """A head is averaged right there, so that what follows sees an image; features that others read, at the end."""
+
+    class Denoises(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x - self.net(x)
+
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.mask, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            f = F.relu(self.body(x))
+            return {"mask": self.mask(f).softmax(1), "logits": self.head(f.mean((-2, -1)))}
+
+    made, report = to_equivariant(Denoises(), C4, X)
+    assert report.complete
+    assert_honest(made, report)
+    probabilities = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Softmax(1))
+    )
+    made, report = to_equivariant(probabilities, C4, X)
+    assert report.complete
+    assert [entry.done for entry in report.entries] == ["replaced", "replaced", "kept"]
+    settled(made)
+    torch.testing.assert_close(made(X).sum(1), torch.ones(2, 32, 32))
+    assert_honest(made, report)
+    made, report = to_equivariant(Several(), C4, X)
+    assert report.complete
+    assert_equivariant(lambda x: made(x)["mask"], X, C4)
+    assert_invariant(lambda x: made(x)["logits"], X, C4)
+    assert made(X)["mask"].shape == (2, 2, 32, 32)
+
+
+def test_features_as_output() -> None:
+    class Stages(nn.Module):
+        def __init__(self, several: bool) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.several = several
+
+        def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+            f = self.first(x)
+            g = f + self.second(F.relu(f))
+            return [f, g] if self.several else g
+
+    made, report = to_equivariant(Stages(False), C4, X)
+    assert report.complete
+    assert "its fibers are averaged" in report.entries[-1].reason
+    assert made(X).shape == (2, 8, 32, 32)
+    assert_honest(made, report)
+    made, report = to_equivariant(Stages(True), C4, X)
+    assert report.of("refused")[-1].reason == "it puts out (2, 32, 32, 32) where it was (2, 8, 32, 32)"
+
+
+def test_kept_modules() -> None:
+    model = nn.Sequential(
+        *(nn.InstanceNorm2d(3, affine=True), nn.BatchNorm2d(3), nn.GroupNorm(3, 3), nn.AvgPool2d(3, 1, 1)),
+        *(nn.Conv2d(3, 8, 3), nn.PReLU(), nn.MaxPool2d(3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        *(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4)),
+    )
+    made, report = to_equivariant(model, C4, X)
+    assert report.complete
+    assert {int(e.path) for e in report.of("kept")} == {0, 1, 2, 3, 5, 6, 10, 12}
+    assert {int(e.path) for e in report.of("replaced")} == {4, 9}
+    assert all("alike" in e.reason for e in report.of("kept"))
+    assert_honest(settled(made), report)
+
+
+def test_widths_of_what_stands_side_by_side() -> None:
+    """Channels that |G| does not divide are rounded up one convolution at a time, and read so."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 5, 1)
+            self.both, self.head = nn.Conv2d(11, 7, 3), nn.Linear(7, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            f = torch.cat([self.left(x), self.right(x)], 1)
+            out = x.new_zeros(f.shape)
+            out[:] = f
+            return self.head(self.both(out).mean((-2, -1)))
+
+    for group in (C4, D4):
+        for dtype in (torch.float32, torch.float64):
+            made, report = to_equivariant(Odd().to(dtype), group, X)
+            assert report.complete, str(report)
+            assert {p.dtype for p in made.parameters()} == {dtype}
+    assert made.both.conv.in_channels == made.left.conv.out_channels + made.right.conv.out_channels
+
+
+def test_functions_that_torch_does_not_show() -> None:
+    """What a module makes by an autograd.Function is what it was fed, in another form."""
+
+    class Swish(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x * torch.sigmoid(x)
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:
+            return gradient
+
+    model = ended(Does(Swish.apply), nn.Conv2d(8, 8, 3))
+    made, report = to_equivariant(model, C4, X)
+    assert [entry.done for entry in report.entries] == ["replaced"] * 3
+    assert_honest(made, report)
+
+
+def test_gates_of_one_channel_and_planes_of_zeros() -> None:
+    """A gate is one plane for all fields; zeros beside features are features; a ReLU may see images and features."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.conv = nn.ReLU(), nn.Conv2d(3, 8, 3, padding=1)
+            self.gate, self.spread = nn.Conv2d(8, 1, 1), nn.Conv2d(2, 1, 5, padding=2)
+            self.last, self.head = nn.Conv2d(16, 8, 3), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            f = self.act(self.conv(self.act(x)))
+            f = torch.sigmoid(self.gate(f)) * f
+            f = torch.sigmoid(self.spread(torch.cat([f.mean(1, keepdim=True), f.amax(1, keepdim=True)], 1))) * f
+            return self.head(self.last(torch.cat([f, torch.zeros_like(f)], 1)).mean((-2, -1)))
+
+    for from_weights in (False, True):
+        made, report = to_equivariant(Gated(), C4, X, from_weights=from_weights)
+        assert report.complete, str(report)
+        assert [entry.path for entry in report.entries] == ["conv", "gate", "spread", "last", "head"]
+        assert isinstance(made.spread[0].conv, LiftingConv2d)
+        assert_honest(made, report)
+
+
+def test_a_fault_is_seen_where_little_of_the_input_is_left() -> None:
+    """The running statistics of an untrained network let its outputs be all alike, and so nearly invariant."""
+    layers = [layer for _ in range(8) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
+    for layer in layers[::3]:
+        nn.init.normal_(layer.weight, std=1e-3)
+    made, report = to_equivariant(ended(Does(lambda f: F.pad(f, (1, 0, 1, 0))), *layers).eval(), C4, X)
+    for module in made.modules():
+        if isinstance(module, LiftingConv2d | GroupConv2d):
+            nn.init.normal_(module.weight, std=1e-3)
+    assert_invariant(made, X, C4)
+    (entry,) = report.of("refused")
+    assert "off by" in entry.reason
+
+
+def test_from_weights_says_what_it_cannot_take() -> None:
+    made, report = to_equivariant(ended(nn.Conv2d(8, 6, 3), features=6), C4, X, from_weights=True)
+    assert "from_weights takes channels that |G| = 4 divides" in report.of("refused")[0].reason
+    made, report = to_equivariant(ended(nn.Conv2d(8, 8, 3, groups=2)), C4, X, from_weights=True)
+    assert "no channel groups" in report.of("refused")[0].reason
+    made, report = to_equivariant(ended(nn.GroupNorm(4, 8)), C4, X, from_weights=True)
+    assert "its 4 groups divide, not 2" in report.of("refused")[0].reason
+    made, report = to_equivariant(ended(nn.GroupNorm(4, 8)), C4, X)
+    assert report.complete
+    assert made[1].norm.num_groups == 2
+    up = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 2, 1))
+    assert "has no weights for it" in to_equivariant(up, C4, X, from_weights=True)[1].of("refused")[0].reason
+
+
+def test_the_example() -> None:
+    seen = []
+    model = nn.Sequential(Does(lambda x: seen.append(tuple(x.shape)) or x), nn.Conv2d(5, 8, 3))
+    to_equivariant(model, C4)
+    assert set(seen) == {(2, 5, 64, 64)}
+    state = torch.get_rng_state()
+    one, other = (to_equivariant(nn.Conv2d(1, 4, 3), C4, torch.zeros(1, 1, 5, 5)) for _ in range(2))
+    assert not torch.equal(state, torch.get_rng_state())  # new weights are drawn
+    assert one[1] == other[1]
+    last = nn.Sequential(*ended(), nn.BatchNorm1d(4))  # which has no statistics of a single sample
+    assert to_equivariant(last, C4, X[:1])[1].complete
+
+
+def test_refused_arguments() -> None:
+    model, caller = ended(), "to_equivariant"
+    assert_refused(
+        lambda: to_equivariant(torch.relu, C4), TypeError, caller, "model to be a torch.nn.Module", "Wrap it"
+    )
+    assert_refused(lambda: to_equivariant(model, 4), TypeError, caller, "group to be a group", "got 4.")
+    for group in (CyclicTranslation(4), PermutationGroup([[1, 0]])):
+        assert_refused(
+            lambda g=group: to_equivariant(model, g), ValueError, caller, "CyclicRotation or Dihedral", repr(group)
+        )
+    assert_refused(lambda: to_equivariant(model, C4, width="wide"), ValueError, caller, "'equal-width'", "'wide'")
+    taken = ("width='equal-width' with from_weights=True", "'equal-compute'")
+    options = {"width": "equal-compute", "from_weights": True}
+    assert_refused(lambda: to_equivariant(model, C4, **options), ValueError, caller, *taken)
+    assert_refused(
+        lambda: to_equivariant(model, C4, X.int()), TypeError, caller, "x to be floating-point", "torch.int32"
+    )
+    assert_refused(
+        lambda: to_equivariant(model, C4, X[0]), ValueError, caller, "x of shape (B, C, H, W)", "(3, 32, 32)"
+    )
+    assert_refused(lambda: to_equivariant(nn.Linear(3, 2), C4), ValueError, caller, "torch.nn.Conv2d", "see symmetrize")
+    words = ("x that the model takes", "(2, 3, 64, 64), and it raised: mat1 and mat2", "of the size it is used at")
+    flat = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 4))
+    assert_refused(lambda: to_equivariant(flat, C4), ValueError, caller, *words)

@@ -1,0 +1,192 @@
+"""Networks that nobody here wrote: where they break, that they are exact after the conversion, and that they learn."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import models as command
+from benchmarks import third_party as networks_of_others
+from benchmarks.third_party import Network, error, images, tensor_of, train
+from equilayers.convert import to_equivariant
+from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.metrics import invariance_gap
+from equilayers.testing import assert_equivariant, assert_invariant, locate_break
+from pages import ROOT
+from peers import required
+from strategies import name
+
+C4, D4 = CyclicRotation(4), Dihedral(4)
+Networks = dict[str, Network]
+
+# Where each of them breaks first, and whether the stride of that layer is named at the first, even size.
+BREAKS = {
+    "MONAI resnet18": ("conv1", False),
+    "MONAI densenet121": ("features.conv0", True),
+    "MONAI UNet": ("model.0.residual", True),
+    "MONAI UNet, strides 3": ("model.0.residual", True),
+    "MONAI BasicUNet": ("conv_0.conv_0.conv", False),
+    "transformers ResNet": ("resnet.embedder.embedder.convolution", True),
+    "transformers MobileNetV2": ("mobilenet_v2.conv_stem.first_conv.convolution", True),
+    "transformers ConvNext": ("convnext.embeddings.patch_embeddings", False),
+}
+CONVERTED = [key for key in BREAKS if key != "transformers ConvNext"]
+# The sizes that the network itself takes; BasicUNet pads on one side alone where it is odd.
+SIZES = {"MONAI UNet": (64, 72), "MONAI UNet, strides 3": (72, 63, 81), "MONAI BasicUNet": (64, 48)}
+each = pytest.mark.parametrize("which", CONVERTED)
+
+
+@pytest.mark.parametrize("which", list(BREAKS))
+def test_the_breaking_layer_is_named(third_party: Networks, which: str) -> None:
+    network = third_party[which]
+    model = network.make()
+    train(model, images(4, network.sizes[0]), 1)
+    found = locate_break(model, images(2, network.sizes[0]), C4)
+    path, by_its_stride = BREAKS[which]
+    assert found is not None
+    assert found.path == path
+    assert isinstance(model.get_submodule(path), nn.Conv2d)
+    assert found.error > 0.01
+    assert ("lopsidedly" if by_its_stride else "filter is not symmetric") in found.why
+
+
+def check(network: Network, model: nn.Module, group: Group, size: int) -> None:
+    """It holds to rounding, and not because the network says the same of everything."""
+    x = images(4, size)
+    (assert_equivariant if network.images else assert_invariant)(model, x, group)
+    assert error(network, model, group, x) < command.ROUNDING  # by how far the outputs of the samples lie apart
+    if not network.images:
+        assert not invariance_gap(tensor_of(model), x, group).trivial
+
+
+@each
+def test_what_is_converted_is_exact_and_learns(third_party: Networks, which: str) -> None:
+    network = third_party[which]
+    model, size = network.make(), network.sizes[0]
+    made, report = to_equivariant(model, C4, images(4, size))
+    assert report.complete, str(report)
+    assert report.parameters_after < 0.35 * report.parameters_before
+    losses = train(made, images(4, size), 4)
+    assert losses[-1] < 0.99 * losses[0]
+    for other in SIZES.get(which, (64, 65, 57)):
+        check(network, made, C4, other)
+    train(model, images(4, size), 1)
+    assert error(network, model, C4, images(4, size)) > 0.1
+
+
+@pytest.mark.parametrize("width", ["equal-parameters", "equal-compute"])
+@pytest.mark.parametrize("which", ["transformers ResNet", "MONAI UNet, strides 3"])
+def test_other_widths_and_mirrors(third_party: Networks, which: str, width: str) -> None:
+    network = third_party[which]
+    made, report = to_equivariant(network.make(), D4, images(4, network.sizes[0]), width=width)
+    assert report.complete, str(report)
+    train(made, images(4, network.sizes[0]), 1)
+    check(network, made, D4, network.sizes[1])
+
+
+def test_sizes_that_the_unet_itself_does_not_take(third_party: Networks) -> None:
+    model = third_party["MONAI UNet"].make()
+    with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        model(images(4, 65))
+    with pytest.raises(ValueError, match="expected x that the model takes"):
+        to_equivariant(model, C4, images(4, 65))
+
+
+def test_padding_on_one_side_is_found(third_party: Networks) -> None:
+    """What a forward method does itself is not converted: the report says that it is wrong, and locate_break where."""
+    network = third_party["MONAI BasicUNet"]
+    made, report = to_equivariant(network.make(), C4, images(4, 57))
+    (refused,) = report.of("refused")
+    assert "not an image that moves with the input" in refused.reason
+    train(made, images(4, 64), 1)
+    with pytest.raises(AssertionError, match="it pads more on one side"):
+        assert_equivariant(made, images(4, 57), C4)
+    assert error(network, made, C4, images(4, 57)) > 0.01
+
+
+def test_what_is_not_known_is_refused_by_name(third_party: Networks) -> None:
+    network = third_party["transformers ConvNext"]
+    made, report = to_equivariant(network.make(), C4, images(4, 64))
+    reasons = {entry.path: entry.reason for entry in report.of("refused")}
+    assert reasons["convnext.embeddings.layernorm"] == "no equivariant form of ConvNextLayerNorm is known here"
+    train(made, images(4, 64), 4)
+    with pytest.raises(AssertionError, match="structural"):  # little by little as it learns
+        assert_invariant(made.double(), images(4, 64).double(), C4)
+
+
+def test_the_command(
+    third_party: Networks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = [third_party[key] for key in ("transformers ResNet", "MONAI UNet", "transformers ConvNext")]
+    monkeypatch.setattr(command, "networks", lambda small: some)
+    path = tmp_path / "models.md"
+    command.run(0.0, quick=True, markdown=path)
+    text, shown = path.read_text(), capsys.readouterr().out
+    assert [path] == list(tmp_path.iterdir())
+    for network in some:
+        assert f"\n## {network.name}\n" in text
+        assert network.name in shown
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| R4")]
+    assert [row[1] for row in rows] == ["original", "equal-width"] * 3
+    assert all(len(row) == 9 for row in rows)
+    original, tied = rows[0], rows[1]
+    assert float(original[4]) > 0.1
+    assert float(tied[4]) < 1e-4
+    assert float(tied[5]) < 1e-4
+    assert tied[3] == "26 / 0 / 0"
+    before, after = map(float, tied[8].split(" → "))
+    assert after < before
+    assert [row[5] for row in rows[2:4]] == ["–", "–"]
+    assert text.count("does not run at 65x65") == 1
+    assert "- the model itself does not run at 65x65: Sizes of tensors must match" in text
+    assert [row[6:8] for row in rows[4:]][1] == ["–", "–"]
+    assert "no equivariant form of ConvNextLayerNorm is known here); 16 more" in text
+    assert "R4 breaks first at resnet.embedder.embedder.convolution: Conv2d(" in text
+
+
+def test_a_table_is_whole_or_not_there(third_party: Networks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = Network("broken", lambda: nn.Sequential(nn.Linear(3, 3)))
+    monkeypatch.setattr(command, "networks", lambda small: [third_party["transformers ResNet"], broken])
+    with pytest.raises(ValueError, match=r"expected a model with a torch\.nn\.Conv2d"):
+        command.run(0.0, quick=True, markdown=tmp_path / "models.md")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_is_refused_at_once(third_party: Networks, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="models: expected the folder of --markdown to be a writable folder"):
+        command.run(0.0, quick=True, markdown=tmp_path / "file" / "models.md")
+
+
+def test_options_of_another_subject_are_refused() -> None:
+    line = [sys.executable, "-m", "benchmarks", "turns", "--quick"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "expected --quick and --markdown with models, got turns" in done.stderr
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "monai", None)
+    with pytest.raises(ImportError, match=r"pip install 'equilayers\[models\]'"):
+        networks_of_others.versions()
+    monkeypatch.delenv("EQUILAYERS_REQUIRE_MODELS", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="Run `make models`"):
+        required(networks_of_others.versions, "monai", "models")
+    monkeypatch.setenv("EQUILAYERS_REQUIRE_MODELS", "1")
+    with pytest.raises(pytest.fail.Exception, match="EQUILAYERS_REQUIRE_MODELS=1, but monai cannot be imported"):
+        required(networks_of_others.versions, "monai", "models")
+
+
+@pytest.mark.parametrize("group", [C4], ids=name)
+def test_the_error_measures_what_it_says(group: Group) -> None:
+    """An invariant model has none; one whose outputs lie apart by as much as a turn moves them has about one."""
+    network = Network("", nn.Identity)
+    x = torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    assert error(network, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), group, x) < 1e-14
+    model = nn.Flatten()
+    gaps = torch.stack([(group.act(g, x) - x).flatten(1).norm(dim=1) for g in (1, 2, 3)])
+    apart = (x - x.mean(0)).flatten(1).norm(dim=1).max()
+    assert error(network, model, group, x) == pytest.approx(float(gaps.max() / apart))

@@ -1,0 +1,103 @@
+"""Products by either library agree, and layers whose products go through oneDNN keep their promise."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from conv_laws import KINDS, Kind, input_of, make, misses, square
+from equilayers import _matmul as _products
+from equilayers._matmul import times
+from equilayers.groups import CyclicRotation, Dihedral, Group
+from linear_laws import breaks, layers
+from linear_laws import input_of as linear_input_of
+from strategies import filled, name
+
+GROUPS: list[Group] = [CyclicRotation(2), CyclicRotation(4), Dihedral(1), Dihedral(2), Dihedral(4)]
+each_group = pytest.mark.parametrize("group", GROUPS, ids=name)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Every product goes through oneDNN, on any processor; the number of products so far."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this build of torch has no oneDNN")
+    count = [0]
+
+    def onednn() -> bool:
+        count[0] += 1
+        return True
+
+    monkeypatch.setattr(_products, "LARGE", 0)
+    monkeypatch.setattr(_products, "_onednn", onednn)
+    yield count
+    assert count[0], "no product was asked for"
+
+
+def matrix(rows: int, columns: int, layout: str, seed: int) -> Tensor:
+    if layout == "transposed":
+        return filled((columns, rows), torch.float32, seed).mT
+    if layout == "part of a larger one":
+        return filled((rows, columns + 3), torch.float32, seed)[:, 1:-2]
+    return filled((rows, columns), torch.float32, seed)
+
+
+LAYOUTS = st.sampled_from(["plain", "transposed", "part of a larger one"])
+
+
+@given(rows=st.integers(1, 70), inner=st.integers(1, 70), columns=st.integers(1, 70), one=LAYOUTS, other=LAYOUTS)
+def test_the_product_in_any_layout(asked: list[int], rows: int, inner: int, columns: int, one: str, other: str) -> None:
+    a, b = matrix(rows, inner, one, 0), matrix(inner, columns, other, 1)
+    found, expected = times(a, b), a.double() @ b.double()
+    assert found.shape == expected.shape
+    bound = (a.double().abs() @ b.double().abs()).max() * inner * torch.finfo(torch.float32).eps
+    assert (found - expected).abs().max() <= bound
+
+
+def test_what_stays_with_the_other_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_products, "_onednn", lambda: pytest.fail("oneDNN was asked for"))
+    small, double = torch.randn(3, 4), torch.randn(200, 200, dtype=torch.float64)
+    assert torch.equal(times(small, small.mT), small @ small.mT)
+    assert torch.equal(times(double, double), double @ double)
+    batched = torch.randn(2, 200, 200)
+    assert torch.equal(times(batched, batched), batched @ batched)
+
+
+def test_a_large_product_goes_to_the_faster_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(_products, "_onednn", lambda: seen.append(True) or False)
+    a = torch.randn(200, 200)
+    assert torch.equal(times(a, a), a @ a)
+    assert seen == [True]
+
+
+@each_group
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_convolutions_keep_their_promise(asked: list[int], group: Group, kind: Kind, threads: int) -> None:
+    for size, kernel, stride, channels, features in (
+        (9, 3, 1, 3, 5),
+        (8, 3, 1, 17, 16),
+        (13, 5, 2, 2, 33),
+        (6, 1, 1, 5, 4),
+    ):
+        s = square(size, kernel, stride, padding=kernel // 2)
+        layer = make(kind, group, channels, features, s, "fourier")
+        assert misses(layer, group, input_of(layer, s.size, 3)) == []
+
+
+@each_group
+def test_linear_layers_keep_their_promise(asked: list[int], group: Group, threads: int) -> None:
+    for space, batch in (((3, 8, 8), 5), ((1, 7, 7), 33)):
+        for layer, out in layers(group, space, torch.float32, "fourier"):
+            assert breaks(layer, group, linear_input_of(layer, batch), out) == []
+
+
+@each_group
+def test_a_wide_convolution_keeps_its_promise(group: Group, threads: int) -> None:
+    """Wide enough that its products are large, by whatever library takes them."""
+    s = square(10, 3, padding=1)
+    layer = make(KINDS[1], group, 256 // group.order, 256 // group.order, s, "fourier")
+    assert misses(layer, group, input_of(layer, s.size, 8)) == []

@@ -1,0 +1,172 @@
+"""Whole networks of convolutions: invariant to the last bit from end to end, and checks that can fail."""
+
+from collections.abc import Callable
+from itertools import cycle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conv_laws import KINDS, TURNING, Kind, channels_last, input_of, make, misses, square, worst
+from equilayers.functional._convolution.filters import expand
+from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
+from linear_laws import LAYOUTS as PLAIN_LAYOUTS
+from strategies import filled, name
+
+LAYOUTS = PLAIN_LAYOUTS | {"channels last": channels_last}
+REDUCTIONS = ("max", "mean", "norm")
+ROUNDING = 32
+
+each_group = pytest.mark.parametrize("group", TURNING, ids=name)
+
+
+def stack(group: Group, size: int, channels: tuple[int, int, int] = (3, 5, 7), reduction: str = "max") -> nn.Sequential:
+    """A network for maps of this size, strided where that is symmetric: by an odd kernel or an even one."""
+    first, second, third = channels
+    kernel = 3 if size % 2 else 4
+    return nn.Sequential(
+        LiftingConv2d(group, first, second, 3, padding=1, algorithm="bitwise"),
+        nn.ReLU(),
+        GroupConv2d(group, second, third, kernel, stride=2, padding=1, algorithm="bitwise"),
+        nn.ReLU(),
+        OrbitPool(reduction),
+        InvariantAvgPool2d(),
+    )
+
+
+@each_group
+def test_invariant_from_end_to_end(group: Group, threads: int) -> None:
+    """Every batch size, dtype, reduction, layout of the input and of its images, at an odd and an even size."""
+    layouts, reductions = cycle(LAYOUTS), cycle(REDUCTIONS)
+    for size in (8, 9):
+        for dtype in (torch.float32, torch.float64):
+            for batch in (1, 2, 3, 4, 5) if threads == 1 else (1, 5):
+                model = stack(group, size, reduction=next(reductions)).to(dtype)
+                x = filled((batch, 3, size, size), dtype, batch)
+                assert misses(model, group, LAYOUTS[next(layouts)](x), LAYOUTS[next(layouts)]) == []
+                next(layouts)  # of four, so that another pair comes next
+            with torch.no_grad():
+                assert misses(model, group, x) == []
+
+
+@each_group
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_invariant_in_every_layout(group: Group, layout: str) -> None:
+    for channels in ((1, 2, 3), (3, 1, 1)):
+        model = stack(group, 9, channels)
+        x = filled((2, channels[0], 9, 9), torch.float32)
+        assert misses(model, group, x, LAYOUTS[layout]) == []
+        assert misses(model, group, LAYOUTS[layout](x)) == []
+        assert misses(model, group, LAYOUTS[layout](x), LAYOUTS[layout]) == []
+
+
+@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4)], ids=name)
+def test_a_wide_network(group: Group, threads: int) -> None:
+    model = stack(group, 17, (3, 64, 64), "norm")
+    assert misses(model, group, torch.randn(2, 3, 17, 17)) == []
+
+
+@each_group
+def test_equivariant_as_deep_as_one_likes(group: Group) -> None:
+    """Six layers: bitwise with the exact algorithms, within the rounding of each with the others."""
+    for algorithm in ("bitwise", "auto"):
+        layers: list[nn.Module] = [LiftingConv2d(group, 2, 3, 3, padding=1, algorithm=algorithm), nn.ReLU()]
+        for stride in (1, 2, 1, 2, 1):
+            layers += [GroupConv2d(group, 3, 3, 3, stride, 1, algorithm=algorithm), nn.ReLU()]
+        model, x = nn.Sequential(*layers[:-1]), torch.randn(2, 2, 13, 13)
+        assert model(x).shape[-2:] == (4, 4)
+        assert misses(model, group, x) == [] if algorithm == "bitwise" else worst(model, group, x) <= 6 * ROUNDING
+
+
+# Checks that can fail.
+
+
+def by_expanded_filter(kind: Kind, filters: Tensor, group: Group, **settings: int) -> Callable[[Tensor], Tensor]:
+    """The plain convolution with the filters, its output reshaped into features."""
+    image = (lambda x: x) if kind is LiftingConv2d else (lambda x: x.flatten(1, 2))
+    return lambda x: F.conv2d(image(x), filters, **settings).unflatten(1, (-1, group.order))
+
+
+@each_group
+def test_an_untied_convolution_is_found(group: Group) -> None:
+    lifting = nn.Conv2d(2, 5 * group.order, 3, padding=1)
+    deeper = nn.Conv2d(2 * group.order, 5 * group.order, 3, padding=1)
+    inputs = torch.randn(3, 2, 7, 7), torch.randn(3, 2, group.order, 7, 7)
+    for kind, plain, x in zip(KINDS, (lifting, deeper), inputs, strict=True):
+        model = by_expanded_filter(kind, plain.weight, group, padding=1)
+        assert misses(model, group, x) == list(range(1, group.order))
+        assert worst(model, group, x) > 1e4
+
+
+@each_group
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_one_perturbed_weight_is_found(group: Group, kind: Kind) -> None:
+    """Small whole numbers add up exactly, so the expanded filter passes; with one entry a little off it does not."""
+    layer = make(kind, group, 2, 3, square(7, 3, padding=1), "dense")
+    weight = torch.randint(-8, 9, layer.weight.shape).float()
+    filters = expand(weight, group)
+    x = torch.randint(1, 9, input_of(layer, (7, 7)).shape).float()
+    model = by_expanded_filter(kind, filters, group, padding=1)
+    assert misses(model, group, x) == []
+    filters[group.order, 1, 0, 1] += 2**-12
+    assert misses(model, group, x) == list(range(1, group.order))
+    filters[group.order, 1, 0, 1] += 1
+    assert worst(model, group, x) > ROUNDING
+
+
+@each_group
+def test_a_lopsided_grid_would_be_found(group: Group) -> None:
+    """What the layers refuse to compute is indeed not equivariant, but for the mirror along the diagonal."""
+    weight = torch.randint(-8, 9, (3, 2, 3, 3)).float()
+    model = by_expanded_filter(LiftingConv2d, expand(weight, group), group, padding=1, stride=2)
+    even, odd = (torch.randint(1, 9, (2, 2, size, size)).float() for size in (8, 9))
+    assert misses(model, group, odd) == []
+    assert misses(model, group, even) == [g for g in range(1, group.order) if (group, g) != (Dihedral(4), 5)]
+    assert worst(model, group, even) > 1e4
+    with pytest.raises(ValueError, match="lopsided"):
+        LiftingConv2d(group, 2, 3, 3, 2, 1)(even)
+
+
+def test_the_wrong_group_is_found() -> None:
+    x = torch.randn(3, 3, 9, 9)
+    for own, other, expected in (
+        (CyclicRotation(4), Dihedral(4), [4, 5, 6, 7]),
+        (CyclicRotation(2), CyclicRotation(4), [1, 3]),
+        (CyclicRotation(2), Dihedral(1), [1]),
+        (Dihedral(1), CyclicRotation(2), [1]),
+        (Dihedral(1), Dihedral(2), [1, 3]),
+        (Dihedral(2), Dihedral(4), [1, 3, 5, 7]),
+        (Dihedral(4), CyclicRotation(4), []),
+        (Dihedral(4), Dihedral(2), []),
+        (CyclicRotation(1), CyclicRotation(4), [1, 2, 3]),
+    ):
+        assert misses(stack(own, 9), other, x) == expected, (own, other)
+    other_fiber = lambda x: LIFTING(x)[:, :, [0, 3, 2, 1]]  # noqa: E731
+    assert misses(LIFTING, CyclicRotation(4), x) == []
+    assert misses(other_fiber, CyclicRotation(4), x) == [1, 3]
+
+
+LIFTING = LiftingConv2d(CyclicRotation(4), 3, 2, 3, algorithm="orbit")
+
+
+@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4)], ids=name)
+def test_dense_is_found_not_bitwise(group: Group) -> None:
+    found = []
+    for channels, size in ((3, 6), (8, 9), (16, 8)):
+        layer = GroupConv2d(group, channels, channels, 3, padding=1, algorithm="dense")
+        assert layer.exactness == "rounding"
+        x = input_of(layer, (size, size), 3)
+        found += misses(layer, group, x)
+        assert worst(layer, group, x) <= ROUNDING
+    assert found
+
+
+@each_group
+def test_a_stack_without_the_invariant_mean_is_found_not_bitwise(group: Group) -> None:
+    model = stack(group, 33, (3, 5, 16))
+    model[-1] = nn.AdaptiveAvgPool2d(1)
+    plain = nn.Sequential(*model, nn.Flatten())
+    assert misses(plain, group, torch.randn(4, 3, 33, 33)) != []
+    assert worst(plain, group, torch.randn(4, 3, 33, 33)) <= 4 * ROUNDING

@@ -1,0 +1,309 @@
+"""What the documentation says: its code runs and prints what is shown, its commands exist, its tables are true."""
+
+import importlib
+import importlib.util
+import math
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import equilayers.nn
+from commands import commands, problem
+from equilayers.functional import rotate, rotate_harmonic
+from equilayers.groups import CyclicRotation
+from equilayers.nn import GroupConv2d, HarmonicConv2d
+from pages import PAGES, ROOT, Block, blocks, require_output, run
+
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+# Those with code; the README has a test of its own.
+DOCS = [name for name, text in TEXTS.items() if "```python" in text and name != "README.md"]
+# What a snippet may mention, and the module that it needs: a block is left out, and said to be, where there is none.
+NEEDS = {"torch.onnx": "onnxscript", "strategies": "equilayers.testing.strategies"}
+# escnn is imported with what it needs out of the way; see benchmarks.peers.
+NEEDS_ESCNN = "docs/from-escnn.md"
+PARTS = ["groups", "functional", "nn", "metrics", "losses", "testing", "convert", "interop.escnn"]
+
+
+def missing() -> tuple[str, ...]:
+    """The words of NEEDS whose module is not there."""
+    return tuple(word for word, module in NEEDS.items() if importlib.util.find_spec(module) is None)
+
+
+# torch's exporter to ONNX warns of its own parts; escnn is filtered in pyproject.toml already.
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("page", DOCS)
+def test_every_block_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> None:
+    text = TEXTS[page]
+    if page == NEEDS_ESCNN:
+        request.getfixturevalue("escnn")
+    torch.set_num_threads(1)  # as `make test` has it
+    monkeypatch.chdir(tmp_path)
+    without = missing()
+    run(text, page, without)
+    left = [str(b.line) for b in blocks(text) if b.language == "python" and any(word in b.text for word in without)]
+    if left:
+        modules = " and ".join(NEEDS[word] for word in without)
+        pytest.skip(f"the other blocks ran; those at lines {', '.join(left)} need {modules}")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("```python\nassert 1 + 1 == 3, 'wrong'\n```\n", "wrong"),
+        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", "the page says"),
+        ("```python\nprint('off by 0.25')\n```\n\n```text\noff by 0.21\n```\n", "the page says"),
+        ('```python\nprint("a 1")\n```\n\n```text title="one run"\nb 2\n```\n', "the page says"),
+    ],
+    ids=["assertion", "whole number", "decimal", "words of one run"],
+)
+def test_a_broken_block_is_found(broken: str, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        run(broken, "page.md")
+
+
+def test_a_block_that_is_as_shown_passes() -> None:
+    require_output(Block("text", "", "LI 0.12,\nat 3 places", 1), "LI 0.119 at 3 places".replace(" at", ", at"), "page")
+    require_output(Block("text", 'title="one run"', "LI 12", 1), "LI 99.5", "page")
+    assert run("```python\na = 1\n```\n\n```python\nb = a + 1\n```\n", "page.md")["b"] == 2
+
+
+def test_a_traceback_leads_to_the_line_of_the_page() -> None:
+    with pytest.raises(ZeroDivisionError) as caught:
+        run("# Title\n\n```python\na = 0\n1 / a\n```\n", "page.md")
+    assert (caught.traceback[-1].path, caught.traceback[-1].lineno + 1) == ("page.md", 5)
+
+
+def test_every_block_has_a_language_that_is_checked() -> None:
+    found = {block.language for text in TEXTS.values() for block in blocks(text)}
+    assert found <= {"python", "text", "sh", "yaml"}
+
+
+def shell_lines() -> list[tuple[str, str]]:
+    """Every command of every page, in shell blocks and in the `run:` steps of YAML."""
+    found = []
+    for page, text in TEXTS.items():
+        for block in blocks(text):
+            steps = {"sh": [block.text], "yaml": re.findall(r"run: (.*)", block.text)}.get(block.language, [])
+            found += [(page, command) for step in steps for command in commands(step)]
+    return found
+
+
+def test_every_command_would_be_understood() -> None:
+    found = shell_lines()
+    assert len(found) > 20
+    wrong = {f"{page}: {command}": why for page, command in found if (why := problem(command))}
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m baselines study --partz all",
+        "python -m baselines stady",
+        "python -m benchmarks linaer",
+        "pytest --invariance-raport=x",
+        "make stady",
+        "pip install '.[stady]'",
+        "frobnicate",
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command: str) -> None:
+    assert problem(command)
+
+
+def module_of_docs(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def hooks() -> types.ModuleType:
+    return module_of_docs("hooks")
+
+
+def test_docstrings_are_rewritten() -> None:
+    pytest.importorskip("griffe", reason="griffe is not installed: pip install 'equilayers[docs]'")
+    text = (
+        "Args:\n    a, b: both,\n        see `equilayers.nn.OrbitPool`.\n\n"
+        "Law: `f == g`,\n    for all.\n\nSource: arXiv:1602.07576."
+    )
+    wanted = (
+        "Args:\n    a: both,\n        see [`equilayers.nn.OrbitPool`][equilayers.nn.OrbitPool].\n"
+        "    b: both,\n        see [`equilayers.nn.OrbitPool`][equilayers.nn.OrbitPool].\n\n"
+        "**Law.** `f == g`, for all.\n\n**Source.** [arXiv:1602.07576](https://arxiv.org/abs/1602.07576)."
+    )
+    assert module_of_docs("docstrings").rewritten(text) == wanted
+
+
+def test_the_table_of_exactness_has_every_layer(hooks: types.ModuleType) -> None:
+    layers = {name for name in equilayers.nn.__all__ if isinstance(getattr(equilayers.nn, name), type)}
+    assert {row.layer for row in hooks.rows()} == layers
+    assert hooks.MARK in TEXTS["docs/exactness.md"]
+
+
+def test_the_table_of_the_readme_is_that_of_the_layers(hooks: types.ModuleType) -> None:
+    assert hooks.short_table() in TEXTS["README.md"]
+
+
+# Where each layer is to be seen: inputs, at sizes of both parities.
+LIFTING: list[tuple[int, ...]] = [(2, 2, 8, 8), (2, 2, 9, 9)]
+INPUTS: dict[str, list[tuple[int, ...]]] = {
+    "LiftingLinear": [(5, 1, 8, 8)],
+    "GroupLinear": [(5, 2, 4)],
+    "LiftingConv2d": LIFTING,
+    "GroupConv2d": [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)],
+    "BlurConv2d": [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)],
+    "OrbitPool": [(2, 3, 4, 7, 7), (2, 3, 4)],
+    **{name: [(2, 2, 4, 8, 8)] for name in ("HarmonicNonlinearity", "HarmonicBatchNorm", "HarmonicMagnitude")},
+}
+EPS = torch.finfo(torch.float32).eps
+
+
+def error(layer: nn.Module, shape: tuple[int, ...]) -> float:
+    """The largest relative error of the layer's law over quarter turns, 0 where all bits agree."""
+    group = CyclicRotation(4)
+    x = torch.randn(shape)
+    act = group.act_regular if len(shape) in (3, 5) else group.act
+    y, worst = layer(x), 0.0
+    for g in range(1, 4):
+        moved = layer(act(g, x))
+        expected = y
+        if y.ndim in (3, 5):
+            expected = group.act_regular(g, y)
+        elif y.ndim == 4:
+            expected = group.act(g, y)
+        if not torch.equal(moved, expected):
+            worst = max(worst, float((moved - expected).abs().max() / y.abs().max()), 1e-12)
+    return worst
+
+
+def eighth_turn_error(layer: nn.Module) -> float:
+    """The relative error of the law of a layer for turns by other angles at 45 degrees."""
+    c8, fiber = CyclicRotation(8, interpolation="bilinear"), isinstance(layer, GroupConv2d)
+    x = torch.randn(2, 2, 8, 9, 9) if fiber else torch.randn(2, 2, 9, 9)
+    y, moved = layer(x), layer(c8.act_regular(1, x) if fiber else c8.act(1, x))
+    expected = rotate_harmonic(y, 45) if isinstance(layer, HarmonicConv2d) else c8.act_regular(1, y)
+    return float((moved - expected).abs().max() / y.abs().max())
+
+
+def harmonic_error(layer: nn.Module, shape: tuple[int, ...]) -> float:
+    """That of a layer of harmonic features over quarter turns."""
+    z = torch.randn(shape)
+    y, worst = layer(z), 0.0
+    for degrees in (90, 180, 270):
+        expected = rotate_harmonic(y, degrees) if y.ndim == 5 else rotate(y, degrees)
+        worst = max(worst, float((layer(rotate_harmonic(z, degrees)) - expected).abs().max() / y.abs().max()))
+    return worst
+
+
+@torch.no_grad()
+def test_the_table_of_exactness_is_true(hooks: types.ModuleType) -> None:
+    for row in hooks.rows():
+        layer, worst = row.make(), 0.0
+        if row.why == hooks.ANGLES:
+            assert row.level == "approximate"
+            assert 1e-3 < eighth_turn_error(layer) < 1
+            continue
+        if row.layer.startswith("Harmonic"):
+            assert row.level == "rounding"
+            assert 0 <= harmonic_error(layer, INPUTS[row.layer][0]) <= 32 * EPS
+            continue
+        for shape in INPUTS.get(row.layer, LIFTING):
+            try:
+                worst = max(worst, error(layer, shape))
+            except ValueError:  # a size that exact=True refuses
+                assert getattr(layer, "exact", False), row
+        low, high = {"bitwise": (0.0, 0.0), "rounding": (0.0, 32 * EPS), "approximate": (1e-3, math.inf)}[row.level]
+        assert low <= worst <= high, (row, worst)
+
+
+@torch.no_grad()
+def test_a_false_row_would_be_found() -> None:
+    assert error(nn.Conv2d(2, 2, 3, padding=1), (2, 2, 8, 8)) > 1e-3
+
+
+def test_the_names_of_escnn_are_its_names(escnn: types.ModuleType) -> None:
+    table = TEXTS[NEEDS_ESCNN].split("## Names")[1].split("## ")[0]
+    theirs = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
+    modules, spaces = re.findall(r"`([A-Z]\w+)", theirs), re.findall(r"`gspaces\.(\w+)", theirs)
+    methods = re.findall(r"`module\.(\w+)", theirs)
+    assert (len(modules), len(spaces), len(methods)) == (13, 5, 2)
+    assert not [name for name in modules if not hasattr(escnn.nn, name)]
+    assert not [name for name in spaces if not hasattr(escnn.gspaces, name)]
+    assert not [name for name in methods if not hasattr(escnn.nn.EquivariantModule, name)]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for library in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(library, reason=f"{library} is not installed: pip install 'equilayers[docs]'")
+    out = tmp_path_factory.mktemp("site")
+    call = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    built = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return out
+
+
+def public_names(part: str) -> list[str]:
+    module = importlib.import_module(f"equilayers.{part}")
+    ours: Callable[[Any], bool] = lambda thing: getattr(thing, "__module__", "") == module.__name__  # noqa: E731
+    return getattr(module, "__all__", None) or [name for name, thing in vars(module).items() if ours(thing)]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_public_name_is_in_the_reference(site: Path, part: str) -> None:
+    page = site / "api" / f"{part.partition('.')[0]}.html"
+    anchors = set(re.findall(r'id="(equilayers\.[\w.]+)"', page.read_text(encoding="utf-8")))
+    names = public_names(part)
+    assert names
+    assert {f"equilayers.{part}.{name}" for name in names} <= anchors
+
+
+def test_the_site_has_its_table_and_needs_no_network(site: Path, hooks: types.ModuleType) -> None:
+    page = (site / "exactness.html").read_text(encoding="utf-8")
+    assert page.count("<strong>bitwise</strong>") > 5
+    fetched = re.compile(r'<(?:script|img|iframe)[^>]+src="(?:https?:)?//|<link[^>]+href="(?:https?:)?//')
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 20
+    assert not [path.name for path in pages if fetched.search(path.read_text(encoding="utf-8"))]
+    assert not list(site.rglob("*.py"))
+
+
+def test_a_broken_link_is_no_site(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# Start\n\n[gone](gone.md) and [gone](#gone)\n")
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    kept = settings[settings.index("validation:") : settings.index("hooks:")]
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: test\nstrict: true\n{kept}")
+    call = [sys.executable, "-m", "mkdocs", "build"]
+    built = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert built.returncode != 0
+    assert "gone.md" in built.stderr
+    assert "#gone" in built.stderr
+
+
+def test_the_pictures_can_be_drawn_again(tmp_path: Path) -> None:
+    """The untrained ones, twice to the same bytes; with HYPOTHESIS_PROFILE=thorough all of them, for minutes."""
+    from benchmarks import figures
+
+    torch.set_num_threads(1)
+    untrained = ("turned-features", "lost")
+    thorough = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+    first = [Path(line) for line in figures.lines(tmp_path / "a", () if thorough else untrained)]
+    second = [Path(line) for line in figures.lines(tmp_path / "b", untrained)]
+    assert [path.stem for path in first[:2]] == list(untrained)
+    assert [path.read_bytes() for path in first[:2]] == [path.read_bytes() for path in second]
+    assert all((ROOT / "docs" / "figures" / f"{name}.png").is_file() for name in figures.DRAWINGS)

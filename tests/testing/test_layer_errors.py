@@ -1,0 +1,148 @@
+"""Each layer's error against a slow reference, and the layer that loses the symmetry."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.nn import GroupConv2d, LiftingConv2d, OrbitPool
+from equilayers.testing import LayerError, layer_errors, locate_break
+from planted import C4, FAULTS, SIZE, Does, Net
+from refusals import assert_refused
+from strategies import name
+
+each_group = pytest.mark.parametrize("group", [C4, Dihedral(4), CyclicTranslation(4)], ids=name)
+STRUCTURAL = [what for what, fault in FAULTS.items() if fault.kind == "structural"]
+
+
+def image(batch: int = 2, size: int = SIZE) -> Tensor:
+    return torch.randn(batch, 1, size, size)
+
+
+@torch.no_grad()
+def error_by_loops(net: nn.Sequential, depth: int, group: Group, x: Tensor) -> float:
+    """Of the output of the first layers, as an image or as what stays, relative to the largest entry."""
+    first, x = net[:depth].double(), x.double()
+    y = first(x)
+    as_image, as_invariant, scale = 0.0, 0.0, float(y.abs().max())
+    for g in range(1, group.order):
+        moved = first(group.act(g, x))
+        as_image = max(as_image, float((moved - group.act(g, y)).abs().max()))
+        as_invariant = max(as_invariant, float((moved - y).abs().max()))
+        scale = max(scale, float(moved.abs().max()))
+    return min(as_image, as_invariant) / scale
+
+
+@each_group
+def test_errors_are_those_of_a_loop(group: Group) -> None:
+    """Images from one end to the other: a filter of one pixel keeps the symmetry, one of nine does not."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 3, padding=1), nn.Sigmoid(), nn.Conv2d(2, 2, 1))
+    x = image()
+    rows = layer_errors(net, x, group)
+    assert [(row.path, row.name) for row in rows] == [
+        ("0", "Conv2d"),
+        ("1", "Conv2d"),
+        ("2", "Sigmoid"),
+        ("3", "Conv2d"),
+    ]
+    assert [row.parameters for row in rows] == [6, 56, 0, 6]
+    assert [row.lost for row in rows] == [False, True, False, False]
+    assert [row.action for row in rows] == ["image", "", "", ""]
+    assert rows[1].input_shape == (2, 3, SIZE, SIZE)
+    assert rows[1].output_shape == (2, 2, SIZE, SIZE)
+    for depth, row in enumerate(rows, start=1):
+        assert row.error == pytest.approx(error_by_loops(net, depth, group, x), rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("what", STRUCTURAL)
+def test_the_layer_that_is_lost_is_the_one_that_is_located(what: str) -> None:
+    fault = FAULTS[what]
+    net, x = Net(C4, fault.make(), fault.algorithm), image(3)
+    (lost,) = [row for row in layer_errors(net, x, C4) if row.lost]
+    found = locate_break(net, x, C4)
+    assert found is not None
+    assert lost.path == found.path == fault.path
+    assert lost.action == ""
+    assert lost.error > 1e-6
+
+
+def test_an_exact_network_keeps_it_in_every_layer() -> None:
+    rows = layer_errors(Net(C4), image(), C4)
+    assert [row.path for row in rows] == ["lift", "fault", "conv", "pool", "mean", "head"]
+    assert [row.action for row in rows] == ["regular", "regular", "regular", "image", "invariant", "invariant"]
+    assert all(row.error == 0 for row in rows[:-1])  # the head is a product, exact to rounding
+    assert not any(row.lost for row in rows)
+
+
+def test_what_is_found_again_is_not_lost() -> None:
+    there, back = Does(lambda f: f.flip(-1).sigmoid()), Does(lambda f: f.flip(-1))
+    rows = layer_errors(Net(C4, nn.Sequential(there, back)), image(), C4)
+    errors = {row.path: (row.error > 1e-3, row.lost) for row in rows}
+    assert errors["fault.0"] == (True, False)
+    assert errors["fault.1"] == (False, False)
+
+
+def test_both_branches_that_lose_it_are_named() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(1, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.left(x) + self.right(x)
+
+    assert [row.path for row in layer_errors(Branches(), image(), C4) if row.lost] == ["left", "right"]
+
+
+def test_functions_between_layers_have_a_row_where_they_lose_it() -> None:
+    class Flips(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lift, self.pool = LiftingConv2d(C4, 1, 2, 3), OrbitPool()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.pool(self.lift(torch.sigmoid(x)))).flip(-1)
+
+    rows = layer_errors(Flips(), image(), C4)
+    assert [(row.path, row.name, row.lost) for row in rows] == [
+        ("lift", "LiftingConv2d", False),
+        ("pool", "OrbitPool", False),
+        ("", "Tensor.flip", True),
+    ]
+    (row,) = layer_errors(lambda x: x.flip(-1), image(), C4)
+    assert isinstance(row, LayerError)
+    assert (row.path, row.name, row.parameters, row.lost) == ("", "Tensor.flip", 0, True)
+
+
+def test_a_layer_that_is_called_twice_has_two_rows() -> None:
+    conv = GroupConv2d(C4, 2, 2, 3, padding=1)
+    net = nn.Sequential(LiftingConv2d(C4, 1, 2, 3), conv, nn.ReLU(), conv)
+    assert [row.path for row in layer_errors(net, image(), C4)] == ["0", "1", "2", "1"]
+
+
+def test_a_model_that_does_not_run_in_float64() -> None:
+    class Single(nn.Module):
+        def forward(self, f: Tensor) -> Tensor:
+            return f.float() @ torch.eye(f.shape[-1]) if f.dtype == torch.float32 else f.float() @ f
+
+    rows = layer_errors(Net(C4, Single(), "dense"), image(), C4)
+    assert not any(row.lost for row in rows)
+    assert 0 < rows[-1].error < 1e-5
+
+
+def test_nothing_is_left_changed() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout()).train()
+    net[2].eval()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    layer_errors(net, image(), C4)
+    assert [module.training for module in net] == [True, True, False]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net)
+
+
+def test_refusals() -> None:
+    net, x, caller = Net(C4), image(), "layer_errors"
+    assert_refused(lambda: layer_errors(net, x.int(), C4), TypeError, caller, "x to be floating-point", "torch.int32")
+    assert_refused(lambda: layer_errors(net, x, CyclicRotation(1)), ValueError, caller, "more than one element")
+    assert_refused(lambda: layer_errors(net, x[..., 1:], C4), ValueError, caller, "H == W", "H=8, W=7")

@@ -1,0 +1,107 @@
+"""The pytest plugin: what it checks, what it reports, and that it works from an installed wheel."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = """
+import pytest
+import torch
+from torch import nn
+
+from equilayers.groups import CyclicRotation
+from equilayers.nn import LiftingConv2d, OrbitPool
+
+C4 = CyclicRotation(4)
+X = torch.randn(2, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+
+
+class Evil(nn.Conv2d):
+    pass
+
+
+Evil.__name__ = "<script>alert(1)</script>"
+
+
+@pytest.mark.invariance
+def test_tied(invariance):
+    check = invariance.assert_equivariant(nn.Sequential(LiftingConv2d(C4, 1, 3, 3), OrbitPool()), X, C4)
+    assert check.passed
+    invariance.assert_invariant(lambda x: x.amax((-2, -1)), X, C4, bitwise=True)
+
+
+def test_plain(invariance):
+    torch.manual_seed(0)
+    invariance.assert_equivariant(Evil(1, 3, 3), X, C4)
+
+
+def test_other():
+    pass
+"""
+
+
+def run(folder: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    """Pytest in a project of its own."""
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "test_models.py").write_text(PROJECT)
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "xdist"])
+def test_every_check_is_in_the_report(project: Path, workers: list[str]) -> None:
+    done = run(project, "--invariance-report=report.json", *workers)
+    assert done.returncode == 1, done.stdout
+    assert "2 passed" in done.stdout
+    assert "1 failed" in done.stdout
+    assert "3 checks, 1 failed" in done.stdout
+    checks = json.loads((project / "report.json").read_text())["checks"]
+    found = {(check["test"].split("::")[1], check["what"]): check["passed"] for check in checks}
+    assert found == {
+        ("test_tied", "equivariant"): True,
+        ("test_tied", "invariant"): True,
+        ("test_plain", "equivariant"): False,
+    }
+    (failed,) = (check for check in checks if not check["passed"])
+    assert failed["relative_error"] > 0.1
+    assert "structural" in failed["diagnosis"]
+    page = (project / "report.html").read_text()
+    assert "3 checks, 1 failed" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_marker_selects(project: Path) -> None:
+    done = run(project, "-m", "invariance", "--strict-markers")
+    assert done.returncode == 0
+    assert "1 passed, 2 deselected" in done.stdout
+    assert not list(project.glob("*.json"))
+
+
+@pytest.mark.parametrize("file", ["nowhere/report.json", "."])
+def test_a_file_that_cannot_be_is_refused(project: Path, file: str) -> None:
+    done = run(project, f"--invariance-report={file}")
+    assert done.returncode == 4
+    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
+    assert "--invariance-report: expected FILE" in line
+    assert file in line
+
+
+def test_it_works_from_a_wheel_in_an_empty_project(project: Path, wheel: Path) -> None:
+    (project / "test_where.py").write_text(
+        f"import equilayers\n\n\ndef test_where():\n    assert equilayers.__file__.startswith({str(wheel)!r})\n"
+    )
+    done = run(project, "--invariance-report=report.json", path=str(wheel))
+    assert done.returncode == 1, done.stdout
+    assert "3 passed" in done.stdout
+    assert "3 checks, 1 failed" in done.stdout
+    assert (project / "report.html").exists()

@@ -30,7 +30,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         in_this_process(patch, saliency_samples=5)
-        for name, samples in (("saliency", 40), ("tsne", 40), ("decay", 50), ("flow", 30)):
+        for name, samples in (("saliency", 40), ("tsne", 40), ("spectral_decay", 50), ("gradient_flow", 30)):
             patch.setattr(f"baselines.study.parts.{name}.SAMPLES", samples)
         assert main([*STUDY, *WEIGHTS, "--out", str(out)]) == 0
     return out
@@ -131,7 +131,7 @@ def test_title_parts_and_findings(page: Path, finished: Path) -> None:
     assert headings == [*SHOWN, "configuration"]
     results = results_of(finished)
     for name in SHOWN:
-        shown = PARTS[name].show(results["parts"][name])
+        shown = PARTS[name].page(results["parts"][name])
         assert PARTS[name].title in words
         assert PARTS[name].claim in words
         assert all(" ".join(finding.text.split()) in words for finding in shown.findings)
@@ -147,7 +147,7 @@ def test_title_parts_and_findings(page: Path, finished: Path) -> None:
 def test_text_is_escaped(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = "<b>bold</b> & <script>alert(1)</script>"
     shown = Page([Finding(planted, (True,))], [Table([planted], [["1"]], planted)])
-    monkeypatch.setattr(type(PARTS["table"]), "show", lambda self, results: shown)
+    monkeypatch.setattr(type(PARTS["table"]), "page", lambda self, results: shown)
     text = page_of(study)
     assert "<b>" not in text
     assert "<script" not in text
@@ -211,7 +211,7 @@ def test_markdown_with_every_figure_that_it_shows(finished: Path, tmp_path: Path
         "## Machine",
     ]
     for name in SHOWN:
-        shown = PARTS[name].show(results_of(finished)["parts"][name])
+        shown = PARTS[name].page(results_of(finished)["parts"][name])
         assert all(f"- {finding.text}" in text for finding in shown.findings)
         assert f"| {PARTS[name].title}: {PARTS[name].claim} | **{shown.verdict}** |" in text
         for table in shown.tables:

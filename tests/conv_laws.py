@@ -14,7 +14,7 @@ from equilayers.functional._convolution import patches as _patches
 from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
 from equilayers.testing.strategies import conv_settings
-from equilayers.testing.strategies.layers import reversed_axes
+from equilayers.testing.strategies._layers import reversed_axes
 from strategies import ROTATIONS, filled
 
 Pair = tuple[int, int]

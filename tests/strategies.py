@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
-from equilayers.testing.strategies import tensors as drawn
-from equilayers.testing.strategies.spaces import needs
+from equilayers.testing.strategies import _tensors as drawn
+from equilayers.testing.strategies._spaces import needs
 
 MAX_ORDER = 36
 

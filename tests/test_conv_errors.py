@@ -13,7 +13,7 @@ from conv_laws import KINDS, MODES, TURNING, Kind, Settings, entitled, has_quart
 from equilayers.functional import group_conv2d, invariant_avg_pool2d, lift_conv2d
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d
-from equilayers.testing.strategies.layers import reversed_axes
+from equilayers.testing.strategies._layers import reversed_axes
 from strategies import S3, name
 from test_errors import assert_refused
 

@@ -211,5 +211,5 @@ def test_colliding_hashes_cost_rounding_and_never_values(n: int, monkeypatch: py
     x[0] = 1.0
     expected = lift_linear(x, weight, None, group, algorithm="orbit")
     zeros = lambda count, dtype, device: torch.zeros(count, dtype=dtype, device=device)  # noqa: E731
-    monkeypatch.setattr("equilayers.functional._fourier.cyclic._weights", zeros)
+    monkeypatch.setattr("equilayers.functional._fourier.canonical.odd_integers", zeros)
     torch.testing.assert_close(lift_linear(x, weight, None, group, algorithm="fourier"), expected)

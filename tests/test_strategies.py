@@ -20,9 +20,9 @@ from equilayers.functional._linear import ALGORITHMS as LINEAR
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d, LiftingLinear, OrbitPool
 from equilayers.testing import strategies
+from equilayers.testing.strategies import _layers as _drawn_layers
 from equilayers.testing.strategies import conv_settings, elements, features, groups, images, layers, spaces
-from equilayers.testing.strategies import layers as _drawn_layers
-from equilayers.testing.strategies.layers import MAKERS, OF_ANY_GROUP
+from equilayers.testing.strategies._layers import MAKERS, OF_ANY_GROUP
 from strategies import ALL_GROUPS, name
 
 ROOT = Path(__file__).parent.parent
@@ -255,7 +255,7 @@ def test_drawing_costs_nobody_their_seed() -> None:
         (lambda: spaces(C4, ndim=1), ValueError, r"expected ndim for CyclicRotation\(4\) in 2..2, got 1"),
         (lambda: images(C4, size=(4, 5)), ValueError, "images"),
         (lambda: images(C4, batch=1.5), TypeError, "images: expected batch to be an int"),
-        (lambda: images("C4"), TypeError, "images: expected group"),
+        (lambda: images(4), TypeError, "images: expected group"),
         (lambda: features(C4, size=(4, 5)), ValueError, "features"),
         (lambda: features(4), TypeError, "features: expected group"),
         (lambda: layers(nn.Conv2d, C4), TypeError, "draw images"),

@@ -184,7 +184,7 @@ def test_as_a_module() -> None:
 def test_refusals() -> None:
     model, x = model_and_data(R4, torch.float32)
     caller = "reynolds"
-    assert_refused(lambda: reynolds(model, "R4", x), TypeError, caller, "group to be a group", "'R4'")
+    assert_refused(lambda: reynolds(model, "R4", x), ValueError, caller, "a name such as", "The paper's R4 is 'C4'")
     assert_refused(lambda: reynolds(model, R4, x, "sum"), ValueError, caller, "'mean', 'probabilities', 'max'", "'sum'")
     assert_refused(lambda: reynolds(model, R4, x.int()), TypeError, caller, "x to be floating-point", "torch.int32")
     assert_refused(lambda: reynolds(model, R4, x[0, 0]), ValueError, caller, "x of shape (B, ...)", "(6, 6)")

@@ -20,7 +20,7 @@ from equilayers.groups import (
     PermutationGroup,
     as_group,
 )
-from equilayers.testing.strategies.spaces import Needs, needs
+from equilayers.testing.strategies._spaces import Needs, needs
 
 FEW = st.integers(1, 3)
 # Symmetric and alternating groups, and the quaternions 1, i, -1, -i, j, k, -j, -k, times i and times j from the left.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_int, refuse
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group, as_group
-from equilayers.testing.strategies.tensors import FEW, spaces, tensors
+from equilayers.testing.strategies._tensors import FEW, spaces, tensors
 
 Pair = tuple[int, int]
 Shape = tuple[int, ...]

@@ -1,1 +1,1 @@
-r"""What a layer costs: ratios of medians against a peer in the same run."""
+r"""Benchmarks: see `python -m benchmarks --help`; bench_*.py run under pytest-benchmark."""

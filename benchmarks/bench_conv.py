@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.conv import ALGORITHMS, ESCNN, ESCNN_EVAL, PLAIN, Case, both_passes, competitors
 
-CASES = both_passes([Case("R4", 8, 36), Case("R4", 64, 18), Case("R4", 128, 9), Case("D4", 64, 9)])
+CASES = both_passes([Case("C4", 8, 36), Case("C4", 64, 18), Case("C4", 128, 9), Case("D4", 64, 9)])
 
 
 @pytest.fixture(autouse=True)

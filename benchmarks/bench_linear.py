@@ -12,7 +12,7 @@ from benchmarks.linear import ALGORITHMS, Case, competitors, training_step
 
 CASES = [
     Case(group, size=size, batch=batch, backward=backward, threads=threads)
-    for group in ("R4", "D4", "T3")
+    for group in ("C4", "D4", "T3")
     for size in (12, 36)
     for batch in (1, 512)
     for backward in (False, True)
@@ -35,7 +35,7 @@ def test_lifting_linear(benchmark: Any, case: Case, name: str) -> None:
     benchmark(competitors(case)[name])
 
 
-@pytest.mark.parametrize("group", ["R4", "T3"])
+@pytest.mark.parametrize("group", ["C4", "T3"])
 @pytest.mark.parametrize("method", ["WT", "DA"])
 def test_training_step(benchmark: Any, method: str, group: str) -> None:
     benchmark.group = f"training step, {group}"

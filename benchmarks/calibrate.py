@@ -10,23 +10,23 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 
-from baselines.study.models import group_of
 from benchmarks import conv, linear
 from benchmarks.timing import Call, in_turn, machine
 from equilayers.functional.cost import Sizes, Work, constants, convolution_work, work
+from equilayers.groups import group_from_name
 
-GROUPS = ("R2", "R4", "D4", "T3", "T6", "T12")
+GROUPS = ("C2", "C4", "D4", "T3", "T6", "T12")
 SHAPES = tuple(itertools.product((12, 36), (16, 128), (1, 16, 64, 512)))  # size, features, batch
 CONVOLUTIONS = [
-    conv.Case(group, max(1, width // conv.group_of_case(group).order), size, batch, kernel)
-    for group in ("R2", "R4", "D2", "D4")
+    conv.Case(group, max(1, width // group_from_name(group).order), size, batch, kernel)
+    for group in ("C2", "C4", "D2", "D4")
     for width, size, batch, kernel in (
         *itertools.product((16, 64, 256), (9, 18, 36), (8,), (1, 3)),
         *itertools.product((64, 256, 512), (5, 9), (1, 16), (3, 5)),
     )
 ]
 STEERED = [
-    conv.Case(group, width // conv.group_of_case(group).order, size, batch, kernel)
+    conv.Case(group, width // group_from_name(group).order, size, batch, kernel)
     for group in conv.STEERED
     for width, size, batch, kernel in (
         *itertools.product((64, 256), (9, 18, 28), (8,), (3, 5)),
@@ -42,13 +42,13 @@ def report(seconds: float) -> Iterator[str]:
     yield f"# {machine()}"
     measured: Samples = {kind: [] for kind in constants()}
     for name, (size, features, batch) in itertools.product(GROUPS, SHAPES):
-        choices = work(group_of(name), batch, size * size, features)
+        choices = work(group_from_name(name), batch, size * size, features)
         calls = linear.competitors(linear.Case(name, size, features, batch))
         _record(measured, choices, {algorithm: calls[algorithm] for algorithm in choices}, seconds)
     for case, kept in itertools.product(CONVOLUTIONS + STEERED, (True, False)):
         pixels = case.batch * case.size**2
         sizes = Sizes(pixels, pixels, case.fields, case.fields, case.kernel**2, groups=1, lifting=False, kept=kept)
-        choices = convolution_work(conv.group_of_case(case.group), sizes)
+        choices = convolution_work(group_from_name(case.group), sizes)
         calls = conv.competitors(replace(case, training=not kept), choices)
         _record(measured, choices, calls, seconds)
     for kind, samples in measured.items():

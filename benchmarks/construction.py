@@ -7,9 +7,9 @@ from functools import partial
 
 from torch import nn
 
-from baselines.study.models import group_of
 from benchmarks.peers import escnn_convolution, import_escnn
 from benchmarks.timing import Call, in_turn, machine
+from equilayers.groups import group_from_name
 from equilayers.nn import GroupConv2d
 
 # Channels in and out and kernels of a ResNet-18's convolutions after the first.
@@ -29,8 +29,8 @@ Layers = list[tuple[int, int, int]]
 
 
 def _ours(group: str, layers: Layers) -> list[nn.Module]:
-    n = group_of(group).order
-    return [GroupConv2d(group_of(group), cin // n, cout // n, k, padding=k // 2) for cin, cout, k in layers]
+    n = group_from_name(group).order
+    return [GroupConv2d(group_from_name(group), cin // n, cout // n, k, padding=k // 2) for cin, cout, k in layers]
 
 
 def _plain(layers: Layers) -> list[nn.Module]:
@@ -38,7 +38,7 @@ def _plain(layers: Layers) -> list[nn.Module]:
 
 
 def _escnn(group: str, layers: Layers) -> list[nn.Module]:
-    n = group_of(group).order
+    n = group_from_name(group).order
     return [escnn_convolution(group, cin // n, cout // n, k) for cin, cout, k in layers]
 
 
@@ -56,8 +56,8 @@ def report(seconds: float) -> Iterator[str]:
     yield f"Machine: {machine()}. Medians in ms; escnn's caches are warm.\n"
     yield "| made | torch Conv2d | ours | escnn | escnn / ours |"
     yield "|---|---|---|---|---|"
-    for group in ("R4", "D4"):
-        width = 64 * group_of(group).order
+    for group in ("C4", "D4"):
+        width = 64 * group_from_name(group).order
         for what, layers in (("one layer of 64 fields", [(width, width, 3)]), ("a ResNet-18", RESNET)):
             ms = {
                 name: timing.median

@@ -9,16 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.study.models import group_of
 from benchmarks.peers import escnn_convolution, import_escnn
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
-from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.groups import group_from_name
 from equilayers.nn import GroupConv2d
 
-STEERED = {
-    name: kind(int(name[1:]), interpolation="bilinear")
-    for name, kind in (("C8", CyclicRotation), ("C16", CyclicRotation), ("D8", Dihedral))
-}
+STEERED = ("C8", "C16", "D8")  # groups whose filters are steered
 ALGORITHMS = ("dense", "orbit", "fourier", "auto")
 PLAIN, ESCNN, ESCNN_EVAL = "torch Conv2d", "escnn, train", "escnn, eval"
 
@@ -42,15 +38,10 @@ class Case:
         return f"{self.group} {self.fields} fields {maps}, {self.kernel}x{self.kernel}, {what}, {threads}"
 
 
-def group_of_case(name: str) -> Group:
-    r"""The group of a name: R4 and its like as in the paper, C8, C16 and D8 with filters that are steered."""
-    return STEERED[name] if name in STEERED else group_of(name)
-
-
 def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Call]:
     r"""What is timed, by name; escnn only where it is installed."""
     torch.manual_seed(0)
-    group, k = group_of_case(case.group), case.kernel
+    group, k = group_from_name(case.group), case.kernel
     x = torch.randn(case.batch, case.fields, group.order, case.size, case.size)
     width = case.fields * group.order
     made: dict[str, tuple[nn.Module, Tensor]] = {PLAIN: (nn.Conv2d(width, width, k, padding=k // 2), x.flatten(1, 2))}
@@ -98,18 +89,18 @@ def call(model: nn.Module, x: Any, *, training: bool) -> Call:
 
 
 CASES = [
-    *(Case("R4", fields, 36) for fields in (4, 8, 16)),
-    *(Case("R4", fields, 18) for fields in (16, 32, 64, 128)),
-    *(Case("R4", fields, 9) for fields in (64, 128, 256)),
+    *(Case("C4", fields, 36) for fields in (4, 8, 16)),
+    *(Case("C4", fields, 18) for fields in (16, 32, 64, 128)),
+    *(Case("C4", fields, 9) for fields in (64, 128, 256)),
     *(Case("D4", fields, size) for fields, size in ((2, 36), (8, 36), (16, 18), (32, 18), (32, 9), (64, 9), (128, 9))),
-    *(Case("R4", 64, 18, kernel=k) for k in (1, 5, 7)),
+    *(Case("C4", 64, 18, kernel=k) for k in (1, 5, 7)),
     *(Case("D4", 32, 18, kernel=k) for k in (1, 5)),
-    Case("R2", 64, 18),
+    Case("C2", 64, 18),
     Case("D1", 64, 18),
     Case("D2", 64, 18),
-    *(Case("R4", 64, 18, batch=b) for b in (1, 32)),
-    *(Case(group, 64, size, threads=2) for group, size in (("R4", 18), ("D4", 9))),
-    Case("R4", 8, 36, threads=2),
+    *(Case("C4", 64, 18, batch=b) for b in (1, 32)),
+    *(Case(group, 64, size, threads=2) for group, size in (("C4", 18), ("D4", 9))),
+    Case("C4", 8, 36, threads=2),
 ]
 
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.study.models import group_of, mlp, weight_tied_mlp
+from baselines.study.models import mlp, weight_tied_mlp
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
+from equilayers.groups import group_from_name
 from equilayers.nn import LiftingLinear
 
 ALGORITHMS = ("orbit", "dense", "fourier", "auto")
@@ -39,7 +40,7 @@ class Case:
 def competitors(case: Case) -> dict[str, Call]:
     r"""What is timed: torch.nn.Linear, the expanded matrix as a ready nn.Linear, and the layer in each algorithm."""
     torch.manual_seed(0)
-    group = group_of(case.group)
+    group = group_from_name(case.group)
     x = torch.randn(case.batch, 1, case.size, case.size, requires_grad=case.input_gradient)
     pixels = math.prod(x.shape[1:])
     plain: dict[str, nn.Module] = {
@@ -70,10 +71,10 @@ def _call(model: nn.Module, x: Tensor, case: Case) -> Call:
     return step
 
 
-def training_step(tied: bool, group: str = "R4", batch: int = 512) -> Call:
+def training_step(tied: bool, group: str = "C4", batch: int = 512) -> Call:
     r"""One step of the study: forward, cross entropy, backward, Adam."""
     torch.manual_seed(0)
-    model = weight_tied_mlp(group_of(group), (1, 36, 36), 9) if tied else mlp((1, 36, 36), 9)
+    model = weight_tied_mlp(group_from_name(group), (1, 36, 36), 9) if tied else mlp((1, 36, 36), 9)
     optimizer = torch.optim.Adam(model.parameters(), lr=8e-4, fused=True)
     x, y = torch.randn(batch, 1, 36, 36), torch.randint(9, (batch,))
 
@@ -86,11 +87,11 @@ def training_step(tied: bool, group: str = "R4", batch: int = 512) -> Call:
 
 
 CASES = [
-    *(Case(g, backward=b, threads=t) for g in ("R4", "D4", "T3", "T36") for b in (False, True) for t in (1, 2)),
-    Case("R4", backward=True, input_gradient=True),
-    *(Case(g, batch=b) for g in ("R4", "D4", "T3") for b in (1, 8, 64)),
-    *(Case(g, size=12, batch=32, backward=b) for g in ("R4", "T3") for b in (False, True)),
-    *(Case("R4", size=n) for n in (9, 18, 35, 64)),
+    *(Case(g, backward=b, threads=t) for g in ("C4", "D4", "T3", "T36") for b in (False, True) for t in (1, 2)),
+    Case("C4", backward=True, input_gradient=True),
+    *(Case(g, batch=b) for g in ("C4", "D4", "T3") for b in (1, 8, 64)),
+    *(Case(g, size=12, batch=32, backward=b) for g in ("C4", "T3") for b in (False, True)),
+    *(Case("C4", size=n) for n in (9, 18, 35, 64)),
 ]
 
 
@@ -119,7 +120,7 @@ def report(seconds: float) -> Iterator[str]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for group in ("R4", "T3"):
+        for group in ("C4", "T3"):
             steps = {"WT": training_step(True, group), "DA": training_step(False, group)}
             ms = {name: timing.median for name, timing in in_turn(steps, seconds=2 * seconds).items()}
             yield f"\nTraining step of the study's MLP, {group}, batch 512, 1 thread: WT {ms['WT']:.2f} ms, "

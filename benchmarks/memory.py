@@ -11,7 +11,7 @@ import torch
 from benchmarks.conv import ALGORITHMS, PLAIN, Case, competitors
 from benchmarks.timing import machine
 
-CASES = (Case("R4", 64, 18, batch=64, training=True), Case("D4", 32, 18, batch=64, training=True))
+CASES = (Case("C4", 64, 18, batch=64, training=True), Case("D4", 32, 18, batch=64, training=True))
 
 
 def peak(case: Case, name: str) -> float:
@@ -23,7 +23,7 @@ def peak(case: Case, name: str) -> float:
 
 def _peak(case: Case, name: str) -> float:
     torch.set_num_threads(1)
-    competitors(Case("R2", 2, 4, batch=1, training=True), [name])[name]()  # libraries load what they load at first
+    competitors(Case("C2", 2, 4, batch=1, training=True), [name])[name]()  # libraries load what they load at first
     before = _resident("VmRSS")
     step = competitors(case, [name])[name]
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the height is measured from here

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from baselines.common.files import writable_folder, write_text
 from baselines.common.terminal import console_of_output
-from baselines.study.models import group_of
 from benchmarks.third_party import Network, error, images, networks, random_loss, tensor_of, train, versions
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.convert import Report, to_equivariant
+from equilayers.groups import group_from_name
 from equilayers.testing import locate_break
 
 WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
@@ -44,8 +44,8 @@ class Effort:
 def effort(seconds: float, *, quick: bool) -> Effort:
     r"""Everything, or what shows in half a minute that it works."""
     if quick:
-        return Effort(True, ("R4",), WIDTHS[:1], 0.0, 2, 5)
-    return Effort(False, ("R4", "D4"), WIDTHS, seconds, 5, 10)
+        return Effort(True, ("C4",), WIDTHS[:1], 0.0, 2, 5)
+    return Effort(False, ("C4", "D4"), WIDTHS, seconds, 5, 10)
 
 
 @dataclass
@@ -126,7 +126,7 @@ def measure(network: Network, how: Effort, console: Console) -> Section:
     section = Section(network.name, head)
     inputs = [images(BATCH, size) for size in network.sizes]
     for name in how.groups:
-        group = group_of(name)
+        group = group_from_name(name)
         with console.status(f"{network.name}, {name}: training"):
             torch.manual_seed(0)
             original = network.make()
@@ -172,7 +172,7 @@ def _losses(model: nn.Module, x: Tensor, steps: int) -> str:
 def _error(network: Network, model: nn.Module, name: str, x: Tensor, caller: str, notes: list[str]) -> str:
     r"""The error, and a note on where it comes from if it is more than rounding in a conversion."""
     try:
-        off = error(network, model, group_of(name), x)
+        off = error(network, model, group_from_name(name), x)
     except RuntimeError as problem:
         said = f"does not run at {x.shape[-2]}x{x.shape[-1]}: {str(problem).splitlines()[0]}"
         itself = f"the model itself {said}"
@@ -182,7 +182,7 @@ def _error(network: Network, model: nn.Module, name: str, x: Tensor, caller: str
             notes.append(f"{caller} {said}")
         return "–"
     if off > ROUNDING and not caller.endswith(ORIGINAL):
-        notes.append(f"{caller}: lost at {locate_break(model, x[:2], group_of(name))}")
+        notes.append(f"{caller}: lost at {locate_break(model, x[:2], group_from_name(name))}")
     return f"{off:.1g}"
 
 

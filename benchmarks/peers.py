@@ -33,8 +33,8 @@ def import_escnn() -> types.ModuleType:
 
 
 def escnn_convolution(group: str, fields_in: int, fields_out: int, kernel: int) -> Any:
-    r"""escnn's R2Conv between regular fields of R2, R4, D2 or D4."""
+    r"""escnn's R2Conv between regular fields of C_n or D_n."""
     library = import_escnn()
-    space = {"R": library.gspaces.rot2dOnR2, "D": library.gspaces.flipRot2dOnR2}[group[0]](int(group[1:]))
+    space = {"C": library.gspaces.rot2dOnR2, "D": library.gspaces.flipRot2dOnR2}[group[0]](int(group[1:]))
     there, back = (library.nn.FieldType(space, count * [space.regular_repr]) for count in (fields_in, fields_out))
     return library.nn.R2Conv(there, back, kernel, padding=kernel // 2)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from baselines.common.files import writable_folder
-from baselines.study.models import group_of
 from benchmarks.conv import ESCNN, PLAIN, Case, measure, ratio
 from benchmarks.timing import Timing, machine
+from equilayers.groups import group_from_name
 
 WIDTHS = (16, 32, 64, 128, 256, 512)  # channels
 ESCNN_WIDTH = 256  # above, escnn takes minutes to make one layer
-GROUPS = ("R2", "D1", "R4", "D2", "D4")
+GROUPS = ("C2", "D1", "C4", "D2", "D4")
 NAMES = (PLAIN, "dense", "fourier", "auto", ESCNN)
 Point = tuple[int, dict[str, Timing]]
 
@@ -24,17 +24,17 @@ def lines(seconds: float, out: Path) -> Iterator[str]:
     curves: dict[str, list[Point]] = {}
     for training in (False, True):
         what = "training step" if training else "forward"
-        for group in ("R4", "D4"):
+        for group in ("C4", "D4"):
             yield from _head(f"{group}, 9x9 maps, {what}: channels")
             curve = curves.setdefault(f"{group}, {what}", [])
             for width in WIDTHS:
-                case = Case(group, width // group_of(group).order, 9, training=training)
+                case = Case(group, width // group_from_name(group).order, 9, training=training)
                 curve.append((width, measure(case, seconds, NAMES if width <= ESCNN_WIDTH else NAMES[:-1])))
                 yield _row(*curve[-1])
         yield from _head(f"256 channels, 18x18 maps, {what}: |G|")
         curve = curves.setdefault(f"|G|, {what}", [])
         for group in GROUPS:
-            order = group_of(group).order
+            order = group_from_name(group).order
             case = Case(group, 256 // order, 18, training=training)
             curve.append((order, measure(case, seconds, NAMES)))
             yield _row(*curve[-1], note=f" ({group})")

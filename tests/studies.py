@@ -16,17 +16,18 @@ from torch import Tensor, nn
 
 from baselines.__main__ import main
 from baselines.common.data import Dataset, Split
-from baselines.common.workers import Here
+from baselines.common.runner import SerialExecutor
 from baselines.study import command as study
 from baselines.study.config import Plan, plan_of
-from baselines.study.jobs import AloneJob, RunJob
-from baselines.study.models import UPRIGHT, group_of
+from baselines.study.jobs import RunJob, StandaloneJob
+from baselines.study.models import UPRIGHT
 from baselines.study.protocols import PROTOCOLS
 from baselines.study.runs import TRAINING, Result, Run, Source, Subject
 from baselines.study.training import Recipe
+from equilayers.groups import group_from_name
 
 TINY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--methods", "WT", "DA"]
-Jobs = list[RunJob | AloneJob]
+Jobs = list[RunJob | StandaloneJob]
 
 
 def in_this_process(patch: pytest.MonkeyPatch, saliency_samples: int | None = None) -> Jobs:
@@ -36,12 +37,9 @@ def in_this_process(patch: pytest.MonkeyPatch, saliency_samples: int | None = No
     """
     jobs: Jobs = []
 
-    def results(hint: Sequence[Any], progress: Callable[[int, Any], object]) -> Iterator[tuple[Any, Any]]:
-        jobs.extend(hint)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield from Here().results(hint, progress)
-        torch.set_num_threads(threads)
+    def results(given: Sequence[Any], progress: Callable[[int, Any], object]) -> Iterator[tuple[Any, Any]]:
+        jobs.extend(given)
+        yield from SerialExecutor().results(given, progress)
 
     patch.setattr(study, "pool", lambda workers: contextlib.nullcontext(SimpleNamespace(results=results)))
     if saliency_samples is not None:
@@ -86,7 +84,7 @@ def plan(*arguments: str) -> Plan:
 
 
 def run_of(
-    method: str = "DA", group: str = "R4", model: str = "mlp", data: str = "digits", seed: int = 0, **recipe: Any
+    method: str = "DA", group: str = "C4", model: str = "mlp", data: str = "digits", seed: int = 0, **recipe: Any
 ) -> Run:
     """A run as the study would have it."""
     how = Recipe(epochs=1, batch_size=8, lr=1e-3, augment=method != UPRIGHT, **recipe)
@@ -98,7 +96,7 @@ def subject_of(model: nn.Module, x: Tensor, run: Run | None = None, classes: int
     split = Split(x, torch.arange(len(x)) % classes)
     data = Dataset("digits", split, split, split, 0.0, 1.0, classes)
     run = run or run_of()
-    return Subject(run, model.eval(), data, group_of(run.group))
+    return Subject(run, model.eval(), data, group_from_name(run.group))
 
 
 def entry(run: Run, **measures: Any) -> Result:

@@ -1,12 +1,25 @@
-r"""What the commands have in common: numbers read from the command line, and where they print."""
+r"""What the commands have in common: required packages, numbers of the command line, and where they print."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import platform
 
 import torch
 from rich.console import Console
+
+
+def require(caller: str, *modules: str) -> None:
+    r"""Check that packages of the extra are installed, before hours are spent on what needs them.
+
+    Raises:
+        ImportError: one is not.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            hint = "pip install 'equilayers[study]'."
+            raise ImportError(f"{caller}: expected {module} to be installed, got none. {hint}")
 
 
 def positive(text: str) -> int:

@@ -1,1 +1,1 @@
-r"""Rotated MNIST: command, data, models, runs, curves."""
+r"""Rotated MNIST: command and runs (what is trained and kept), data, models, and curves of the error over angles."""

@@ -3,11 +3,10 @@ r"""How far the trained networks of `python -m baselines rotmnist` are from inva
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.common.files import write
+from baselines.common.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, figure
 from baselines.rotmnist.models import build
 from baselines.rotmnist.runs import Run, data_of, load_checkpoint
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
@@ -16,14 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ANGLES, DIGITS = tuple(range(0, 181, 5)), 100
-# Okabe and Ito's colours, which the colour-blind can tell apart, and a dash for each kind of network.
 STYLES = {
-    "Z2CNN": ("#D55E00", "-"),
-    "P4CNN": ("#E69F00", "--"),
-    "P4MCNN": ("#CC79A7", "--"),
-    "C8": ("#56B4E9", "-."),
-    "C16": ("#0072B2", "-."),
-    "H-Net": ("#009E73", "-"),
+    "Z2CNN": (VERMILLION, "-"),
+    "P4CNN": (ORANGE, "--"),
+    "P4MCNN": (PURPLE, "--"),
+    "C8": (SKY, "-."),
+    "C16": (BLUE, "-."),
+    "H-Net": (GREEN, "-"),
 }
 
 
@@ -40,15 +38,8 @@ def invariance_curves(runs: list[Run], out: Path) -> dict[str, RotationErrorCurv
     return found
 
 
-def save_figure(found: Mapping[str, RotationErrorCurve], path: Path) -> None:
-    r"""Error against angle, of all networks."""
-    write(path, partial(drawing(found).savefig, format="png"))
-
-
 def drawing(found: Mapping[str, RotationErrorCurve]) -> Figure:
     r"""Error against angle; dotted, the floor of the test."""
-    from baselines.study.parts.plots import figure
-
     made = figure(8, 4.4)
     axes = made.subplots()
     for name, curve in found.items():

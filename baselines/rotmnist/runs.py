@@ -13,15 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.common.files import read_json, write, write_json
-from baselines.common.workers import Advance
+from baselines.common.files import write, write_json
+from baselines.common.runner import Advance, Result, stored_result
 from baselines.rotmnist.data import Digits, rotated_mnist
 from baselines.rotmnist.models import build, parameters
 
 FORMAT = 1  # of a result; a change of what a training means or measures makes it another
 EPOCHS, BATCH, LR, DECAY = 40, 64, 1e-2, 1e-4
 TEST_BATCH = 500
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,19 @@ class RotMnistJob:
     @property
     def steps(self) -> int:
         return self.run.epochs
+
+    def finished(self) -> Result | None:
+        r"""The result of an earlier invocation, or None.
+
+        Raises:
+            ValueError: there is one, but of other settings.
+        """
+        return stored_result("rotmnist", self.out / f"{self.run.name}.json", self.run.settings())
+
+    def discard(self) -> None:
+        r"""Delete the result and the checkpoint."""
+        for ending in ("json", "pt"):
+            (self.out / f"{self.run.name}.{ending}").unlink(missing_ok=True)
 
     def carry_out(self, advance: Advance) -> Result:
         r"""Train from the last checkpoint on, and test."""
@@ -133,13 +145,9 @@ def load_checkpoint(path: Path, run: Run) -> dict[str, Any]:
     r"""What was kept of a run; ValueError where it is of other settings."""
     kept: dict[str, Any] = torch.load(path, weights_only=True)
     if kept["settings"] != run.settings():
-        raise _of_other_settings(path)
+        hint = "Name another --out, or leave --resume out to begin anew."
+        raise ValueError(f"rotmnist: expected {path} to be of the settings asked for, got others. {hint}")
     return kept
-
-
-def _of_other_settings(path: Path) -> ValueError:
-    hint = "Name another --out, or leave --resume out to begin anew."
-    return ValueError(f"rotmnist: expected {path} to be of the settings asked for, got others. {hint}")
 
 
 def wrong_answers(model: nn.Module, data: Digits) -> int:
@@ -150,18 +158,3 @@ def wrong_answers(model: nn.Module, data: Digits) -> int:
             (model(x).argmax(1) != y).sum() for x, y in zip(*(part.split(TEST_BATCH) for part in data), strict=True)
         ]
     return int(sum(wrong))
-
-
-def finished(run: Run, out: Path) -> Result | None:
-    r"""The result of an earlier invocation, or None.
-
-    Raises:
-        ValueError: there is one, but of other settings.
-    """
-    path = out / f"{run.name}.json"
-    if not path.exists():
-        return None
-    result: Result = read_json(path)
-    if any(result.get(key) != value for key, value in run.settings().items()):
-        raise _of_other_settings(path)
-    return result

@@ -3,20 +3,17 @@ r"""Shift invariance shown: max, blur and polyphase pooling on a toy signal, in 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from baselines.common.data import DATASETS, load_dataset
 from baselines.common.files import writable_folder, write_json, write_text
-from baselines.common.terminal import console_of_output, positive, this_machine
+from baselines.common.runner import SerialExecutor, all_results
+from baselines.common.terminal import console_of_output, positive, require, this_machine
 from baselines.shift.models import KINDS, TASKS
-from baselines.shift.runs import PROTOCOLS, Result, Run, carry_out, finished
+from baselines.shift.runs import PROTOCOLS, Run, ShiftJob
 from baselines.shift.tables import markdown, rich_tables, verdict
 from baselines.shift.toy_signal import toy_rows, toy_table
 
@@ -44,13 +41,13 @@ def main(args: argparse.Namespace) -> None:
     r"""Show the toy signal, train and shift the networks; leave shift.json, shift.md and the figures in the folder."""
     console = console_of_output()
     started = time.perf_counter()
-    runs = plan(args)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("shift: expected matplotlib to be installed, got none. Run pip install 'equilayers[study]'.")
+    runs = runs_of(args.data, args.data_dir, args.epochs, args.seeds, args.consistency_samples)
+    require("shift", "matplotlib")
     out = writable_folder(args.out, "shift")
     load_dataset(args.data, data_dir=args.data_dir, splits=PROTOCOLS[args.data].splits)  # its faults show here
     console.print(toy_table())
-    results = train_all(runs, out / "runs", args.resume, console)
+    jobs = [ShiftJob(run, out / "runs") for run in runs]
+    results = all_results(jobs, SerialExecutor(), console, "training, epochs", resume=args.resume)
     summary: dict[str, Any] = {
         "machine": this_machine(),
         "wall_seconds": round(time.perf_counter() - started, 1),
@@ -70,19 +67,14 @@ def main(args: argparse.Namespace) -> None:
     console.print(f"{len(results)} runs in {summary['wall_seconds']:.0f} s; {files} are in {out}")
 
 
-def plan(args: argparse.Namespace) -> list[Run]:
-    r"""The runs asked for.
+def runs_of(
+    data: str, data_dir: str | None, epochs: int | None, seeds: int, consistency_samples: int | None
+) -> list[Run]:
+    r"""The runs on a data set; what is None is the protocol's.
 
     Raises:
         ValueError: more scenes than there are.
     """
-    return runs_of(args.data, args.data_dir, args.epochs, args.seeds, args.consistency_samples)
-
-
-def runs_of(
-    data: str, data_dir: str | None, epochs: int | None, seeds: int, consistency_samples: int | None
-) -> list[Run]:
-    r"""The runs on a data set; what is None is the protocol's."""
     protocol = PROTOCOLS[data]
     there = protocol.splits[1]
     samples = consistency_samples or min(SAMPLES, there)
@@ -96,17 +88,3 @@ def runs_of(
         for task in TASKS
         for kind in KINDS
     ]
-
-
-def train_all(runs: list[Run], out: Path, resume: bool, console: Console) -> list[Result]:
-    r"""The results of the runs, in their order; with `resume` those found in the folder are not trained again."""
-    known = {run: finished(run, out) if resume else None for run in runs}
-    total = sum(run.epochs for run in runs if known[run] is None)
-    results = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("training, epochs", total=total)
-        for run in runs:
-            progress.update(bar, description=f"{run.task}, {run.kind} pooling, seed {run.seed}; epochs")
-            results.append(known[run] or carry_out(run, out, lambda epoch: progress.advance(bar)))  # noqa: ARG005
-    return results

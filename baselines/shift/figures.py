@@ -2,29 +2,25 @@ r"""The figures of `python -m baselines shift`."""
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from baselines.common.files import write
+from baselines.common.figures import BLUE, GREEN, VERMILLION, figure, save
+from baselines.common.runner import Result
 from baselines.shift.models import KINDS
 from baselines.shift.scenes import MOTIONS
 from baselines.shift.tables import grouped
 from baselines.shift.toy_signal import SIGNAL, shifted, toy_rows
 
-Result = dict[str, Any]
 Image = NDArray[np.float64]
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-COLOURS = {"max": "#D55E00", "blur": "#0072B2", "polyphase": "#009E73"}
+COLOURS = {"max": VERMILLION, "blur": BLUE, "polyphase": GREEN}
 DASHES = {"max": "-", "blur": "--", "polyphase": "-."}
 TITLES = {"max": "max pooling", "blur": "max, blur pooling", "polyphase": "max, polyphase pooling"}
 CLASSES = ListedColormap(
@@ -34,29 +30,26 @@ CLASSES = ListedColormap(
 
 def draw(out: Path, results: list[Result]) -> None:
     r"""All figures, as PNG files in the folder."""
-    for name, figure in drawings(results).items():
-        write(out / f"{name}.png", partial(figure.savefig, format="png"))
+    for name, drawn in drawings(results).items():
+        save(drawn, out / f"{name}.png")
 
 
 def drawings(results: list[Result]) -> dict[str, Figure]:
     r"""All figures, by name."""
     detectors, segmentors = grouped(results, "detector"), grouped(results, "segmentor")
-    figures = {
+    return {
         "toy": toy(),
         "accuracy": accuracy(detectors),
         "probability": probability(detectors),
         "segmentation": segmentation(segmentors),
     }
-    for figure in figures.values():
-        FigureCanvasAgg(figure)
-    return figures
 
 
 def toy() -> Figure:
     r"""The toy signal and its shift, and what each pooling makes of them."""
     rows = toy_rows()
-    figure = Figure((7, 5.6), dpi=110, layout="constrained")
-    axes = figure.subplots(len(rows) + 1, 2, sharey=True)
+    made = figure(7, 5.6)
+    axes = made.subplots(len(rows) + 1, 2, sharey=True)
     for column, (signal, title) in enumerate(((SIGNAL, "signal"), (shifted(), "shifted by one"))):
         _stems(axes[0, column], signal, 1, "#444444")
         axes[0, column].set_title(title)
@@ -68,7 +61,7 @@ def toy() -> Figure:
         ax[0].set_ylabel(row.pooling.replace(", ", ",\n"))
         said = "the same up to a shift" if row.apart == 0 else f"{row.apart:g} apart"
         ax[1].text(1.02, 0.5, said, transform=ax[1].transAxes, va="center", fontsize=9, color=colour)
-    return figure
+    return made
 
 
 def _stems(ax: Axes, values: tuple[float, ...], step: int, colour: str) -> None:
@@ -88,8 +81,8 @@ def accuracy(detectors: dict[str, list[Result]]) -> Figure:
         for motion in MOTIONS
     }
     low = min(values.min() for values in maps.values())
-    figure = Figure((8, 5.4), dpi=110, layout="constrained")
-    axes = figure.subplots(len(MOTIONS), len(KINDS), sharex=True, sharey=True)
+    made = figure(8, 5.4)
+    axes = made.subplots(len(MOTIONS), len(KINDS), sharex=True, sharey=True)
     for i, motion in enumerate(MOTIONS):
         for j, kind in enumerate(KINDS):
             values, ax = maps[motion, kind], axes[i, j]
@@ -98,14 +91,14 @@ def accuracy(detectors: dict[str, list[Result]]) -> Figure:
         axes[i, 0].set_ylabel(f"{motion}\nshift down, pixels")
     for ax in axes[-1]:
         ax.set_xlabel("shift right, pixels")
-    figure.colorbar(shown, ax=axes, label="accuracy, %", shrink=0.8)
-    return figure
+    made.colorbar(shown, ax=axes, label="accuracy, %", shrink=0.8)
+    return made
 
 
 def probability(detectors: dict[str, list[Result]]) -> Figure:
     r"""The probability of the true class along diagonal shifts, of the scene where max pooling wobbles most."""
-    figure = Figure((8, 3), dpi=110, layout="constrained")
-    axes = figure.subplots(1, len(MOTIONS), sharey=True)
+    made = figure(8, 3)
+    axes = made.subplots(1, len(MOTIONS), sharey=True)
     for ax, motion in zip(axes, MOTIONS, strict=True):
         lines = {kind: np.array(runs[0][motion]["probability_diagonal"]) for kind, runs in detectors.items()}
         scene = int(np.ptp(lines["max"], axis=1).argmax())
@@ -115,16 +108,16 @@ def probability(detectors: dict[str, list[Result]]) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("probability of the true class")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS), frameon=False)
-    return figure
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(KINDS), frameon=False)
+    return made
 
 
 def segmentation(segmentors: dict[str, list[Result]]) -> Figure:
     r"""A scene segmented as it is, and shifted by one pixel each way: the scene that max pooling changes most."""
     examples = {kind: runs[0]["examples"] for kind, runs in segmentors.items()}
     scene = max(range(len(examples["max"])), key=lambda i: int(_changed(examples["max"][i]).sum()))
-    figure = Figure((8, 5.6), dpi=110, layout="constrained")
-    axes = figure.subplots(len(KINDS), 4)
+    made = figure(8, 5.6)
+    axes = made.subplots(len(KINDS), 4)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     first = examples["max"][scene]
@@ -142,7 +135,7 @@ def segmentation(segmentors: dict[str, list[Result]]) -> Figure:
         axes[i, 3].set_title(f"{int(changed.sum())} pixels changed", fontsize=10)
         axes[i, 1].set_title(f"{TITLES[kind]}", fontsize=10)
         axes[i, 2].set_title("shifted, and back", fontsize=10)
-    return figure
+    return made
 
 
 def pixels(rows: list[str]) -> Image:

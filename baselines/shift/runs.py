@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.common.data import load_dataset
-from baselines.common.files import read_json, write_json
+from baselines.common.files import write_json
+from baselines.common.runner import Advance, Result, stored_result
 from baselines.shift.measures import consistencies, measure_detector, measure_segmentor
 from baselines.shift.models import build
 from baselines.shift.scenes import MOTIONS, Layout, Scenes, random_windows, scenes
 
 FORMAT = 1  # of a run's result file; a change of what a run means or measures makes it another
 BACKGROUND_WEIGHT = 0.1  # of the segmentor's loss: most pixels are background
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Run:
-    r"""One training and its measures; task and kind are among `shift_models.TASKS` and `KINDS`."""
+    r"""One training and its measures; task and kind are among `models.TASKS` and `models.KINDS`."""
 
     data: str
     data_dir: str | None
@@ -84,19 +82,43 @@ def data_of(data: str, data_dir: str | None, seed: int) -> tuple[Tensor, Tensor,
     return x, labels, train.y, scenes(loaded.test, loaded, protocol.layout, generator), loaded.num_classes
 
 
-def carry_out(run: Run, out: Path, advance: Callable[[int], object] | None = None) -> Result:
-    r"""Train, measure before and after, and write `<out>/<name>.json`; on one thread, the same to the last bit."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        result = _carry_out(run, advance)
-    finally:
-        torch.set_num_threads(threads)
-    write_json(out / f"{run.name}.json", result)
-    return result
+@dataclass(frozen=True)
+class ShiftJob:
+    r"""A run that leaves its result in a folder."""
+
+    run: Run
+    out: Path
+
+    @property
+    def path(self) -> Path:
+        return self.out / f"{self.run.name}.json"
+
+    @property
+    def steps(self) -> int:
+        return self.run.epochs
+
+    def finished(self) -> Result | None:
+        r"""The result of an earlier invocation, or None.
+
+        Raises:
+            ValueError: there is one, but of other settings.
+        """
+        result = stored_result("shift", self.path, self.run.settings())
+        if result is not None and not {"circular", "cropped"} <= result.keys():
+            raise ValueError(
+                f"shift: expected {self.path} to hold a run's measures, got another file. Delete the file."
+            )
+        return result
+
+    def carry_out(self, advance: Advance) -> Result:
+        r"""Train, and measure before and after."""
+        result = measured(self.run, advance)
+        write_json(self.path, result)
+        return result
 
 
-def _carry_out(run: Run, advance: Callable[[int], object] | None) -> Result:
+def measured(run: Run, advance: Advance) -> Result:
+    r"""The measures of a network before and after its training."""
     protocol = PROTOCOLS[run.data]
     x, labels, y, test, classes = data_of(run.data, run.data_dir, run.seed)
     with torch.random.fork_rng(devices=[]):
@@ -106,23 +128,23 @@ def _carry_out(run: Run, advance: Callable[[int], object] | None) -> Result:
     many = test.first(run.consistency_samples)
     few = test.first(protocol.detector_grid if detects else protocol.segmentor_grid)
     measure = measure_detector if detects else measure_segmentor
-    measured: Result = {}
+    found: Result = {}
     if detects:
-        measured["consistency_at_initialisation"] = consistencies(model, many, run.seed)
+        found["consistency_at_initialisation"] = consistencies(model, many, run.seed)
     key = "largest_wobble" if detects else "largest_error"
     initial = measure(model, few.first(4))
-    measured[f"{key}_at_initialisation"] = {motion: initial[motion][key] for motion in MOTIONS}
+    found[f"{key}_at_initialisation"] = {motion: initial[motion][key] for motion in MOTIONS}
     started = time.perf_counter()
     _train(model, x, y if detects else labels, run, advance)
     seconds = time.perf_counter() - started
     if detects:
-        measured["consistency"] = consistencies(model, many, run.seed)
+        found["consistency"] = consistencies(model, many, run.seed)
     parameters = sum(p.numel() for p in model.parameters())
-    measured |= measure(model, few)
-    return {**run.settings(), "parameters": parameters, **measured, "training_seconds": seconds}
+    found |= measure(model, few)
+    return {**run.settings(), "parameters": parameters, **found, "training_seconds": seconds}
 
 
-def _train(model: nn.Module, x: Tensor, y: Tensor, run: Run, advance: Callable[[int], object] | None) -> None:
+def _train(model: nn.Module, x: Tensor, y: Tensor, run: Run, advance: Advance) -> None:
     r"""Adam on a one-cycle schedule; x (N, 1, H, W), y (N,) or (N, H, W), no augmentation."""
     protocol = PROTOCOLS[run.data]
     generator = torch.Generator().manual_seed(run.seed)
@@ -141,25 +163,4 @@ def _train(model: nn.Module, x: Tensor, y: Tensor, run: Run, advance: Callable[[
             loss.backward()
             optimizer.step()
             schedule.step()
-        if advance is not None:
-            advance(epoch)
-
-
-def finished(run: Run, out: Path) -> Result | None:
-    r"""The result of an earlier invocation, or None.
-
-    Raises:
-        ValueError: there is one, but of other settings.
-    """
-    path = out / f"{run.name}.json"
-    if not path.exists():
-        return None
-    result: Result = read_json(path)
-    hint = "Name another --out, or leave --resume out to begin anew."
-    for key, value in run.settings().items():
-        if not isinstance(result, dict) or result.get(key) != value:
-            found = result.get(key) if isinstance(result, dict) else result
-            raise ValueError(f"shift: expected {path} of {key} {value!r}, got {found!r}. {hint}")
-    if "circular" not in result or "cropped" not in result:
-        raise ValueError(f"shift: expected {path} to hold a run's measures, got another file. Delete the file.")
-    return result
+        advance(epoch)

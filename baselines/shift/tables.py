@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
+from baselines.common.runner import Result
+from baselines.common.tables import markdown_table, mean_cell, rich_table
 from baselines.shift.models import TASKS
 from baselines.shift.scenes import MOTIONS
 from baselines.shift.toy_signal import toy_markdown
 
-Result = dict[str, Any]
 SECONDS = "training s"
 ROUNDING = 1e-5  # of float32 through a few layers; what is above is no rounding
 
@@ -50,10 +50,7 @@ def grouped(results: list[Result], task: str) -> dict[str, list[Result]]:
 
 def cell(runs: list[Result], path: tuple[str, ...], factor: float, form: str) -> str:
     r"""The mean of a measure, and its standard deviation over more than one seed."""
-    values = [factor * reach(run, path) for run in runs]
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    small = ".1g" if form.endswith("g") else form
-    return f"{statistics.fmean(values):{form}}" + (f" ± {spread:{small}}" if spread else "")
+    return mean_cell([reach(run, path) for run in runs], form, factor)
 
 
 def reach(result: Result, path: tuple[str, ...]) -> float:
@@ -87,13 +84,7 @@ def titles(task: str) -> list[str]:
 
 def rich_tables(results: list[Result]) -> list[Table]:
     r"""The tables for the terminal."""
-    tables = []
-    for task in TASKS:
-        table = Table(*titles(task), SECONDS, box=box.SIMPLE_HEAD)
-        for row in rows_of(results, task):
-            table.add_row(*row)
-        tables.append(table)
-    return tables
+    return [rich_table([*titles(task), SECONDS], rows_of(results, task)) for task in TASKS]
 
 
 def verdict(results: list[Result]) -> list[str]:
@@ -138,10 +129,7 @@ def markdown(summary: dict[str, Any]) -> str:
     r"""Everything as Markdown: the toy signal, a table for each task, the words, and how it was run."""
     results = summary["runs"]
     parts = [toy_markdown()]
-    for task in TASKS:
-        heads = [*titles(task), SECONDS]
-        lines = [heads, ["---"] * len(heads), *rows_of(results, task)]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    parts += [markdown_table([*titles(task), SECONDS], rows_of(results, task)) for task in TASKS]
     parts.append("\n".join(f"- {line}" for line in verdict(results)))
     parts.append(_footer(summary))
     return "\n\n".join(parts) + "\n"

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from rich import box
 from rich.table import Table
 from torch import Tensor
 
+from baselines.common.tables import markdown_table, rich_table
 from equilayers.functional import blur_pool2d, polyphase_pool2d
 
 SIGNAL = (0.0, 0.0, 1.0, 1.0) * 2
@@ -71,18 +71,18 @@ def numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
+def cells(signal: tuple[float, ...]) -> list[list[str]]:
+    r"""The rows as text."""
+    return [[row.pooling, numbers(row.plain), numbers(row.shifted), f"{row.apart:g}"] for row in toy_rows(signal)]
+
+
 def toy_table(signal: tuple[float, ...] = SIGNAL) -> Table:
     r"""The table for the terminal."""
     title = f"pooled by two: {numbers(signal)}, and shifted by one: {numbers(shifted(signal))}"
-    table = Table("pooling", "of the signal", "of the shifted", "apart", title=title, box=box.SIMPLE_HEAD)
-    table.title_justify = "left"
-    for row in toy_rows(signal):
-        table.add_row(row.pooling, numbers(row.plain), numbers(row.shifted), f"{row.apart:g}")
-    return table
+    return rich_table(("pooling", "of the signal", "of the shifted", "apart"), cells(signal), title)
 
 
 def toy_markdown(signal: tuple[float, ...] = SIGNAL) -> str:
     r"""The table as Markdown."""
-    lines = [f"| pooling by two | of {numbers(signal)} | of {numbers(shifted(signal))} | apart |", "|---|---|---|---|"]
-    lines += [f"| {r.pooling} | {numbers(r.plain)} | {numbers(r.shifted)} | {r.apart:g} |" for r in toy_rows(signal)]
-    return "\n".join(lines)
+    head = ("pooling by two", f"of {numbers(signal)}", f"of {numbers(shifted(signal))}", "apart")
+    return markdown_table(head, cells(signal))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import Any
 from baselines.common.data import DATASETS, download_files, load_dataset
 from baselines.common.distributed import processes
 from baselines.common.files import writable_folder, write_json, write_text
-from baselines.common.terminal import console_of_output, positive, this_machine
-from baselines.common.workers import Here, pool
+from baselines.common.runner import Executor, SerialExecutor, pool
+from baselines.common.terminal import console_of_output, positive, require, this_machine
 from baselines.study.config import Plan, plan_of
-from baselines.study.models import METHODS, MODELS, UPRIGHT, WIDTHS, group_of
+from baselines.study.models import METHODS, MODELS, UPRIGHT, WIDTHS
 from baselines.study.parts import PARTS
 from baselines.study.protocols import FORMS
-from baselines.study.runner import Conduct
+from baselines.study.runner import StudyRunner
 from baselines.study.tables import markdown, rich_table, sizes
+from equilayers.groups import group_from_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=DATASETS, default="digits", help="data set (default: digits, built in)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the idx files; else EQUILAYERS_DATA")
     parser.add_argument("--download", action="store_true", help="fetch the data set, checksums checked")
-    parser.add_argument("--groups", nargs="+", metavar="GROUP", help="such as R4, T3 or D4 (default: R4 T3; cnn R4 D4)")
+    parser.add_argument(
+        "--groups",
+        nargs="+",
+        metavar="GROUP",
+        help="such as C4, T3 or D4; R4 is the paper's label of C4 (default: C4 T3; cnn C4 D4)",
+    )
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -82,10 +87,10 @@ def main(args: argparse.Namespace) -> None:
         rank, count = stack.enter_context(processes())
         _check_together(plan, count)
         workers = min(args.workers or _cores(), 64)
-        doers = Here() if count > 1 else stack.enter_context(pool(workers))
-        conduct = Conduct(console, out, resume=args.resume, quiet=rank > 0)
-        plan = conduct.tune(plan, doers)
-        results, seconds = conduct.carry_out(plan, doers)
+        executor: Executor = SerialExecutor() if count > 1 else stack.enter_context(pool(workers))
+        runner = StudyRunner(console, out, executor, resume=args.resume, quiet=rank > 0)
+        plan = runner.tune(plan)
+        results, seconds = runner.results(plan)
         if rank > 0:
             return
     times = {
@@ -101,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
         console.print(rich_table(results["table"], seconds))
         console.print(sizes(results["table"]))
     for name, entries in results.items():
-        for finding in PARTS[name].show(entries).findings:
+        for finding in PARTS[name].page(entries).findings:
             console.print(finding.text, markup=False)
     hint = f"python -m baselines report {out} makes a page of them"
     line = f"{', '.join(results)} in {times['wall_seconds']:.0f} s; results.json is in {out}; {hint}"
@@ -110,13 +115,11 @@ def main(args: argparse.Namespace) -> None:
 
 def _checked(plan: Plan) -> Plan:
     r"""The plan, all its parts named; a fault of the data, or of a group, shows here and not in a worker."""
-    for module in ("captum", "matplotlib"):
-        if importlib.util.find_spec(module) is None:
-            raise ImportError(f"study: expected {module} to be installed, got none. pip install 'equilayers[study]'.")
+    require("study", "captum", "matplotlib")
     source = plan.source
     in_shape = tuple(load_dataset(source.data, data_dir=source.data_dir).train.x.shape[1:])
     for name in plan.groups:
-        group_of(name).check_space(in_shape, f"study --groups {name}")
+        group_from_name(name).check_space(in_shape, f"study --groups {name}")
     parts = tuple(name for name in PARTS if name in plan.parts or "all" in plan.parts)
     return replace(plan, parts=parts)
 

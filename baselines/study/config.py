@@ -7,16 +7,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from baselines.study.models import UPRIGHT, WIDTHS, group_of
+from baselines.study.models import UPRIGHT, WIDTHS
 from baselines.study.protocols import FORMS, GROUPS, PROTOCOLS, Nu, Protocol
 from baselines.study.runs import Run, Source
+from baselines.study.tables import group_name, paper_label
 from baselines.study.training import Recipe
-from equilayers.groups import CyclicTranslation
+from equilayers.groups import CyclicRotation, Dihedral, as_group
 
 
 @dataclass(frozen=True)
 class Plan:
-    r"""Everything that the results depend on. nu holds (group, form, weight) of the regulariser, None: to be tuned."""
+    r"""Everything that the results depend on.
+
+    groups are names such as "C4"; nu holds (group, form, weight) of the regulariser, None: to be tuned.
+    """
 
     source: Source
     model: str
@@ -56,9 +60,11 @@ class Plan:
         return replace(self, nu=tuple((group, form, chosen.get((group, form), nu)) for group, form, nu in self.nu))
 
     def configuration(self) -> dict[str, Any]:
-        r"""As JSON; where the files lie is not part of it."""
+        r"""As JSON, groups by the paper's labels; where the files lie is not part of it."""
         configuration = asdict(self)
         del configuration["source"]["data_dir"]
+        configuration["groups"] = [paper_label(name) for name in self.groups]
+        configuration["nu"] = [(paper_label(name), form, nu) for name, form, nu in self.nu]
         return configuration
 
 
@@ -69,11 +75,8 @@ def plan_of(args: argparse.Namespace, data_dir: str | None) -> Plan:
         ValueError: a group that is none, that the model has no use for, or with one element; a nu that is no weight.
     """
     protocol = PROTOCOLS[args.model, args.data]
-    groups = args.groups or GROUPS[args.model]
+    groups = [group_name(label) for label in args.groups or GROUPS[args.model]]
     _check_model(args.model, args.width, groups)
-    for name in groups:
-        if group_of(name).order == 1:
-            raise ValueError(f"study: expected --groups of more than one element, got {name}. Try R4 or T3.")
     given = {"logit": args.nu, "distribution": args.nu_distribution, "normalized_logit": args.nu_normalized_logit}
     weights = tuple(
         (group, form, nu) for form in FORMS for group, nu in _weights(form, groups, given[form], protocol).items()
@@ -98,9 +101,12 @@ def _check_model(model: str, width: str, groups: list[str]) -> None:
         hint = "The two perceptrons have equal width as well; leave it out, or take --model cnn."
         raise ValueError(f"study: expected --width {WIDTHS[0]} with --model mlp, got {width}. {hint}")
     for name in groups:
-        if model == "cnn" and isinstance(group_of(name), CyclicTranslation):
-            hint = "There is nothing to tie: convolutions commute with shifts already. Take R4 or D4, or --model mlp."
-            raise ValueError(f"study: expected --groups of turns and mirrors with --model cnn, got {name}. {hint}")
+        group = as_group("study", name, exact=True)
+        if group.order == 1:
+            raise ValueError(f"study: expected --groups of more than one element, got {name}. Try C4 or T3.")
+        if model == "cnn" and not isinstance(group, CyclicRotation | Dihedral):
+            hint = "There is nothing to tie: convolutions commute with shifts already. Take C4 or D4, or --model mlp."
+            raise ValueError(f"study: expected --groups of rotations and mirrors with --model cnn, got {name}. {hint}")
 
 
 def _weights(form: str, groups: list[str], given: list[str] | None, protocol: Protocol) -> dict[str, float | None]:

@@ -3,23 +3,24 @@ r"""Stability to deformations: how far the logits of three networks move when th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
-from baselines.common.data import DATASETS, Dataset, load_dataset
-from baselines.common.files import read_json, writable_folder, write, write_json, write_text
-from baselines.common.terminal import positive
+from baselines.common.data import DATASETS, Dataset
+from baselines.common.figures import BLUE, GREEN, VERMILLION, figure, save
+from baselines.common.files import read_json, writable_folder, write_json, write_text
+from baselines.common.runner import Advance, Result, SerialExecutor, all_results
+from baselines.common.tables import markdown_table
+from baselines.common.terminal import positive, require
 from baselines.study.models import PLANES, cnn, parameters, weight_tied_cnn
 from baselines.study.protocols import PROTOCOLS
-from baselines.study.training import Recipe, accuracy, train
+from baselines.study.runs import cached_dataset
+from baselines.study.training import accuracy, train
 from equilayers.groups import CyclicRotation
 from equilayers.metrics import deformation_stability
 from equilayers.nn import BlurConv2d, MaxBlurPool2d
@@ -32,7 +33,6 @@ GROUP = CyclicRotation(4)
 MODELS = ("max pooling", "blur pooling", "weight tying")
 MAGNITUDES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
 SAMPLES = 200
-Result = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,54 +48,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     r"""Train the three, warp test images, and leave deform.json, deform.md and deform.png in the folder."""
+    require("deform", "matplotlib")
     console = Console()
     out = writable_folder(args.out, "deform")
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("training and warping", total=len(MODELS))
-        results = carry_out(
-            args.data, args.data_dir, args.epochs, out, lambda n: progress.update(bar, completed=n), resume=args.resume
-        )
-    epochs = next(iter(results.values()))["epochs"]
-    write_json(out / "deform.json", {"data": args.data, "epochs": epochs, "models": results})
-    write_text(out / "deform.md", table(results))
-    drawn = drawing(results)
-    write(out / "deform.png", partial(drawn.savefig, format="png"))
-    console.print(table(results), markup=False, highlight=False, soft_wrap=True)
+    jobs = jobs_of(args.data, args.data_dir, args.epochs, out)
+    found = all_results(jobs, SerialExecutor(), console, "training and warping", resume=args.resume)
+    results = dict(zip(MODELS, found, strict=True))
+    write_json(out / "deform.json", {"data": args.data, "epochs": jobs[0].epochs, "models": results})
+    table = markdown_table(*head_and_rows(results)) + "\n"
+    write_text(out / "deform.md", table)
+    save(drawing(results), out / "deform.png")
+    console.print(table, markup=False, highlight=False, soft_wrap=True)
     console.print(f"deform.json, deform.md and deform.png are in {out}")
 
 
-def carry_out(
-    name: str, data_dir: str | None, epochs: int | None, out: Path, advance: Callable[[int], object], *, resume: bool
-) -> dict[str, Result]:
-    r"""What is measured of each of MODELS on a data set; each is kept in `out` when it is done."""
-    recipe = PROTOCOLS["cnn", name].recipe
-    recipe = replace(recipe, epochs=epochs or recipe.epochs, augment=False)
-    settings = {"data": name, "epochs": recipe.epochs, "magnitudes": list(MAGNITUDES), "samples": SAMPLES}
-    settings |= {"format": FORMAT, "torch": torch.__version__.split("+")[0]}
-    results = {}
-    data = None
-    for number, model_name in enumerate(MODELS):
-        path = out / f"{model_name.replace(' ', '-')}.json"
-        known = read_json(path) if resume and path.exists() else {}
-        if {key: known.get(key) for key in settings} != settings:
-            data = data or load_dataset(name, data_dir=data_dir)
-            known = {**settings, **_measured(model_name, data, recipe)}
-            write_json(path, known)
-        results[model_name] = known
-        advance(number + 1)
-    return results
+@dataclass(frozen=True)
+class DeformJob:
+    r"""One of MODELS, trained on a data set and measured; the result is kept in `out`."""
+
+    model: str
+    data: str
+    data_dir: str | None
+    epochs: int
+    out: Path
+    steps: int = 1
+
+    @property
+    def path(self) -> Path:
+        return self.out / f"{self.model.replace(' ', '-')}.json"
+
+    def settings(self) -> Result:
+        r"""Everything the result depends on, as JSON."""
+        settings = {"data": self.data, "epochs": self.epochs, "magnitudes": list(MAGNITUDES), "samples": SAMPLES}
+        return {**settings, "format": FORMAT, "torch": torch.__version__.split("+")[0]}
+
+    def finished(self) -> Result | None:
+        r"""The result of an earlier invocation with the same settings, or None."""
+        known: Result = read_json(self.path) if self.path.exists() else {}
+        return known if self.settings().items() <= known.items() else None
+
+    def carry_out(self, advance: Advance) -> Result:
+        r"""Train and measure."""
+        data = cached_dataset(self.data, self.data_dir, 0)
+        recipe = replace(PROTOCOLS["cnn", self.data].recipe, epochs=self.epochs, augment=False)
+        torch.manual_seed(0)
+        model = build(self.model, data)
+        train(model, data, GROUP, recipe, seed=0)
+        curve = deformation_stability(model, data.test.x[:SAMPLES], magnitudes=MAGNITUDES)
+        result = {
+            **self.settings(),
+            "parameters": parameters(model),
+            "accuracy": accuracy(model, data.test.x, data.test.y),
+            **{key: value.tolist() for key, value in curve._asdict().items()},
+        }
+        write_json(self.path, result)
+        advance(1)
+        return result
 
 
-def _measured(name: str, data: Dataset, recipe: Recipe) -> Result:
-    torch.manual_seed(0)
-    model = build(name, data)
-    train(model, data, GROUP, recipe, seed=0)
-    curve = deformation_stability(model, data.test.x[:SAMPLES], magnitudes=MAGNITUDES)
-    return {
-        "parameters": parameters(model),
-        "accuracy": accuracy(model, data.test.x, data.test.y),
-        **{key: value.tolist() for key, value in curve._asdict().items()},
-    }
+def jobs_of(data: str, data_dir: str | None, epochs: int | None, out: Path) -> list[DeformJob]:
+    r"""A job for each of MODELS; epochs None: the protocol's."""
+    epochs = epochs or PROTOCOLS["cnn", data].recipe.epochs
+    return [DeformJob(model, data, data_dir, epochs, out) for model in MODELS]
 
 
 def build(name: str, data: Dataset) -> nn.Module:
@@ -113,28 +127,20 @@ def build(name: str, data: Dataset) -> nn.Module:
     return model
 
 
-def table(results: dict[str, Any]) -> str:
-    r"""The distances in Markdown; the last row is what the warp itself loses."""
+def head_and_rows(results: dict[str, Result]) -> tuple[list[str], list[list[str]]]:
+    r"""A table of the distances for each largest gradient; its last row is the error of the warp itself."""
     first = next(iter(results.values()))
-    lines = [f"| sup of the gradient | accuracy % | {' | '.join(f'{m:.2f}' for m in first['gradient_norm'])} |"]
-    lines += [f"|{'---|' * (len(first['gradient_norm']) + 2)}"]
-    for name, result in results.items():
-        cells = " | ".join(f"{distance:.3f}" for distance in result["distance"])
-        lines += [f"| {name} | {100 * result['accuracy']:.1f} | {cells} |"]
-    floor = " | ".join(f"{value:.3f}" for value in first["interpolation_floor"])
-    return "\n".join([*lines, f"| interpolation, of the image | – | {floor} |"]) + "\n"
+    rows = [(name, f"{100 * result['accuracy']:.1f}", result["distance"]) for name, result in results.items()]
+    rows.append(("interpolation, of the image", "", first["interpolation_floor"]))
+    head = ["network", "accuracy %", *(f"{size:.2f}" for size in first["gradient_norm"])]
+    return head, [[name, accuracy, *(f"{value:.3f}" for value in values)] for name, accuracy, values in rows]
 
 
-def drawing(results: dict[str, Any]) -> Figure:
+def drawing(results: dict[str, Result]) -> Figure:
     r"""The curves with their quartiles, and the interpolation floor."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((7, 4.5), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    colours = ("#D55E00", "#0072B2", "#009E73")
-    for (name, result), colour, dash in zip(results.items(), colours, ("-", "--", "-."), strict=True):
+    made = figure(7, 4.5)
+    axes = made.subplots()
+    for (name, result), colour, dash in zip(results.items(), (VERMILLION, BLUE, GREEN), ("-", "--", "-."), strict=True):
         low, _, high = result["quartiles"]
         axes.plot(result["gradient_norm"], result["distance"], dash, color=colour, label=name, marker="o", markersize=3)
         axes.fill_between(result["gradient_norm"], low, high, color=colour, alpha=0.12, linewidth=0)
@@ -147,4 +153,4 @@ def drawing(results: dict[str, Any]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    return figure
+    return made

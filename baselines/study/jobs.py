@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baselines.common.distributed import from_first, place
-from baselines.common.workers import Advance
+from baselines.common.runner import Advance, Result
 from baselines.study.config import Plan
-from baselines.study.parts import ALONE_PARTS, RUN_PARTS
-from baselines.study.runs import TRAINING, Result, Run, measure_part, subject, train_run
+from baselines.study.parts import RUN_PARTS, STANDALONE_PARTS
+from baselines.study.runs import TRAINING, Run, measure_part, subject, train_run
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RunJob:
 
 
 @dataclass(frozen=True)
-class AloneJob:
+class StandaloneJob:
     r"""A part that trains what it needs by itself."""
 
     part: str
@@ -49,11 +49,12 @@ class AloneJob:
 
     @property
     def steps(self) -> int:
-        return ALONE_PARTS[self.part].steps(self.plan)
+        return STANDALONE_PARTS[self.part].steps(self.plan)
 
     def carry_out(self, advance: Advance) -> list[Result]:
         r"""Its results; under torchrun the first process has them for all."""
-        done = []
+        results = []
         if place()[0] == 0:
-            done = ALONE_PARTS[self.part].alone(self.plan, self.out / self.part, advance, resume=self.resume)
-        return from_first(done)
+            part = STANDALONE_PARTS[self.part]
+            results = part.results(self.plan, self.out / self.part, advance, resume=self.resume)
+        return from_first(results)

@@ -1,16 +1,15 @@
-r"""The models of the study and the names of its groups."""
+r"""The models of the study."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, LiftingLinear, OrbitPool
 
 MODELS = ("mlp", "cnn")
@@ -19,19 +18,6 @@ UPRIGHT = "UP"  # the unconstrained network, trained on samples as they are
 WIDTHS = ("equal-parameters", "equal-width")
 HIDDEN = (128,) * 5
 PLANES = (32, 64, 64)
-
-
-def group_of(name: str) -> Group:
-    r"""The group of the paper's name: R4 rotations, T3 translations along the last axis, D4 rotations and mirrors.
-
-    Raises:
-        ValueError: a name that is no letter R, D or T with a number, or a number the group does not come in.
-    """
-    match = re.fullmatch(r"([RDT])(\d+)", name)
-    if match is None:
-        raise ValueError(f"group_of: expected name like R4, D4 or T3, got {name!r}. Name a letter and an order.")
-    n = int(match[2])
-    return {"R": CyclicRotation, "D": Dihedral, "T": CyclicTranslation}[match[1]](n)
 
 
 def build(model: str, tied: bool, width: str, group: Group, in_shape: Sequence[int], classes: int) -> nn.Sequential:

@@ -32,7 +32,7 @@ def _mlp(nu: Nu) -> Protocol:
 
 
 # SI of the plain CNN reaches the target with no nu; it is highest from 1 to 3, and accuracy falls beyond.
-_CNN_NU = {(group, form): 1.0 for group in ("R2", "R4", "D1", "D2", "D4") for form in FORMS}
+_CNN_NU = {(group, form): 1.0 for group in ("C2", "C4", "D1", "D2", "D4") for form in FORMS}
 _CNN = Protocol(Recipe(epochs=20, batch_size=128, lr=0.01, one_cycle=True), saliency_samples=100, seeds=4, nu=_CNN_NU)
 PROTOCOLS = {
     # Few images need many small steps before the regulariser has done its work.
@@ -40,9 +40,9 @@ PROTOCOLS = {
         Recipe(epochs=300, batch_size=32, lr=1.5e-3, one_cycle=True),
         saliency_samples=200,
         seeds=2,
-        nu=_nu(R4=(30, 100, 500), T3=(80, 450, 500)),
+        nu=_nu(C4=(30, 100, 500), T3=(80, 450, 500)),
     ),
-    ("mlp", "mnist"): _mlp(_nu(R4=(20, 300, 2000), T3=(150, 800, 700))),
+    ("mlp", "mnist"): _mlp(_nu(C4=(20, 300, 2000), T3=(150, 800, 700))),
     ("mlp", "fashion-mnist"): _mlp({}),
     ("cnn", "digits"): Protocol(
         Recipe(epochs=30, batch_size=32, lr=0.01, one_cycle=True), saliency_samples=100, seeds=2, nu=_CNN_NU
@@ -50,4 +50,4 @@ PROTOCOLS = {
     ("cnn", "mnist"): _CNN,
     ("cnn", "fashion-mnist"): _CNN,
 }
-GROUPS = {"mlp": ["R4", "T3"], "cnn": ["R4", "D4"]}
+GROUPS = {"mlp": ["C4", "T3"], "cnn": ["C4", "D4"]}

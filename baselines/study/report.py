@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import importlib.util
 import io
 import json
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from baselines.common.files import read_json, write, write_text
+from baselines.common.tables import markdown_table
+from baselines.common.terminal import require
 from baselines.study.parts import PARTS
 from baselines.study.parts.base import Page
 from baselines.study.tables import protocol
@@ -59,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     r"""Write the page, one file that needs no network."""
-    for module in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(module) is None:
-            raise ImportError(f"report: expected {module} to be installed, got none. pip install 'equilayers[study]'.")
+    require("report", "jinja2", "matplotlib")
     results, times = _read(args.folder)
     parts = shown(results)
     out = args.out or args.folder / "report.html"
@@ -97,7 +96,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def shown(results: dict[str, Any]) -> list[Shown]:
     r"""The parts of a study with their pages, in the order of `PARTS`."""
     return [
-        Shown(name, part.title, part.claim, part.show(results["parts"][name]))
+        Shown(name, part.title, part.claim, part.page(results["parts"][name]))
         for name, part in PARTS.items()
         if results["parts"].get(name)
     ]
@@ -151,9 +150,7 @@ def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], p
             write(figures / f"{picture.name}.png", partial(picture.figure.savefig, format="png", dpi=DPI))
             lines += ["", f"![{picture.alt}]({figures.name}/{picture.name}.png)"]
         for table in part.page.tables:
-            lines += ["", f"| {' | '.join(table.head)} |", f"|{'---|' * len(table.head)}"]
-            lines += [f"| {' | '.join(row)} |" for row in table.rows]
-            lines += ["", table.caption] if table.caption else []
+            lines += ["", markdown_table(table.head, table.rows), *(["", table.caption] if table.caption else [])]
     write_text(path, "\n".join([*lines, "", "## Machine", "", _machine(times), ""]))
 
 

@@ -1,35 +1,35 @@
-r"""What is missing of a plan is carried out, shown while it goes on, and kept when it is done."""
+r"""The runner of the study: tune the regulariser, carry out what is missing of a plan, collect the results."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from baselines.common.distributed import from_first
-from baselines.common.workers import Here, Pool
+from baselines.common.runner import Executor, Result, carry_out
 from baselines.study.config import Plan
-from baselines.study.jobs import AloneJob, RunJob
-from baselines.study.parts import ALONE_PARTS, RUN_PARTS
+from baselines.study.jobs import RunJob, StandaloneJob
+from baselines.study.parts import RUN_PARTS, STANDALONE_PARTS
 from baselines.study.protocols import LADDER, SALIENCY_TARGET, Nu
-from baselines.study.runs import TRAINING, Result, Run, finished
+from baselines.study.runs import TRAINING, Run, finished
+from baselines.study.tables import paper_label
 
 Known = dict[tuple[Run, str], Result]
 
 
-class Conduct:
-    r"""One invocation of the study: what it found in the folder, and what it adds."""
+class StudyRunner:
+    r"""One invocation of the study: the results found in the folder, and those it adds."""
 
-    def __init__(self, console: Console, out: Path, *, resume: bool, quiet: bool = False) -> None:
+    def __init__(self, console: Console, out: Path, executor: Executor, *, resume: bool, quiet: bool = False) -> None:
         self.console = console
         self.out = out
+        self.executor = executor
         self.resume = resume
         self.quiet = quiet
         self.known: Known = {}
 
-    def tune(self, plan: Plan, doers: Pool | Here) -> Plan:
+    def tune(self, plan: Plan) -> Plan:
         r"""The plan with, for each group and form without a nu, the smallest of the ladder that reaches the target SI.
 
         That is SI on validation images; all groups and forms climb side by side. Where none reaches it, which is said,
@@ -43,15 +43,16 @@ class Conduct:
             runs = {key: run for key in climbing if (run := plan.first(key[0], "IR", key[1], nu)) is not None}
             if not runs:
                 break
-            self.runs({run: ["table"] for run in runs.values()}, [], doers, f"tuning nu = {nu:g}")
+            self.carry_out({run: ["table"] for run in runs.values()}, [], f"tuning nu = {nu:g}")
             for (group, form), run in runs.items():
                 similarity = self.known[run, "table"]["measures"]["validation_SI"]
                 reached[group, form][nu] = similarity
-                self._say(f"{group} IR {form} nu = {nu:g}: SI {similarity:.3f} on validation images")
+                self._say(f"{paper_label(group)} IR {form} nu = {nu:g}: SI {similarity:.3f} on validation images")
         chosen: Nu = {key: max(similarities, key=similarities.__getitem__) for key, similarities in reached.items()}
         for (group, form), nu in chosen.items():
             if reached[group, form][nu] < SALIENCY_TARGET:
-                self._say(f"{group} {form}: no nu up to {LADDER[-1]:g} reaches SI {SALIENCY_TARGET}; {nu:g} is nearest")
+                missed = f"no nu up to {LADDER[-1]:g} reaches SI {SALIENCY_TARGET}; {nu:g} is nearest"
+                self._say(f"{paper_label(group)} {form}: {missed}")
         return plan.with_nu(chosen)
 
     def _without_nu(self, plan: Plan) -> list[tuple[str, str]]:
@@ -60,15 +61,15 @@ class Conduct:
         wanted = {(run.group, run.recipe.form) for name in plan.parts for run in _runs(name, guess) if run.recipe.nu}
         return [(group, form) for group, form, nu in plan.nu if nu is None and (group, form) in wanted]
 
-    def carry_out(self, plan: Plan, doers: Pool | Here) -> tuple[dict[str, list[Result]], dict[str, float]]:
+    def results(self, plan: Plan) -> tuple[dict[str, list[Result]], dict[str, float]]:
         r"""The results of each part, and the seconds that each training took."""
         wanted: dict[Run, list[str]] = {}
         for name in plan.parts:
             for run in _runs(name, plan):
                 of = wanted.setdefault(run, [])
                 of += [part for part in _measured(name) if part not in of]
-        alone = [AloneJob(name, plan, self.out, self.resume) for name in plan.parts if name in ALONE_PARTS]
-        results = self.runs(wanted, alone, doers, "the study")
+        alone = [StandaloneJob(name, plan, self.out, self.resume) for name in plan.parts if name in STANDALONE_PARTS]
+        results = self.carry_out(wanted, alone, "the study")
         for name in plan.parts:
             if name in RUN_PARTS:
                 results[name] = [self._entry(run, _measured(name)) for run in _runs(name, plan)]
@@ -84,31 +85,21 @@ class Conduct:
             entry |= self.known[run, part]["measures"]
         return entry
 
-    def runs(
-        self, wanted: dict[Run, list[str]], alone: list[AloneJob], doers: Pool | Here, title: str
+    def carry_out(
+        self, wanted: dict[Run, list[str]], alone: list[StandaloneJob], title: str
     ) -> dict[str, list[Result]]:
-        r"""Have carried out what is not known yet of the runs, and the parts that stand alone: the results of these."""
+        r"""Carry out what is not known yet of the runs, and the standalone parts; return the results of the latter."""
         self.known, missing = from_first((self.known, self._missing(wanted)))  # so that all processes do the same
-        jobs: list[Any] = [*alone, *missing]
-        steps = dict.fromkeys(jobs, 0)
-        done = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(
-            *columns, TimeRemainingColumn(), console=self.console, transient=True, disable=self.quiet
-        ) as progress:
-            task = progress.add_task(f"{title}, epochs and measures", total=sum(job.steps for job in jobs))
-
-            def show(step: int, job: Any) -> None:
-                steps[job] = step
-                progress.update(task, completed=sum(steps.values()))
-
-            for job, result in doers.results(jobs, show):
-                show(job.steps, job)
-                if isinstance(job, AloneJob):
-                    done[job.part] = result
-                else:
-                    self.known |= {(job.run, part): found for part, found in result.items()}
-        return done
+        jobs: list[RunJob | StandaloneJob] = [*alone, *missing]
+        results = {}
+        for job, result in carry_out(
+            jobs, self.executor, self.console, f"{title}, epochs and measures", quiet=self.quiet
+        ):
+            if isinstance(job, StandaloneJob):
+                results[job.part] = result
+            else:
+                self.known |= {(job.run, part): found for part, found in result.items()}
+        return results
 
     def _missing(self, wanted: dict[Run, list[str]]) -> list[RunJob]:
         jobs = []
@@ -130,7 +121,7 @@ class Conduct:
 
 def _runs(name: str, plan: Plan) -> list[Run]:
     r"""The trainings that a part measures; none for one that stands alone."""
-    return RUN_PARTS[name].needs(plan) if name in RUN_PARTS else []
+    return RUN_PARTS[name].runs(plan) if name in RUN_PARTS else []
 
 
 def _measured(name: str) -> tuple[str, ...]:

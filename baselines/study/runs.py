@@ -6,23 +6,23 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from baselines.common.data import Dataset, load_dataset
 from baselines.common.distributed import place
-from baselines.common.files import read_json, write, write_json
-from baselines.study.models import build, group_of, parameters
-from baselines.study.training import Advance, Recipe, train
-from equilayers.groups import Group
+from baselines.common.files import write, write_json
+from baselines.common.runner import Advance, Result, stored_result
+from baselines.study.models import build, parameters
+from baselines.study.tables import paper_label
+from baselines.study.training import Recipe, train
+from equilayers.groups import Group, group_from_name
 
 FORMAT = 3  # of the files; a change of what a run means or measures makes it another
 TRAINING = "training"  # the part that every other begins with
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Run:
-    r"""One training; model and width are among `models.MODELS` and `models.WIDTHS`."""
+    r"""One training; model and width are among `models.MODELS` and `models.WIDTHS`, group is a name such as "C4"."""
 
     source: Source
     model: str
@@ -51,12 +51,13 @@ class Run:
         model = "" if self.model == "mlp" else f"{self.model}-{self.width}-"
         form = "" if self.recipe.form == "logit" else f"-{self.recipe.form}"
         weight = f"{form}-nu{self.recipe.nu:g}" if self.recipe.nu else ""
-        return f"{model}{self.group}-{self.method}{weight}-seed{self.seed}"
+        return f"{model}{paper_label(self.group)}-{self.method}{weight}-seed{self.seed}"
 
     def settings(self) -> Result:
         r"""Everything the result depends on, as JSON; where the files lie is not part of it."""
         settings: Result = asdict(self)
         del settings["source"]["data_dir"]
+        settings["group"] = paper_label(self.group)
         return {"format": FORMAT, "torch": torch.__version__.split("+")[0], **settings}
 
 
@@ -72,8 +73,7 @@ class Subject:
 
 def train_run(run: Run, out: Path, advance: Advance | None = None) -> Result:
     r"""Train, and write `<out>/<name>.pt` with the weights and then `<name>.training.json`."""
-    torch.set_num_threads(1)  # so that a result does not depend on how many runs share the machine
-    data, group = dataset(run), group_of(run.group)
+    data, group = dataset(run), group_from_name(run.group)
     torch.manual_seed(run.seed)
     model = _model(run, data)
     started = time.perf_counter()
@@ -97,7 +97,7 @@ def subject(run: Run, out: Path) -> Subject:
     data = dataset(run)
     model = _model(run, data)
     model.load_state_dict(torch.load(out / f"{run.name}.pt", weights_only=True, map_location="cpu"))
-    return Subject(run, model.eval(), data, group_of(run.group))
+    return Subject(run, model.eval(), data, group_from_name(run.group))
 
 
 def measure_part(part: str, measure: Callable[[Subject], Result], trained: Subject, out: Path) -> Result:
@@ -114,15 +114,10 @@ def finished(run: Run, part: str, out: Path) -> Result | None:
         ValueError: there is something, but of other settings.
     """
     path, weights = out / f"{run.name}.{part}.json", out / f"{run.name}.pt"
-    if not path.exists() or not weights.exists():
+    result = stored_result("study", path, run.settings()) if weights.exists() else None
+    if result is None:
         return None
-    result: Result = read_json(path)
-    found = result if isinstance(result, dict) else {}
-    hint = "Name another --out, or leave --resume out to begin anew."
-    for key, value in run.settings().items():
-        if found.get(key) != value:
-            raise ValueError(f"study: expected {path} of {key} {value!r}, got {found.get(key)!r}. {hint}")
-    if ("weights_sha256" if part == TRAINING else "measures") not in found:
+    if ("weights_sha256" if part == TRAINING else "measures") not in result:
         raise ValueError(f"study: expected {path} to hold the {part} of a run, got another file. Delete the file.")
     if part == TRAINING and _digest(weights) != result["weights_sha256"]:
         raise ValueError(f"study: expected {weights} to be that of {path}, got others. Delete both files.")
@@ -134,22 +129,15 @@ def dataset(run: Run) -> Dataset:
     return cached_dataset(run.source.data, run.source.data_dir, run.seed)
 
 
-_loaded: dict[tuple[str, str | None, int], Dataset] = {}
-
-
+@lru_cache(maxsize=2)
 def cached_dataset(name: str, data_dir: str | None, seed: int) -> Dataset:
-    r"""A data set; the two last asked for are kept."""
-    key = name, data_dir, seed
-    if key not in _loaded:
-        if len(_loaded) > 1:
-            del _loaded[next(iter(_loaded))]
-        _loaded[key] = load_dataset(name, data_dir=data_dir, seed=seed)
-    return _loaded[key]
+    r"""A data set; the two last used are kept."""
+    return load_dataset(name, data_dir=data_dir, seed=seed)
 
 
 def _model(run: Run, data: Dataset) -> nn.Module:
     in_shape = tuple(data.train.x.shape[1:])
-    return build(run.model, run.method == "WT", run.width, group_of(run.group), in_shape, data.num_classes)
+    return build(run.model, run.method == "WT", run.width, group_from_name(run.group), in_shape, data.num_classes)
 
 
 def _digest(path: Path) -> str:

@@ -2,13 +2,14 @@ r"""Results as tables: for the terminal, and as Markdown beside the paper's figu
 
 from __future__ import annotations
 
-import statistics
-from typing import Any
+import re
+from statistics import fmean
 
-from rich import box
 from rich.table import Table
 
-Result = dict[str, Any]
+from baselines.common import tables
+from baselines.common.runner import Result
+
 COLUMNS = {"accuracy": "accuracy %", "LI": "LI", "DI": "DI", "SI": "SI", "consistency": "same class %"}
 
 # Moskalev et al. 2023, Table 1: accuracy, LI, DI, SI.
@@ -22,6 +23,16 @@ PAPER = {
 }
 
 PAPER_COLUMNS = ("paper: accuracy %", "LI", "DI", "SI")
+
+
+def paper_label(name: str) -> str:
+    r"""The paper's label of a group: R4 for "C4", other names as they are."""
+    return re.sub(r"^C(?=\d+$)", "R", name)
+
+
+def group_name(label: str) -> str:
+    r"""The name of a group that the paper labels so: "C4" for R4, other names as they are."""
+    return re.sub(r"^R(?=\d+$)", "C", label)
 
 
 def of_the_paper(run: Result) -> bool:
@@ -46,11 +57,8 @@ def cell(key: str, values: list[float]) -> str:
     r"""The mean of the values and their deviation, in the digits of this column."""
     if key in ("LI", "DI") and all(value == 0 for value in values):
         return "0"  # exactly: no rounding
-    factor, digits = (100, ".1f") if key in ("accuracy", "consistency") else (1, ".3f" if key == "SI" else ".3g")
-    mean = factor * statistics.fmean(values)
-    spread = factor * statistics.stdev(values) if len(values) > 1 else 0.0
-    spread_digits = ".1g" if digits == ".3g" else digits
-    return f"{mean:{digits}}" + (f" ± {spread:{spread_digits}}" if spread else "")
+    percent = key in ("accuracy", "consistency")
+    return tables.mean_cell(values, ".1f" if percent else ".3f" if key == "SI" else ".3g", 100 if percent else 1)
 
 
 def nu(runs: list[Result]) -> str:
@@ -59,22 +67,24 @@ def nu(runs: list[Result]) -> str:
     return f"{weight:g}" if weight else ""
 
 
+def head_and_rows(
+    results: list[Result], seconds: dict[str, float] | None = None, *, paper: bool = True
+) -> tuple[list[str], list[list[str]]]:
+    r"""The table, with seconds of training by the runs' names, and with the paper's figures where it has them."""
+    paper = paper and of_the_paper(results[0])
+    head = ["group", "method", "ν", *COLUMNS.values()]
+    head += [*(["training s"] if seconds else []), *(PAPER_COLUMNS if paper else [])]
+    rows = []
+    for key, runs in grouped(results).items():
+        mean_seconds = [f"{fmean(seconds[run['name']] for run in runs):.0f}"] if seconds else []
+        published = PAPER.get(key, ("",) * len(PAPER_COLUMNS)) if paper else ()
+        rows.append([*key, nu(runs), *cells(runs), *mean_seconds, *published])
+    return head, rows
+
+
 def rich_table(results: list[Result], seconds: dict[str, float]) -> Table:
     r"""The table for the terminal; `seconds` of training by the runs' names."""
-    table = Table("group", "method", "nu", *COLUMNS.values(), "training s", box=box.SIMPLE_HEAD)
-    for column in table.columns:
-        column.no_wrap = True
-    previous = None
-    for (group, method), runs in grouped(results).items():
-        if previous not in (None, group):
-            table.add_section()
-        previous = group
-        table.add_row(group, method, nu(runs), *cells(runs), _mean_seconds(runs, seconds))
-    return table
-
-
-def _mean_seconds(runs: list[Result], seconds: dict[str, float]) -> str:
-    return f"{statistics.fmean(seconds[run['name']] for run in runs):.0f}"
+    return tables.rich_table(*head_and_rows(results, seconds, paper=False))
 
 
 def verdict(results: list[Result]) -> list[str]:
@@ -82,14 +92,14 @@ def verdict(results: list[Result]) -> list[str]:
     lines = []
     for (group, method), runs in grouped(results).items():
         exact = all(run["LI"] == 0 and run["DI"] == 0 for run in runs)
-        similarity = statistics.fmean(run["SI"] for run in runs)
-        flips = 100 * (1 - statistics.fmean(run["consistency"] for run in runs))
+        similarity = fmean(run["SI"] for run in runs)
+        flips = 100 * (1 - fmean(run["consistency"] for run in runs))
         if exact:
             what = f"exactly invariant: logits equal to the last bit, saliency similarity {similarity:.3f}"
         else:
             what = f"not invariant: {flips:.1f} % of moved images change class, saliency similarity {similarity:.3f}"
         if not runs[0]["recipe"]["augment"]:
-            upright = 100 * statistics.fmean(run["upright_accuracy"] for run in runs)
+            upright = 100 * fmean(run["upright_accuracy"] for run in runs)
             what += f"; {upright:.1f} % of upright images right, which is all that it was trained on"
         lines.append(f"{group} {method}: {what}")
     return lines
@@ -107,25 +117,19 @@ def sizes(results: list[Result]) -> str:
 
 def markdown(results: list[Result], times: Result) -> str:
     r"""The table of a finished study, with the paper's figures where it has them, machine, versions and wall time."""
-    first, machine = results[0], times["machine"]
-    in_paper = of_the_paper(first)
-    head = ["group", "method", "ν", *COLUMNS.values(), "training s"]
-    head += PAPER_COLUMNS if in_paper else ()
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for (group, method), runs in grouped(results).items():
-        row = [group, method, nu(runs), *cells(runs), _mean_seconds(runs, times["training_seconds"])]
-        row += PAPER.get((group, method), ("",) * len(PAPER_COLUMNS)) if in_paper else ()
-        lines.append(f"| {' | '.join(row)} |")
-    lines += [
-        "",
-        f"{protocol(results)} {sizes(results)}.",
-        f"Wall time {times['wall_seconds']:.0f} s with {machine['workers']} worker processes on "
-        f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, torch {machine['torch']}.",
-        "",
-        *(f"- {line}" for line in verdict(results)),
-        "",
-    ]
-    return "\n".join(lines)
+    machine = times["machine"]
+    return "\n".join(
+        [
+            tables.markdown_table(*head_and_rows(results, times["training_seconds"])),
+            "",
+            f"{protocol(results)} {sizes(results)}.",
+            f"Wall time {times['wall_seconds']:.0f} s with {machine['workers']} worker processes on "
+            f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, torch {machine['torch']}.",
+            "",
+            *(f"- {line}" for line in verdict(results)),
+            "",
+        ]
+    )
 
 
 def protocol(results: list[Result]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from baselines.common.data import Dataset
 from baselines.common.distributed import add_gradients, share
+from baselines.common.runner import Advance
 from equilayers.groups import Group
 from equilayers.losses import InvarianceLoss
-
-Advance = Callable[[int], object]  # told the number of each finished epoch, from 1
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def test_the_command(
     for network in some:
         assert f"\n## {network.name}\n" in text
         assert network.name in shown
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| R4")]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| C4")]
     assert [row[1] for row in rows] == ["original", "equal-width"] * 3
     assert all(len(row) == 9 for row in rows)
     original, tied = rows[0], rows[1]
@@ -144,7 +144,7 @@ def test_the_command(
     assert "- the model itself does not run at 65x65: Sizes of tensors must match" in text
     assert [row[6:8] for row in rows[4:]][1] == ["–", "–"]
     assert "no equivariant form of ConvNextLayerNorm is known here); 16 more" in text
-    assert "R4 breaks first at resnet.embedder.embedder.convolution: Conv2d(" in text
+    assert "C4 breaks first at resnet.embedder.embedder.convolution: Conv2d(" in text
 
 
 def test_a_table_is_whole_or_not_there(third_party: Networks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 r"""The parts of the study, by name, in the order of the report."""
 
-from baselines.study.parts.base import AlonePart, Part, RunPart
+from baselines.study.parts.base import Part, RunPart, StandalonePart
 from baselines.study.parts.deform import DeformPart
 from baselines.study.parts.drift import DriftPart
 from baselines.study.parts.gradient_flow import FlowPart
@@ -17,11 +17,11 @@ RUN_PARTS: dict[str, RunPart] = {
     "saliency": SaliencyPart(),
     "tsne": TsnePart(),
 }
-ALONE_PARTS: dict[str, AlonePart] = {
+STANDALONE_PARTS: dict[str, StandalonePart] = {
     "flow": FlowPart(),
     "deform": DeformPart(),
     "shift": ShiftPart(),
 }
-PARTS: dict[str, Part] = {**RUN_PARTS, **ALONE_PARTS}
+PARTS: dict[str, Part] = {**RUN_PARTS, **STANDALONE_PARTS}
 
-__all__ = ["ALONE_PARTS", "PARTS", "RUN_PARTS", "Part"]
+__all__ = ["PARTS", "RUN_PARTS", "STANDALONE_PARTS", "Part"]

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from baselines.study.runs import Result, Run, Subject
+from baselines.common.runner import Result
+from baselines.study.runs import Run, Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from baselines.common.workers import Advance
+    from baselines.common.runner import Advance
     from baselines.study.config import Plan
 
 Verdict = Literal["holds", "partly", "does not hold"]
@@ -69,7 +70,7 @@ class Part(ABC):
     claim = ""  # of the paper or the lecture, in our words
 
     @abstractmethod
-    def show(self, results: list[Result]) -> Page:
+    def page(self, results: list[Result]) -> Page:
         r"""What is said and drawn of the results."""
 
 
@@ -78,7 +79,7 @@ class RunPart(Part):
 
     needs_measures_of: tuple[str, ...] = ()  # other parts
 
-    def needs(self, plan: Plan) -> list[Run]:
+    def runs(self, plan: Plan) -> list[Run]:
         r"""The trainings it measures: those of every method."""
         return plan.runs(plan.methods)
 
@@ -87,13 +88,13 @@ class RunPart(Part):
         r"""What is measured of one network, as JSON."""
 
 
-class AlonePart(Part):
+class StandalonePart(Part):
     r"""A part that trains what it needs by itself."""
 
     @abstractmethod
     def steps(self, plan: Plan) -> int:
-        r"""How many steps `alone` tells of."""
+        r"""How many steps `results` tells of."""
 
     @abstractmethod
-    def alone(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
+    def results(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
         r"""Train and measure; what is kept of it in `out` is taken up again with `resume`."""

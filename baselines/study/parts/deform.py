@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.common.workers import Advance
-from baselines.study.deform import MODELS, carry_out, drawing
-from baselines.study.parts.base import AlonePart, Finding, Page, Picture, Table
+from baselines.common.runner import Advance, Result, nested_results
+from baselines.study.deform import MODELS, drawing, head_and_rows, jobs_of
+from baselines.study.parts.base import Finding, Page, Picture, StandalonePart, Table
 from baselines.study.protocols import PROTOCOLS
-from baselines.study.runs import Result
 
 if TYPE_CHECKING:
     from baselines.study.config import Plan
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 BOUNDED = 2.0  # distance by size, at the smallest deformation by that at the next: no sudden step at nothing
 
 
-class DeformPart(AlonePart):
+class DeformPart(StandalonePart):
     r"""The distance of the logits over the size of the deformation."""
 
     title = "Stability to deformations"
@@ -26,14 +25,15 @@ class DeformPart(AlonePart):
     def steps(self, plan: Plan) -> int:  # noqa: ARG002
         return len(MODELS)
 
-    def alone(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
+    def results(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
         own = PROTOCOLS["cnn", plan.source.data].recipe.epochs
         epochs = min(plan.epochs or own, own)
-        results = carry_out(plan.source.data, plan.source.data_dir, epochs, out, advance, resume=resume)
-        return [{"network": name, **result} for name, result in results.items()]
+        jobs = jobs_of(plan.source.data, plan.source.data_dir, epochs, out)
+        results = nested_results(jobs, advance, resume=resume)
+        return [{"network": name, **result} for name, result in zip(MODELS, results, strict=True)]
 
-    def show(self, results: list[Result]) -> Page:
-        findings, rows = [], []
+    def page(self, results: list[Result]) -> Page:
+        findings = []
         for result in results:
             factors = [d / size for size, d in zip(result["gradient_norm"], result["distance"], strict=True) if size]
             text = (
@@ -41,12 +41,7 @@ class DeformPart(AlonePart):
                 f"gradient of the displacement, {factors[0]:.2g} times at the smallest."
             )
             findings.append(Finding(text[0].upper() + text[1:], (factors[0] < BOUNDED * factors[1],)))
-            rows.append(
-                [result["network"], f"{100 * result['accuracy']:.1f}", *(f"{d:.3f}" for d in result["distance"])]
-            )
-        floor = results[0]["interpolation_floor"]
-        rows.append(["interpolation, of the image", "", *(f"{value:.3f}" for value in floor)])
-        head = ("network", "accuracy %", *(f"{size:.2f}" for size in results[0]["gradient_norm"]))
+        networks = {result["network"]: result for result in results}
         caption = "Relative distance of the logits, for each largest gradient of the displacement."
-        picture = Picture("deform", drawing({r["network"]: r for r in results}), caption)
-        return Page(findings, [Table(head, rows, caption)], [picture])
+        picture = Picture("deform", drawing(networks), caption)
+        return Page(findings, [Table(*head_and_rows(networks), caption)], [picture])

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.common.data import Dataset
+from baselines.common.runner import Result
 from baselines.study.measures import BATCHES, exact, invariance, orbit_logits
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
-from baselines.study.runs import Result, Run, Subject, cached_dataset
+from baselines.study.runs import Run, Subject, cached_dataset
 from baselines.study.tables import cell, grouped
 
 BETAS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -75,7 +76,7 @@ class DriftPart(RunPart):
                 values.append(measures[key])
         return {"drift_samples": n, "drift_to": AWAY.get(run.source.data, "scrambled digits"), "drift": curves}
 
-    def show(self, results: list[Result]) -> Page:
+    def page(self, results: list[Result]) -> Page:
         curves = {key: _curves(runs) for key, runs in grouped(results).items()}
         findings = [finding for group in _groups(results) for finding in _findings(group, curves)]
         head = ("group", "method", *(f"DI at {beta:g}" for beta in BETAS[::2]), "accuracy % at 0", "drop at 0.5")
@@ -131,7 +132,8 @@ def _findings(group: str, curves: dict[tuple[str, str], Curves]) -> list[Finding
 
 
 def _picture(results: list[Result], curves: dict[tuple[str, str], Curves]) -> Picture:
-    from baselines.study.parts.plots import band, figure
+    from baselines.common.figures import figure
+    from baselines.study.parts.plots import band
 
     groups = _groups(results)
     made = figure(4.2 * len(groups), 6)

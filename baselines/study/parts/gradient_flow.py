@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from baselines.common.data import load_dataset
-from baselines.common.workers import Advance
-from baselines.study.models import group_of
-from baselines.study.parts.base import AlonePart, Finding, Page, Picture, Table
-from baselines.study.runs import Result
-from equilayers.groups import Group
+from baselines.common.runner import Advance, Result
+from baselines.study.parts.base import Finding, Page, Picture, StandalonePart, Table
+from baselines.study.tables import paper_label
+from equilayers.groups import Group, group_from_name
 from equilayers.losses import InvarianceLoss
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ MORE = ("D4",)  # beside the groups of the plan
 CLOSE = 1e-5  # of the integrated flow to the closed form
 
 
-class FlowPart(AlonePart):
+class FlowPart(StandalonePart):
     r"""The flow for the groups of the plan, on the plan's images."""
 
     title = "Gradient flow of the invariance error"
@@ -119,17 +118,17 @@ class FlowPart(AlonePart):
     def steps(self, plan: Plan) -> int:
         return len(_groups(plan))
 
-    def alone(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:  # noqa: ARG002
+    def results(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:  # noqa: ARG002
         x = load_dataset(plan.source.data, data_dir=plan.source.data_dir).test.x[:SAMPLES]
         results = []
         for number, name in enumerate(_groups(plan)):
-            flow = gradient_flow(x, group_of(name))
+            flow = gradient_flow(x, group_from_name(name))
             numbers = {key: getattr(flow, key).tolist() for key in ("times", "sigma", "exact_sigma", "loss", "error")}
-            results.append({"group": name, "images": len(x), "kept": flow.kept, **numbers})
+            results.append({"group": paper_label(name), "images": len(x), "kept": flow.kept, **numbers})
             advance(number + 1)
         return results
 
-    def show(self, results: list[Result]) -> Page:
+    def page(self, results: list[Result]) -> Page:
         findings, rows = [], []
         for flow in results:
             sigma, error = flow["sigma"], max(flow["error"])
@@ -156,7 +155,7 @@ def _groups(plan: Plan) -> list[str]:
 
 
 def _picture(results: list[Result]) -> Picture:
-    from baselines.study.parts.plots import figure
+    from baselines.common.figures import figure
 
     made = figure(8.4, 3.4)
     left, right = made.subplots(1, 2)

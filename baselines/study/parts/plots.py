@@ -9,23 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Okabe and Ito's.
-COLOURS = {"WT": "#009E73", "DA": "#D55E00", "IR": "#0072B2", "UP": "#999999"}
+from baselines.common.figures import BLUE, GREEN, VERMILLION
+
+COLOURS = {"WT": GREEN, "DA": VERMILLION, "IR": BLUE, "UP": "#999999"}
 DASHES = {"WT": "-.", "DA": "-", "IR": "--", "UP": ":"}
 MARKERS = {"WT": "s", "DA": "o", "IR": "^", "UP": "x"}
 NAMES = {"WT": "weight tying", "DA": "augmentation", "IR": "regularisation", "UP": "upright training"}
-
-
-def figure(width: float, height: float) -> Figure:
-    r"""An empty figure, in inches."""
-    made = Figure((width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(made)
-    return made
 
 
 def band(ax: Axes, x: Sequence[float], values: NDArray[np.float64], method: str) -> None:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.common.runner import Result
 from baselines.study.measures import BATCHES
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
-from baselines.study.runs import Result, Subject
+from baselines.study.runs import Subject
 from baselines.study.tables import grouped
 from equilayers.metrics import integrated_gradients_saliency
 
@@ -51,7 +52,7 @@ class SaliencyPart(RunPart):
             measured["pictures"] = [_picture_of(x[i], maps[:, i].view(-1, *x.shape[1:])) for i in chosen]
         return measured
 
-    def show(self, results: list[Result]) -> Page:
+    def page(self, results: list[Result]) -> Page:
         runs = grouped(results)
         findings, rows = [], []
         for (group, method), seeds in runs.items():
@@ -82,7 +83,8 @@ def _picture_of(image: Tensor, maps: Tensor) -> Result:
 
 
 def _drawing(group: str, runs: dict[tuple[str, str], list[Result]]) -> Picture:
-    from baselines.study.parts.plots import NAMES, bare, figure, unpacked
+    from baselines.common.figures import figure
+    from baselines.study.parts.plots import NAMES, bare, unpacked
 
     firsts = {
         method: run["pictures"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.common.workers import Advance
+from baselines.common.runner import Advance, Result, nested_results
 from baselines.shift.command import runs_of
 from baselines.shift.models import TASKS
-from baselines.shift.runs import PROTOCOLS, Run, carry_out, finished
+from baselines.shift.runs import PROTOCOLS, Run, ShiftJob
 from baselines.shift.tables import measures_of, titles, verdict
-from baselines.study.parts.base import AlonePart, Finding, Page, Picture, Table
-from baselines.study.runs import Result
+from baselines.study.parts.base import Finding, Page, Picture, StandalonePart, Table
 
 if TYPE_CHECKING:
     from baselines.study.config import Plan
@@ -24,7 +23,7 @@ ALTS = {
 }
 
 
-class ShiftPart(AlonePart):
+class ShiftPart(StandalonePart):
     r"""A detector and a segmentor with each pooling, at every shift."""
 
     title = "Shifts and subsampling"
@@ -36,17 +35,11 @@ class ShiftPart(AlonePart):
     def steps(self, plan: Plan) -> int:
         return sum(run.epochs for run in _runs(plan))
 
-    def alone(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
-        results, before = [], 0
-        for run in _runs(plan):
-            known = finished(run, out) if resume else None
-            result = known or carry_out(run, out, lambda epoch, before=before: advance(before + epoch))  # type: ignore[misc]
-            before += run.epochs
-            advance(before)
-            results.append({key: value for key, value in result.items() if key != "training_seconds"})
-        return results
+    def results(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
+        results = nested_results([ShiftJob(run, out) for run in _runs(plan)], advance, resume=resume)
+        return [{key: value for key, value in result.items() if key != "training_seconds"} for result in results]
 
-    def show(self, results: list[Result]) -> Page:
+    def page(self, results: list[Result]) -> Page:
         from baselines.shift.figures import drawings
 
         wobble = {run["kind"]: run["circular"]["largest_wobble"] for run in results if run["task"] == "detector"}

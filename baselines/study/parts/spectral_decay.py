@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from baselines.common.runner import Result
 from baselines.study.measures import BATCHES, exact
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
 from baselines.study.protocols import SALIENCY_TARGET
-from baselines.study.runs import Result, Run, Subject
+from baselines.study.runs import Run, Subject
 from equilayers.metrics import invariance_gap, jacobian_singular_values, jacobian_spectral_norm
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class DecayPart(RunPart):
     )
     needs_measures_of = ("table",)
 
-    def needs(self, plan: Plan) -> list[Run]:
+    def runs(self, plan: Plan) -> list[Run]:
         return plan.runs(plan.methods, plan.forms)
 
     def measure(self, trained: Subject) -> Result:
@@ -58,7 +59,7 @@ class DecayPart(RunPart):
             measured["direction"] = _direction(trained)
         return measured
 
-    def show(self, results: list[Result]) -> Page:
+    def page(self, results: list[Result]) -> Page:
         groups = _by_kind(results)
         rows = [[group, kind, *_cells(runs)] for (group, kind), runs in groups.items()]
         head = ("group", "network", "ν", "SI", "sigma max", "relative", "moved by g", "by noise", "ratio")
@@ -134,7 +135,8 @@ def _findings(groups: dict[Key, list[Result]]) -> list[Finding]:
 
 
 def _bars(groups: dict[Key, list[Result]]) -> Picture:
-    from baselines.study.parts.plots import COLOURS, figure
+    from baselines.common.figures import figure
+    from baselines.study.parts.plots import COLOURS
 
     names = list(dict.fromkeys(group for group, _ in groups))
     made = figure(4.2 * len(names), 3.6)
@@ -160,7 +162,8 @@ def _bars(groups: dict[Key, list[Result]]) -> Picture:
 
 
 def _directions(groups: dict[Key, list[Result]]) -> Picture:
-    from baselines.study.parts.plots import bare, figure, unpacked
+    from baselines.common.figures import figure
+    from baselines.study.parts.plots import bare, unpacked
 
     names = list(dict.fromkeys(group for group, _ in groups))
     firsts = {key: run for key, runs in groups.items() for run in runs if "direction" in run}

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from baselines.common.runner import Result
 from baselines.study.measures import BATCHES, exact, invariance, orbit_logits, similarity
 from baselines.study.parts.base import Finding, Page, RunPart, Table
 from baselines.study.protocols import SALIENCY_TARGET
-from baselines.study.runs import Result, Subject
-from baselines.study.tables import (
-    COLUMNS,
-    PAPER,
-    PAPER_COLUMNS,
-    cells,
-    grouped,
-    nu,
-    of_the_paper,
-    protocol,
-    sizes,
-    verdict,
-)
+from baselines.study.runs import Subject
+from baselines.study.tables import COLUMNS, grouped, head_and_rows, protocol, sizes, verdict
 
 EQUAL = 0.01  # of accuracy: what is called as accurate
 
@@ -45,18 +35,12 @@ class TablePart(RunPart):
         logits = orbit_logits(model, data.test.x, group, batches.logits)
         return {**invariance(logits, data.test.y, group), **similarities}
 
-    def show(self, results: list[Result]) -> Page:
+    def page(self, results: list[Result]) -> Page:
         runs = grouped(results)
-        paper = of_the_paper(results[0])
-        head = ["group", "method", "ν", *COLUMNS.values(), *(PAPER_COLUMNS if paper else ())]
-        rows = [
-            [*key, nu(seeds), *cells(seeds), *(PAPER.get(key, ("",) * len(PAPER_COLUMNS)) if paper else ())]
-            for key, seeds in runs.items()
-        ]
         means = {key: {name: fmean(run[name] for run in seeds) for name in COLUMNS} for key, seeds in runs.items()}
         findings = [Finding(f"{line}.", _claims(key, means)) for key, line in zip(runs, verdict(results), strict=True)]
         caption = f"{protocol(results)} {sizes(results)}."
-        return Page(findings, [Table(head, rows, caption)])
+        return Page(findings, [Table(*head_and_rows(results), caption)])
 
 
 Means = dict[tuple[str, str], dict[str, float]]

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from baselines.common.runner import Result
 from baselines.study.measures import BATCHES, exact
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
-from baselines.study.runs import Result, Subject
+from baselines.study.runs import Subject
 from baselines.study.tables import grouped
 
 SAMPLES = 200  # test images, each with its whole orbit
@@ -75,7 +76,7 @@ class TsnePart(RunPart):
             }
         return measured
 
-    def show(self, results: list[Result]) -> Page:
+    def page(self, results: list[Result]) -> Page:
         runs = grouped(results)
         spread = {key: statistics.fmean(run["orbit_spread"] for run in seeds) for key, seeds in runs.items()}
         findings = []
@@ -94,7 +95,8 @@ class TsnePart(RunPart):
 
 
 def _drawing(group: str, runs: dict[tuple[str, str], list[Result]]) -> Picture:
-    from baselines.study.parts.plots import NAMES, bare, figure
+    from baselines.common.figures import figure
+    from baselines.study.parts.plots import NAMES, bare
 
     firsts = {
         method: run for (name, method), seeds in runs.items() for run in seeds if name == group and "places" in run

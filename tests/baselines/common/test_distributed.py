@@ -20,14 +20,14 @@ from torch import Tensor
 from baselines.__main__ import main
 from baselines.common import distributed as parallel
 from baselines.common.data import Dataset, Split
-from baselines.common.workers import Here
+from baselines.common.runner import SerialExecutor
 from baselines.study import command as study
-from baselines.study import runner as conduct
-from baselines.study import training
+from baselines.study import runner, training
 from baselines.study.jobs import RunJob
-from baselines.study.models import group_of, mlp
+from baselines.study.models import mlp
 from baselines.study.runs import TRAINING, Run
 from baselines.study.training import Recipe, train
+from equilayers.groups import group_from_name
 from pages import ROOT
 from studies import in_this_process, results_of, run_of, trained
 
@@ -91,7 +91,7 @@ def weights(recipe: Recipe) -> dict[str, Tensor]:
     cut = [Split(*pair) for pair in zip(x.split([COUNT, 30, 30]), y.split([COUNT, 30, 30]), strict=True)]
     torch.manual_seed(1)
     model = mlp(SHAPE, 3, (16, 16))
-    train(model, Dataset("toy", *cut, 0.0, 1.0, 3), group_of("R4"), recipe, 0)
+    train(model, Dataset("toy", *cut, 0.0, 1.0, 3), group_from_name("C4"), recipe, 0)
     return model.state_dict()
 
 
@@ -108,11 +108,11 @@ def work(rank: int, folder: str, run: Run) -> None:
         torch.save(found, f"{folder}/{rank}.pt")
         dist.barrier()
         if rank == 1:  # comes late, when the other is done
-            finished = conduct.finished
-            patch.setattr(conduct, "finished", lambda *key: (time.sleep(2), finished(*key))[1])
-        resumed = conduct.Conduct(Console(quiet=True), Path(folder), resume=True, quiet=True)
+            finished = runner.finished
+            patch.setattr(runner, "finished", lambda *key: (time.sleep(2), finished(*key))[1])
+        resumed = runner.StudyRunner(Console(quiet=True), Path(folder), SerialExecutor(), resume=True, quiet=True)
         with contextlib.suppress(RuntimeError):  # the other has gone
-            resumed.runs({run: ["drift"]}, [], Here(), "resumed")
+            resumed.carry_out({run: ["drift"]}, [], "resumed")
             dist.barrier()
             torch.save([part for _, part in resumed.known], f"{folder}/{rank}-resumed.pt")
     dist.destroy_process_group()

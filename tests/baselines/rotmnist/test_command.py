@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from baselines.__main__ import main
+from baselines.common.figures import save
+from baselines.common.tables import markdown_table
 from baselines.rotmnist import command as rotmnist
 from baselines.rotmnist import runs as rotmnist_runs
-from baselines.rotmnist.curves import invariance_curves, save_figure
+from baselines.rotmnist.curves import drawing, invariance_curves
 from baselines.rotmnist.data import Digits, RotatedMnist
 from baselines.rotmnist.models import MODELS, build, parameters
-from baselines.rotmnist.runs import RotMnistJob, Run, finished, wrong_answers
+from baselines.rotmnist.runs import RotMnistJob, Run, wrong_answers
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -55,16 +57,16 @@ def test_a_training_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pyt
     parted.out.mkdir()
     with pytest.raises(KeyboardInterrupt):
         parted.carry_out(killed)
-    assert finished(parted.run, parted.out) is None
+    assert parted.finished() is None
     epochs: list[int] = []
     result = parted.carry_out(epochs.append)
     assert epochs == [3]
     ours, theirs = (torch.load(job.out / "Z2CNN-seed0.pt", weights_only=True)["model"] for job in (parted, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     assert result["test_error"] == expected["test_error"]
-    assert finished(parted.run, parted.out) == result
-    with pytest.raises(ValueError, match=r"rotmnist: expected .* to be of the settings asked for"):
-        finished(run_of(epochs=4), parted.out)
+    assert parted.finished() == result
+    with pytest.raises(ValueError, match=r"rotmnist: expected .* of epochs 4, got 3"):
+        RotMnistJob(run_of(epochs=4), parted.out).finished()
     with pytest.raises(ValueError, match=r"rotmnist: expected .* to be of the settings asked for"):
         RotMnistJob(run_of(epochs=4), parted.out).carry_out(lambda epoch: None)
 
@@ -79,16 +81,15 @@ def test_errors_are_counted() -> None:
 
 def test_tables_stand_beside_what_was_published() -> None:
     results = [{"model": "P4CNN", "test_error": e, "parameters": 24680, "training_seconds": 600.0} for e in (2.0, 3.0)]
-    lines = list(rotmnist.markdown(results))
-    assert lines[2].startswith("| P4CNN | 24,680 | 2.50 ± 0.71 | 2.28 (Cohen and Welling 2016)")
-    assert len(lines) == 3
-    assert rotmnist.table(results).row_count == 1
+    (row,) = rotmnist.rows(results)
+    assert row[:3] == ("P4CNN", "24,680", "2.50 ± 0.71")
+    assert row[3].startswith("2.28 (Cohen and Welling 2016)")
 
 
 def test_the_page_shows_the_committed_results() -> None:
     kept = json.loads((DOCS / "rotmnist.json").read_text())
     page = (DOCS / "rotmnist.md").read_text()
-    assert "\n".join(rotmnist.markdown(kept["runs"])) in page
+    assert markdown_table(rotmnist.HEAD, rotmnist.rows(kept["runs"])) in page
     assert [run["model"] for run in kept["runs"]] == list(MODELS) == list(kept["invariance"])
     assert all(run["test_digits"] == 50_000 and run["epochs"] == rotmnist_runs.EPOCHS for run in kept["runs"])
 
@@ -102,7 +103,7 @@ def test_curves_are_drawn_from_the_weights_that_were_kept(tmp_path: Path, monkey
     assert list(curves) == ["P4CNN"]
     at = dict(zip(curves["P4CNN"].angles.tolist(), curves["P4CNN"].error.tolist(), strict=True))
     assert at[90] < 1e-4 < at[45]
-    save_figure(curves, tmp_path / "curves.png")
+    save(drawing(curves), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 

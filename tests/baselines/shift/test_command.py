@@ -1,6 +1,5 @@
 """`python -m baselines shift`, on tiny runs: what it shows, writes and keeps, and how it says no."""
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -41,11 +40,13 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the runs that were trained, not read."""
     names: list[str] = []
 
-    def carry_out(run: shift_runs.Run, *rest: Any) -> shift_runs.Result:
-        names.append(run.name)
-        return shift_runs.carry_out(run, *rest)
+    measured = shift_runs.measured
 
-    monkeypatch.setattr(shift, "carry_out", carry_out)
+    def note(run: shift_runs.Run, *rest: Any) -> shift_runs.Result:
+        names.append(run.name)
+        return measured(run, *rest)
+
+    monkeypatch.setattr(shift_runs, "measured", note)
     return names
 
 
@@ -216,12 +217,9 @@ def test_numbers_are_positive(option: str, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.usefixtures("tiny")
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    shift.add_arguments(parser)
-    run = shift.plan(parser.parse_args(["--epochs", "1"]))[0]
-    path = tmp_path / f"{run.name}.json"
-    assert shift_runs.finished(run, tmp_path) is None
-    for text in ("{", "[]", "{}", json.dumps(run.settings())):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=run.name):
-            shift_runs.finished(run, tmp_path)
+    job = shift_runs.ShiftJob(shift.runs_of("digits", None, 1, 1, None)[0], tmp_path)
+    assert job.finished() is None
+    for text in ("{", "[]", "{}", json.dumps(job.run.settings())):
+        job.path.write_text(text)
+        with pytest.raises(ValueError, match=job.run.name):
+            job.finished()

@@ -10,8 +10,7 @@ from rich.console import Console
 
 from baselines.__main__ import main
 from baselines.common import files
-from baselines.study import runner as conduct
-from baselines.study import tables
+from baselines.study import runner, tables
 from baselines.study.parts import RUN_PARTS
 from baselines.study.protocols import FORMS, PROTOCOLS
 from studies import TINY, Jobs, entry, in_this_process, plan, refused, results_of, run_of, trained
@@ -30,7 +29,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     [
         (["--groups", "X4"], "X4"),
         (["--groups", "R4", "nonsense"], "nonsense"),
-        (["--groups", "R3"], "1, 2 or 4"),
+        (["--groups", "R3"], "exact group"),
         (["--groups", "R1"], "more than one element"),
         (["--groups", "T0"], "T0|0"),
         (["--groups", "T5"], "5"),
@@ -42,7 +41,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
         (["--nu", "abc"], "'abc'"),
         (["--nu", "1", "2", "3"], "got 3"),
         (["--width", "equal-width"], "--model cnn"),
-        (["--model", "cnn", "--groups", "T3"], "turns and mirrors"),
+        (["--model", "cnn", "--groups", "T3"], "rotations and mirrors"),
         (["--model", "cnn", "--groups", "R4", "T3"], "nothing to tie"),
         (["--model", "cnn", "--groups", "R1"], "more than one element"),
     ],
@@ -136,7 +135,7 @@ def test_convolutional_networks(jobs: Jobs, tmp_path: Path, capsys: pytest.Captu
     assert "upright images right" in table
 
 
-@pytest.mark.parametrize(("model", "groups"), [("mlp", ["R4", "T3"]), ("cnn", ["R4", "D4"])])
+@pytest.mark.parametrize(("model", "groups"), [("mlp", ["C4", "T3"]), ("cnn", ["C4", "D4"])])
 @pytest.mark.parametrize("data", ["digits", "mnist", "fashion-mnist"])
 def test_what_is_trained_by_default(data: str, model: str, groups: list[str]) -> None:
     default = plan("--model", model, "--data", data)
@@ -155,12 +154,14 @@ def test_what_is_trained_by_default(data: str, model: str, groups: list[str]) ->
 
 
 def test_a_weight_for_each_group_and_form() -> None:
-    asked = plan("--groups", "R4", "T3", "--nu", "2", "auto", "--nu-distribution", "5", "--nu-normalized-logit", "7")
+    words = ["--nu", "2", "auto", "--nu-distribution", "5", "--nu-normalized-logit", "7"]
+    asked = plan(*words, "--groups", "R4", "T3")
     assert asked.nu == (
-        *(("R4", "logit", 2.0), ("T3", "logit", None)),
-        *(("R4", "distribution", 5.0), ("T3", "distribution", 5.0)),
-        *(("R4", "normalized_logit", 7.0), ("T3", "normalized_logit", 7.0)),
+        *(("C4", "logit", 2.0), ("T3", "logit", None)),
+        *(("C4", "distribution", 5.0), ("T3", "distribution", 5.0)),
+        *(("C4", "normalized_logit", 7.0), ("T3", "normalized_logit", 7.0)),
     )
+    assert asked == plan(*words, "--groups", "C4", "T3"), "R4 is the paper's label of C4"
     names = [run.name for run in asked.runs(["IR"], FORMS) if run.seed == 0]
     assert names == [
         "R4-IR-nu2-seed0",
@@ -178,15 +179,15 @@ def test_nu_is_tuned_on_request(
     def chosen() -> Any:
         return results_of(tmp_path)["configuration"]["nu"][0]
 
-    monkeypatch.setattr(conduct, "LADDER", ladder)
-    monkeypatch.setattr(conduct, "SALIENCY_TARGET", 2.0)  # never reached: the nearest is taken
+    monkeypatch.setattr(runner, "LADDER", ladder)
+    monkeypatch.setattr(runner, "SALIENCY_TARGET", 2.0)  # never reached: the nearest is taken
     arguments = [*TINY, "--methods", "IR", "--nu", "auto", "--out", str(tmp_path)]
     assert main(arguments) == 0
     reached = {nu: files.read_json(tmp_path / "runs" / f"R4-IR-nu{nu:g}-seed0.table.json") for nu in ladder}
     assert reached[3.0]["measures"]["validation_SI"] > reached[1.0]["measures"]["validation_SI"]
     assert chosen() == ["R4", "logit", 3.0]
     assert [run.recipe.nu for run in trained(jobs)] == list(ladder)  # seed 0 of nu = 3 was trained already
-    monkeypatch.setattr(conduct, "SALIENCY_TARGET", 0.1)
+    monkeypatch.setattr(runner, "SALIENCY_TARGET", 0.1)
     assert main([*arguments, "--resume"]) == 0
     assert chosen() == ["R4", "logit", ladder[0]]  # the first that reaches it
     assert len(jobs) == 2
@@ -195,7 +196,7 @@ def test_nu_is_tuned_on_request(
 def test_nu_is_tuned_on_validation_images_and_only_where_it_is_wanted(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(conduct, "LADDER", (1.0,))
+    monkeypatch.setattr(runner, "LADDER", (1.0,))
     asked = [*TINY, "--methods", "IR", "--nu", "auto", "--nu-distribution", "auto", "--nu-normalized-logit", "4"]
     assert main([*asked, "--out", str(tmp_path)]) == 0
     assert [run.recipe.form for run in trained(jobs)] == ["logit"]
@@ -269,5 +270,5 @@ def test_files_are_whole_or_not_there(before: str | None, tmp_path: Path) -> Non
 def test_decay_compares_the_forms_asked_for() -> None:
     for forms in (("logit",), ("logit", "distribution"), FORMS):
         asked = plan("--forms", *forms, "--nu", "2", "--nu-distribution", "5", "--nu-normalized-logit", "7")
-        found = {run.recipe.form for run in RUN_PARTS["decay"].needs(asked) if run.method == "IR"}
+        found = {run.recipe.form for run in RUN_PARTS["decay"].runs(asked) if run.method == "IR"}
         assert found == set(forms)

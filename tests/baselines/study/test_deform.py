@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from baselines.__main__ import main
 from baselines.study import deform
@@ -15,13 +16,13 @@ from baselines.study.deform import MAGNITUDES, MODELS
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The networks that were trained, not read."""
     names: list[str] = []
-    measured = deform._measured
+    build = deform.build
 
-    def note(name: str, *rest: Any) -> deform.Result:
+    def note(name: str, *rest: Any) -> nn.Module:
         names.append(name)
-        return measured(name, *rest)
+        return build(name, *rest)
 
-    monkeypatch.setattr(deform, "_measured", note)
+    monkeypatch.setattr(deform, "build", note)
     return names
 
 
@@ -46,16 +47,13 @@ def test_the_command_leaves_numbers_a_table_and_a_picture(
     assert (tmp_path / "deform.json").read_bytes() == before
 
 
-def test_what_was_trained_otherwise_is_not_taken(tmp_path: Path, trained: list[str]) -> None:
-    def measured(name: str, *rest: Any) -> deform.Result:
-        trained.append(name)
-        return {"accuracy": 1.0}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deform, "_measured", measured)
-        for epochs in (1, 1, 2):
-            deform.carry_out("digits", None, epochs, tmp_path, lambda number: None, resume=True)
-    assert trained == [*MODELS, *MODELS]  # once for one epoch, once for two
+def test_what_was_trained_otherwise_is_not_taken(tmp_path: Path) -> None:
+    (job, *_), (other, *_) = (deform.jobs_of("digits", None, epochs, tmp_path) for epochs in (1, 2))
+    assert job.finished() is None
+    job.path.write_text(json.dumps(job.settings()))
+    assert job.finished() == job.settings()
+    assert other.path == job.path
+    assert other.finished() is None
 
 
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from baselines.common.data import Dataset, Split
 from baselines.study.measures import BATCHES, exact, invariance, orbit_logits
-from baselines.study.models import PLANES, build, cnn, equal_planes, group_of, mlp, parameters, weight_tied_cnn
+from baselines.study.models import PLANES, build, cnn, equal_planes, mlp, parameters, weight_tied_cnn
 from baselines.study.parts.table1 import TablePart
 from baselines.study.training import Recipe, accuracy, train
-from equilayers.groups import CyclicTranslation, Group
+from equilayers.groups import CyclicTranslation, Group, group_from_name
 from equilayers.metrics import (
     distribution_invariance_error,
     logit_invariance_error,
@@ -19,7 +19,7 @@ from equilayers.metrics import (
 from equilayers.nn import GroupConv2d, LiftingConv2d
 from studies import run_of, subject_of
 
-NAMES = ("R2", "R4", "D1", "D2", "D4")
+NAMES = ("C2", "C4", "D1", "D2", "D4")
 SHAPES = ((1, 36, 36), (1, 12, 12))
 
 
@@ -49,7 +49,7 @@ def largest_change(model: nn.Module, x: Tensor, group: Group) -> float:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_parameters_are_equal_within_five_percent_and_never_fewer(name: str, shape: tuple[int, ...]) -> None:
-    group = group_of(name)
+    group = group_from_name(name)
     tied, plain = (build("cnn", tied, "equal-parameters", group, shape, 9) for tied in (True, False))
     assert 1 <= parameters(plain) / parameters(tied) < 1.05
     assert not any(isinstance(layer, LiftingConv2d | GroupConv2d) for layer in plain.modules())
@@ -57,7 +57,7 @@ def test_equal_parameters_are_equal_within_five_percent_and_never_fewer(name: st
 
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_width_is_the_same_number_of_planes(name: str) -> None:
-    group, shape = group_of(name), SHAPES[0]
+    group, shape = group_from_name(name), SHAPES[0]
     tied, plain = (build("cnn", tied, "equal-width", group, shape, 9) for tied in (True, False))
     x = torch.randn(2, *shape)
     assert maps(plain, x) == [(width, *size) for width, *size in maps(tied, x)]
@@ -77,14 +77,14 @@ def maps(model: nn.Module, x: Tensor) -> list[tuple[int, ...]]:
 
 def test_the_search_for_equal_parameters_leaves_the_random_numbers_alone() -> None:
     before = torch.get_rng_state()
-    equal_planes(group_of("R4"), SHAPES[0], 9)
+    equal_planes(group_from_name("C4"), SHAPES[0], 9)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 8, 8)], ids=str)
-@pytest.mark.parametrize("name", ["R4", "D4"])
+@pytest.mark.parametrize("name", ["C4", "D4"])
 def test_the_tied_network_is_invariant_to_the_last_bit(name: str, shape: tuple[int, ...]) -> None:
-    group = group_of(name)
+    group = group_from_name(name)
     model = weight_tied_cnn(group, shape, 3)
     exact(model)
     inputs = [torch.randn(batch, *shape) for batch in (1, 7, 64)]
@@ -95,18 +95,18 @@ def test_the_tied_network_is_invariant_to_the_last_bit(name: str, shape: tuple[i
     assert [largest_change(model, x, group) for x in inputs] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("name", ["R4", "D4"])
+@pytest.mark.parametrize("name", ["C4", "D4"])
 def test_the_plain_network_is_not_invariant(name: str) -> None:
-    group, shape = group_of(name), SHAPES[1]
+    group, shape = group_from_name(name), SHAPES[1]
     model = build("cnn", False, "equal-parameters", group, shape, 3)
     x = torch.randn(64, *shape)
     assert largest_change(model, x, group) > 1e-3
     assert largest_change(stepped(model, group, shape), x, group) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["R4", "D4"])
+@pytest.mark.parametrize("name", ["C4", "D4"])
 def test_exact_changes_the_last_bits_only(name: str) -> None:
-    group, shape = group_of(name), SHAPES[1]
+    group, shape = group_from_name(name), SHAPES[1]
     model = stepped(weight_tied_cnn(group, shape, 3), group, shape).eval()
     convolutions = [layer for layer in model.modules() if isinstance(layer, LiftingConv2d | GroupConv2d)]
     x = torch.randn(20, *shape)
@@ -118,14 +118,14 @@ def test_exact_changes_the_last_bits_only(name: str) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 10, 12), (1, 12, 6), (1, 9, 9), (12, 12)], ids=str)
 def test_sizes_that_would_be_sampled_lopsidedly(shape: tuple[int, ...]) -> None:
-    for model in (lambda: cnn(shape, 3), lambda: weight_tied_cnn(group_of("R2"), shape, 3)):
+    for model in (lambda: cnn(shape, 3), lambda: weight_tied_cnn(group_from_name("C2"), shape, 3)):
         with pytest.raises(ValueError, match=r"cnn: expected in_shape .+ multiples of 4, got .+\. .+\.$"):
             model()
 
 
 def test_planes_that_the_group_does_not_divide() -> None:
     with pytest.raises(ValueError, match=r"planes divisible by \|G\| = 8, got \(32, 20\)\. .+\.$"):
-        weight_tied_cnn(group_of("D4"), SHAPES[0], 3, (32, 20))
+        weight_tied_cnn(group_from_name("D4"), SHAPES[0], 3, (32, 20))
 
 
 def test_translations_are_refused_with_the_reason() -> None:
@@ -148,11 +148,11 @@ class Remembering(nn.Module):
         return self.model(x)
 
 
-@pytest.mark.parametrize("name", ["R4", "T3", "D4"])
+@pytest.mark.parametrize("name", ["C4", "T3", "D4"])
 def test_orbit_logits_are_one_call_for_each_element_and_batch(name: str) -> None:
     """On batches of one shape: equal samples then stand in equal rows, and an exact model is reported as exact."""
     model = Remembering(mlp((1, 12, 12), 3, (8,)))
-    group, x = group_of(name), torch.randn(10, 1, 12, 12)
+    group, x = group_from_name(name), torch.randn(10, 1, 12, 12)
     logits = orbit_logits(model, x, group, batch_size=4)
     assert [len(seen) for seen in model.seen] == [n for n in (4, 4, 2) for _ in range(group.order)]
     assert (logits.shape, logits.dtype) == ((group.order, 10, 3), torch.float64)
@@ -162,9 +162,9 @@ def test_orbit_logits_are_one_call_for_each_element_and_batch(name: str) -> None
             assert torch.equal(found, model.model(group.act(g, part)).detach().double())
 
 
-@pytest.mark.parametrize("name", ["R4", "T3", "D4"])
+@pytest.mark.parametrize("name", ["C4", "T3", "D4"])
 def test_measures_of_logits_are_those_of_the_library(name: str) -> None:
-    group, shape = group_of(name), (1, 12, 12)
+    group, shape = group_from_name(name), (1, 12, 12)
     data, model = noise(shape), mlp(shape, 3, (16, 16)).double()
     x = data.test.x.double()
     y = model(x).argmax(1)  # upright all are right
@@ -190,7 +190,7 @@ def orbit_accuracy(model: nn.Module, x: Tensor, y: Tensor, group: Group) -> floa
 @pytest.mark.parametrize("tied", [True, False], ids=["WT", "DA"])
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_the_table_has_the_measures_of_the_library(kind: str, tied: bool) -> None:
-    group, shape = group_of("R4"), (1, 8, 8)
+    group, shape = group_from_name("C4"), (1, 8, 8)
     x = noise(shape).test.x
     model = build(kind, tied, "equal-parameters", group, shape, 3).eval()
     trained = subject_of(model, x, run_of("WT" if tied else "DA", model=kind), classes=3)

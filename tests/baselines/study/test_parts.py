@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from baselines.common.data import load_dataset
 from baselines.study.measures import invariance, orbit_logits
-from baselines.study.models import build, group_of, mlp, weight_tied_mlp
+from baselines.study.models import build, mlp, weight_tied_mlp
 from baselines.study.parts import drift
 from baselines.study.parts.drift import BETAS, DriftPart, drifted, other
 from baselines.study.parts.plots import packed, unpacked
 from baselines.study.parts.saliency import SaliencyPart, realigned
 from baselines.study.parts.spectral_decay import DecayPart
 from baselines.study.parts.tsne import TsnePart, penultimate, plane
+from equilayers.groups import group_from_name
 from equilayers.metrics import integrated_gradients_saliency, jacobian_spectral_norm
 from studies import run_of, subject_of
 
 SHAPE = (1, 12, 12)
 Array = NDArray[np.float64]
-groups = pytest.mark.parametrize("name", ["R4", "T3", "D4"])
+groups = pytest.mark.parametrize("name", ["C4", "T3", "D4"])
 
 
 def moved(name: str, x: Array) -> list[Array]:
@@ -55,7 +56,9 @@ def test_measures_of_a_linear_model_by_hand(name: str) -> None:
     model, x, W = linear(2)
     f = flat(x.numpy()) @ W.T
     turned = [flat(gx) @ W.T for gx in moved(name, x.numpy())]
-    measured = invariance(orbit_logits(model, x, group_of(name), 7), torch.zeros(60, dtype=torch.int64), group_of(name))
+    measured = invariance(
+        orbit_logits(model, x, group_from_name(name), 7), torch.zeros(60, dtype=torch.int64), group_from_name(name)
+    )
     half = [0.5 * ((f - fg) ** 2).sum(1) for fg in turned]
     d = f[:, 0] - f[:, 1]
     p = 1 / (1 + np.exp(-d))
@@ -199,7 +202,7 @@ class Leaking(nn.Module):
 
 @groups
 def test_drift_leaves_a_tied_network_exact_and_shows_one_that_is_not(name: str) -> None:
-    x, tied = torch.randn(30, *SHAPE), weight_tied_mlp(group_of(name), SHAPE, 9, (16, 16))
+    x, tied = torch.randn(30, *SHAPE), weight_tied_mlp(group_from_name(name), SHAPE, 9, (16, 16))
     run = run_of("WT", name)
     measured = DriftPart().measure(subject_of(tied, x, run))
     assert measured["drift"]["DI"] == [0.0] * len(BETAS)
@@ -226,7 +229,7 @@ def test_drift_is_measured_with_the_labels_of_the_first_set() -> None:
 
 @groups
 def test_maps_put_back_are_the_same_for_a_tied_network(name: str) -> None:
-    group, x, y = group_of(name), torch.randn(4, *SHAPE, dtype=torch.float64), torch.arange(4)
+    group, x, y = group_from_name(name), torch.randn(4, *SHAPE, dtype=torch.float64), torch.arange(4)
     alike = []
     for tied in (True, False):
         model = build("mlp", tied, "equal-parameters", group, SHAPE, 9).double()
@@ -264,7 +267,7 @@ def test_t_sne_is_the_same_each_time() -> None:
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 @pytest.mark.parametrize("tied", [True, False], ids=["WT", "DA"])
 def test_penultimate_is_what_goes_into_the_last_linear_layer(kind: str, tied: bool) -> None:
-    model = build(kind, tied, "equal-parameters", group_of("R4"), SHAPE, 9).eval()
+    model = build(kind, tied, "equal-parameters", group_from_name("C4"), SHAPE, 9).eval()
     x = torch.randn(3, *SHAPE)
     features = penultimate(model, x)
     assert torch.equal(model[-1](features), model(x))
@@ -282,7 +285,7 @@ def test_penultimate_refuses_a_model_without_a_linear_layer() -> None:
 
 @groups
 def test_orbits_of_a_tied_network_are_points(name: str) -> None:
-    x, group = torch.randn(20, *SHAPE), group_of(name)
+    x, group = torch.randn(20, *SHAPE), group_from_name(name)
     run = run_of("WT", name, seed=1)
     tied = weight_tied_mlp(group, SHAPE, 9, (16, 16))
     assert TsnePart().measure(subject_of(tied, x, run)) == {"orbit_spread": 0.0, "tsne_images": 20}

@@ -12,7 +12,6 @@ import torch
 from baselines.shift import figures as shift_figures
 from baselines.shift import runs as shift_runs
 from baselines.shift.scenes import Layout
-from baselines.study.models import group_of
 from baselines.study.parts import PARTS
 from baselines.study.parts.base import Finding, Page, Verdict
 from baselines.study.parts.deform import DeformPart
@@ -26,6 +25,7 @@ from baselines.study.parts.tsne import TsnePart
 from baselines.study.protocols import FORMS
 from baselines.study.runs import Result
 from baselines.study.tables import PAPER_COLUMNS
+from equilayers.groups import group_from_name
 from studies import entry, plan, run_of
 
 
@@ -97,7 +97,7 @@ def table(data: str = "digits", model: str = "mlp", **other: dict[str, float]) -
     ids=str,
 )
 def test_claims_of_the_table(other: dict[str, dict[str, float]], false: int) -> None:
-    page = TablePart().show(table(**other))
+    page = TablePart().page(table(**other))
     check(page)
     assert len(claims(page)) == 6
     assert claims(page).count(False) == false
@@ -105,21 +105,21 @@ def test_claims_of_the_table(other: dict[str, dict[str, float]], false: int) -> 
 
 
 def test_words_of_the_table_are_those_of_the_numbers() -> None:
-    exact, augmented, regularised = (finding.text for finding in TablePart().show(table()).findings)
+    exact, augmented, regularised = (finding.text for finding in TablePart().page(table()).findings)
     assert exact == "R4 WT: exactly invariant: logits equal to the last bit, saliency similarity 1.000."
     assert augmented.startswith("R4 DA: not invariant: 10.0 % of moved images change class, ")
     assert regularised.endswith("saliency similarity 0.950.")
-    (only,) = TablePart().show([table(WT={"LI": 1e-12})[0]]).findings
+    (only,) = TablePart().page([table(WT={"LI": 1e-12})[0]]).findings
     assert (only.claims, "exactly" in only.text) == ((False,), False)
     numbers = {"accuracy": 0.5, "LI": 5.0, "DI": 0.1, "SI": 0.5, "consistency": 0.5}
-    (only,) = TablePart().show([entry(run_of("UP"), upright_accuracy=0.9, **numbers)]).findings
+    (only,) = TablePart().page([entry(run_of("UP"), upright_accuracy=0.9, **numbers)]).findings
     assert (only.claims, "90.0 % of upright images right" in only.text) == ((), True)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 @pytest.mark.parametrize("data", ["digits", "mnist", "fashion-mnist"])
 def test_columns_of_the_paper_for_its_model_and_data_only(data: str, model: str) -> None:
-    page = TablePart().show(table(data, model))
+    page = TablePart().page(table(data, model))
     check(page)
     (shown,) = page.tables
     assert (tuple(shown.head[-4:]) == PAPER_COLUMNS) == ((data, model) == ("mnist", "mlp"))
@@ -165,7 +165,7 @@ def test_claims_of_drift(
     regularised: Callable[[float], float],
     found: list[bool],
 ) -> None:
-    page = DriftPart().show(curves(WT=tied, DA=augmented, IR=regularised))
+    page = DriftPart().page(curves(WT=tied, DA=augmented, IR=regularised))
     check(page)
     assert claims(page) == found
     assert page.verdict == ("holds" if all(found) else "partly" if any(found) else "does not hold")
@@ -174,7 +174,7 @@ def test_claims_of_drift(
 
 def test_numbers_of_drift_are_those_of_the_curves() -> None:
     runs = curves(WT=zero, DA=lambda b: 0.1 + b)
-    page = DriftPart().show(runs)
+    page = DriftPart().page(runs)
     assert page.findings[1].text == "R4: DI of augmentation goes from 0.1 nats to 0.2 at beta 0.1 and 1.1 at 1.0."
     assert page.tables[0].rows[1][2:4] == ["0.1", "0.3"]
     assert page.tables[0].rows[1][-2:] == ["90.0", "22.2 %"]  # 0.2 of 0.9 are lost at 0.5
@@ -213,7 +213,7 @@ def decays(sigmas: Sequence[float], similarity: float = 0.96, seeds: int = 1, **
 def test_decay_holds_only_when_every_form_is_below_augmentation(
     seeds: int, sigmas: tuple[float, ...], verdict: Verdict
 ) -> None:
-    page = DecayPart().show(decays(sigmas, seeds=seeds))
+    page = DecayPart().page(decays(sigmas, seeds=seeds))
     check(page)
     assert claims(page) == [sigma < 2 for sigma in sigmas]
     assert page.verdict == verdict
@@ -224,7 +224,7 @@ def test_decay_holds_only_when_every_form_is_below_augmentation(
 
 def test_decay_says_when_the_regulariser_missed_its_target() -> None:
     for similarity, missed in ((0.95, False), (0.9499, True)):
-        tied, *forms = DecayPart().show(decays((1, 1, 1), similarity)).findings
+        tied, *forms = DecayPart().page(decays((1, 1, 1), similarity)).findings
         assert all(("under the target of 0.95" in finding.text) == missed for finding in forms)
         assert "under the target" not in tied.text
         assert all(finding.claims == (True,) for finding in forms)
@@ -232,15 +232,15 @@ def test_decay_says_when_the_regulariser_missed_its_target() -> None:
 
 def test_decay_without_something_to_compare_with_claims_nothing() -> None:
     regularised = [run for run in decays((1, 1, 1)) if run["method"] == "IR"]
-    page = DecayPart().show(regularised)
+    page = DecayPart().page(regularised)
     check(page)
     assert (page.verdict, list(page.findings)) == (None, [])
 
 
 def test_decay_names_the_trivial() -> None:
-    (table,) = DecayPart().show(decays((1, 1, 1), trivial=True, ratio=math.nan)).tables
+    (table,) = DecayPart().page(decays((1, 1, 1), trivial=True, ratio=math.nan)).tables
     assert all(row[-1] == "trivial" for row in table.rows)
-    (table,) = DecayPart().show(decays((1, 1, 1))).tables
+    (table,) = DecayPart().page(decays((1, 1, 1))).tables
     assert all(row[-1] == "0.5" for row in table.rows)
 
 
@@ -254,7 +254,7 @@ def test_claims_of_saliency(tied: float, augmented: float, found: list[bool]) ->
         entry(run_of(method), similarity=[value] * 3, saliency_maps=9, pictures=[picture])
         for method, value in (("WT", tied), ("DA", augmented), ("IR", 0.9))
     ]
-    page = SaliencyPart().show(runs)
+    page = SaliencyPart().page(runs)
     check(page)
     assert claims(page) == found
     assert ("decides differently" in page.findings[1].text) == found[1]
@@ -273,7 +273,7 @@ def test_claims_of_the_feature_space(tied: float, augmented: float, found: list[
         entry(run_of(method), orbit_spread=value, tsne_images=20, **drawn)
         for method, value in (("WT", tied), ("DA", augmented), ("IR", 0.0))
     ]
-    page = TsnePart().show(runs)
+    page = TsnePart().page(runs)
     check(page)
     assert claims(page) == found
     assert ("exactly 0" in page.findings[0].text) == found[0]
@@ -282,33 +282,33 @@ def test_claims_of_the_feature_space(tied: float, augmented: float, found: list[
 @pytest.fixture(scope="module")
 def flow() -> Result:
     """The flow on a few random images."""
-    found = gradient_flow(torch.randn(20, 1, 6, 6, generator=torch.Generator().manual_seed(0)), group_of("R4"))
+    found = gradient_flow(torch.randn(20, 1, 6, 6, generator=torch.Generator().manual_seed(0)), group_from_name("C4"))
     numbers = {key: getattr(found, key).tolist() for key in ("times", "sigma", "exact_sigma", "loss", "error")}
     return {"group": "R4", "images": 20, "kept": found.kept, **numbers}
 
 
 def test_a_rising_singular_value_or_an_inexact_flow_is_a_false_claim(flow: Result) -> None:
-    page = FlowPart().show([flow])
+    page = FlowPart().page([flow])
     check(page)
     assert (claims(page), page.verdict) == ([True, True], "holds")
     rising = {**flow, "sigma": [*flow["sigma"][:-1], flow["sigma"][-2] + 1e-9]}
-    assert claims(FlowPart().show([rising])) == [False, True]
-    assert "RISES" in FlowPart().show([rising]).findings[0].text
+    assert claims(FlowPart().page([rising])) == [False, True]
+    assert "RISES" in FlowPart().page([rising]).findings[0].text
     inexact = {**flow, "error": [*flow["error"][:-1], 2e-5]}
-    assert claims(FlowPart().show([inexact])) == [True, False]
-    assert FlowPart().show([{**rising, **inexact, "sigma": rising["sigma"]}]).verdict == "does not hold"
-    assert FlowPart().show([flow, rising]).verdict == "partly"
+    assert claims(FlowPart().page([inexact])) == [True, False]
+    assert FlowPart().page([{**rising, **inexact, "sigma": rising["sigma"]}]).verdict == "does not hold"
+    assert FlowPart().page([flow, rising]).verdict == "partly"
 
 
 def test_the_flow_is_of_the_groups_of_the_plan_and_one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("baselines.study.parts.gradient_flow.SAMPLES", 5)
     asked, told = plan("--groups", "R4", "D4"), []
-    results = FlowPart().alone(asked, tmp_path, told.append, resume=False)
+    results = FlowPart().results(asked, tmp_path, told.append, resume=False)
     assert [result["group"] for result in results] == ["R4", "D4"]
     assert told == [1, 2]
     assert FlowPart().steps(asked) == 2
     assert results[0]["images"] == 5
-    assert FlowPart().show(results).verdict == "holds"
+    assert FlowPart().page(results).verdict == "holds"
 
 
 def deformed(*distances: float) -> list[Result]:
@@ -327,13 +327,13 @@ def deformed(*distances: float) -> list[Result]:
 
 
 def test_stability_is_a_bound_by_the_size_of_the_deformation() -> None:
-    proportional = DeformPart().show(deformed(0.05, 0.1, 0.2))
+    proportional = DeformPart().page(deformed(0.05, 0.1, 0.2))
     check(proportional)
     assert (claims(proportional), proportional.verdict) == ([True] * 3, "holds")
     assert "move by 0.5 to 0.5 times the largest gradient" in proportional.findings[0].text
-    jumping = DeformPart().show(deformed(0.2, 0.2, 0.2))  # at once as far as it gets
+    jumping = DeformPart().page(deformed(0.2, 0.2, 0.2))  # at once as far as it gets
     assert (claims(jumping), jumping.verdict) == ([False] * 3, "does not hold")
-    mixed = DeformPart().show([*deformed(0.05, 0.1, 0.2)[:2], deformed(0.2, 0.2, 0.2)[2]])
+    mixed = DeformPart().page([*deformed(0.05, 0.1, 0.2)[:2], deformed(0.2, 0.2, 0.2)[2]])
     assert mixed.verdict == "partly"
 
 
@@ -366,7 +366,7 @@ def test_claims_of_shift(
     wobble: tuple[float, float, float], same: float, found: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shift_figures, "drawings", lambda results: {})
-    page = ShiftPart().show(shifted(wobble, same))
+    page = ShiftPart().page(shifted(wobble, same))
     check(page)
     assert claims(page) == found
     assert page.findings[-1].text.endswith("yes." if found[0] else "no.")
@@ -378,14 +378,14 @@ def test_shift_keeps_its_runs_and_no_times(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(shift_runs.PROTOCOLS, "digits", replace(small, detector_grid=12, segmentor_grid=4))
     shift_runs.data_of.cache_clear()
     asked, told = plan("--epochs", "1"), []
-    results = ShiftPart().alone(asked, tmp_path, told.append, resume=False)
+    results = ShiftPart().results(asked, tmp_path, told.append, resume=False)
     assert ShiftPart().steps(asked) == max(told) == told[-1] == 6
     assert told == sorted(told)
     assert not any("seconds" in key for run in results for key in run)
     kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert ShiftPart().alone(asked, tmp_path, told.append, resume=True) == results
+    assert ShiftPart().results(asked, tmp_path, told.append, resume=True) == results
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
-    page = ShiftPart().show(results)
+    page = ShiftPart().page(results)
     check(page)
     assert [picture.name for picture in page.pictures] == [
         f"shift-{name}" for name in ("toy", "accuracy", "probability", "segmentation")

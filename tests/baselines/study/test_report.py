@@ -131,7 +131,7 @@ def test_title_parts_and_findings(page: Path, finished: Path) -> None:
     assert headings == [*SHOWN, "configuration"]
     results = results_of(finished)
     for name in SHOWN:
-        shown = PARTS[name].show(results["parts"][name])
+        shown = PARTS[name].page(results["parts"][name])
         assert PARTS[name].title in words
         assert PARTS[name].claim in words
         assert all(" ".join(finding.text.split()) in words for finding in shown.findings)
@@ -147,7 +147,7 @@ def test_title_parts_and_findings(page: Path, finished: Path) -> None:
 def test_text_is_escaped(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planted = "<b>bold</b> & <script>alert(1)</script>"
     shown = Page([Finding(planted, (True,))], [Table([planted], [["1"]], planted)])
-    monkeypatch.setattr(type(PARTS["table"]), "show", lambda self, results: shown)
+    monkeypatch.setattr(type(PARTS["table"]), "page", lambda self, results: shown)
     text = page_of(study)
     assert "<b>" not in text
     assert "<script" not in text
@@ -211,7 +211,7 @@ def test_markdown_with_every_figure_that_it_shows(finished: Path, tmp_path: Path
         "## Machine",
     ]
     for name in SHOWN:
-        shown = PARTS[name].show(results_of(finished)["parts"][name])
+        shown = PARTS[name].page(results_of(finished)["parts"][name])
         assert all(f"- {finding.text}" in text for finding in shown.findings)
         assert f"| {PARTS[name].title}: {PARTS[name].claim} | **{shown.verdict}** |" in text
         for table in shown.tables:

@@ -67,7 +67,7 @@ def test_command_writes_the_same_results_with_two_workers(alone: Path, tmp_path:
 def test_times_stand_apart_from_results(alone: Path) -> None:
     times = json.loads((alone / "times.json").read_text())
     names = [run["name"] for run in results_of(alone)["parts"]["table"]]
-    nu = PROTOCOLS["mlp", "digits"].nu["R4", "logit"]
+    nu = PROTOCOLS["mlp", "digits"].nu["C4", "logit"]
     assert list(times["training_seconds"]) == names == ["R4-WT-seed0", "R4-DA-seed0", f"R4-IR-nu{nu:g}-seed0"]
     assert min(times["training_seconds"].values()) > 0 < times["wall_seconds"]
     assert "seconds" not in (alone / "results.json").read_text()

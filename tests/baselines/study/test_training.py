@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from baselines.common.data import Dataset, Split
 from baselines.study.measures import invariance, orbit_logits
-from baselines.study.models import group_of, mlp, weight_tied_mlp
+from baselines.study.models import mlp, weight_tied_mlp
+from baselines.study.tables import group_name, paper_label
 from baselines.study.training import Recipe, Trained, accuracy, train
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.metrics import logit_invariance_error
@@ -57,13 +58,10 @@ def test_models_have_the_parameters_of_the_paper(group: Group) -> None:
         assert sum(isinstance(module, nn.ReLU) for module in model) == 5
 
 
-def test_names_of_groups() -> None:
-    names = {"R4": C4, "R2": CyclicRotation(2), "T3": CyclicTranslation(3), "T36": CyclicTranslation(36)}
-    assert {key: group_of(key) for key in names} == names
-    assert (group_of("D4"), group_of("D1")) == (Dihedral(4), Dihedral(1))
-    for wrong in ("R3", "X4", "4", "R", "r4", "R4 ", "T0", "R-4", ""):
-        with pytest.raises(ValueError, match=r"expected .+, got .+\. .+\.$"):
-            group_of(wrong)
+@pytest.mark.parametrize(("name", "label"), [("C4", "R4"), ("C36", "R36"), ("D4", "D4"), ("C4xT3", "C4xT3")])
+def test_labels_of_the_paper(name: str, label: str) -> None:
+    assert paper_label(name) == label
+    assert group_name(label) == group_name(name) == name
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, dataclasses.replace(RECIPE, nu=1.0, one_cycle=True)], ids=["DA", "IR"])

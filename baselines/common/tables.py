@@ -1,0 +1,36 @@
+r"""Tables for the terminal and in Markdown, and their cells."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    r"""The lines of a Markdown table, without a newline at the end."""
+    return "\n".join([row_line(head), f"|{'---|' * len(head)}", *map(row_line, rows)])
+
+
+def row_line(cells: Sequence[str]) -> str:
+    r"""One line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def rich_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    r"""The same for the terminal."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in head:
+        table.add_column(name, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def mean_cell(values: Sequence[float], form: str, factor: float = 1) -> str:
+    r"""The mean of the values, and their standard deviation where there are several that differ."""
+    spread = factor * statistics.stdev(values) if len(values) > 1 else 0.0
+    small = ".1g" if form.endswith("g") else form
+    return f"{factor * statistics.fmean(values):{form}}" + (f" ± {spread:{small}}" if spread else "")

@@ -1,0 +1,220 @@
+"""A check of invariance passes only what is invariant, and only where something was shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from equilayers.groups import CyclicRotation
+from equilayers.nn import InvariantAvgPool2d, LiftingConv2d, OrbitPool
+from equilayers.testing import assert_equivariant, assert_invariant, invariance_error
+
+C4 = CyclicRotation(4)
+Model = Callable[[Tensor], Any]
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+X = images(4, 1, 8, 8)
+WEIGHT = images(3, 64) / 4
+
+
+def plain(x: Tensor) -> Tensor:
+    return x.flatten(1) @ WEIGHT.to(x).T
+
+
+def invariant(x: Tensor) -> Tensor:
+    return torch.stack([x.amax((1, 2, 3)), (x * x).amax((1, 2, 3)), -x.amin((1, 2, 3))], 1)
+
+
+def test_outputs_in_one_buffer() -> None:
+    out = torch.empty(4, 3)
+
+    def engine(x: Tensor) -> Tensor:
+        return out.copy_(plain(x))
+
+    for settings in ({}, {"bitwise": True}):
+        with pytest.raises(AssertionError):
+            assert_invariant(engine, X, C4, **settings)  # type: ignore[arg-type]
+    assert invariance_error(engine, X, C4) > 0.1
+
+
+def test_models_that_write_to_their_input() -> None:
+    def model(x: Tensor) -> Tensor:
+        x /= 255
+        return invariant(x)
+
+    x = X.clone()
+    assert_invariant(model, x, C4, bitwise=True)
+    assert torch.equal(x, X)
+
+
+class Strided(nn.Sequential):
+    """A small plain network."""
+
+    def __init__(self) -> None:
+        layers = [
+            module
+            for i in range(6)
+            for module in (nn.Conv2d(1 if i == 0 else 8, 8, 3, 2 if i == 2 else 1, 1), nn.BatchNorm2d(8), nn.ReLU())
+        ]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+def tied() -> nn.Module:
+    lift = LiftingConv2d(C4, 1, 8, 3, padding=1, algorithm="bitwise")
+    return nn.Sequential(lift, nn.ReLU(), OrbitPool(), InvariantAvgPool2d(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_no_excuse(dtype: torch.dtype) -> None:
+    assert_invariant(tied().to(dtype), X, C4)
+    with pytest.raises(AssertionError):
+        assert_invariant(Strided().eval().to(dtype), X, C4)
+
+
+VACUOUS: dict[str, tuple[Model, Tensor, str]] = {
+    "constant": (lambda x: torch.ones(len(x), 3), X, "same for every"),
+    "a bias alone": (nn.Sequential(nn.Flatten(), nn.Linear(64, 3).requires_grad_(False)), 0 * X, "x"),
+    "infinite": (lambda x: torch.full((len(x), 3), torch.inf), X, "finite"),
+    "NaN": (lambda x: torch.full((len(x), 3), torch.nan), X, "finite"),
+    "x of zeros": (plain, torch.zeros(4, 1, 8, 8), "x"),
+    "x that does not move": (plain, torch.ones(4, 1, 8, 8) * X[:, :, :1, :1], "x"),
+}
+
+
+@pytest.mark.parametrize("case", VACUOUS)
+def test_nothing_shown_is_not_passed(case: str) -> None:
+    model, x, words = VACUOUS[case]
+    with pytest.raises((AssertionError, ValueError), match=rf"nothing (is|was) shown[\s\S]*{words}|finite"):
+        assert_invariant(model, x, C4)
+    image_model = (lambda x: x * 0 + 1) if case == "constant" else (lambda x: model(x)[:, :, None, None] + 0 * x)
+    with pytest.raises((AssertionError, ValueError)):
+        assert_equivariant(image_model, x, C4)
+
+
+@pytest.mark.parametrize("mixes", ["mean", "batch norm"])
+def test_samples_that_see_each_other(mixes: str) -> None:
+    norm = nn.BatchNorm1d(3, affine=False, track_running_stats=False)
+
+    def model(x: Tensor) -> Tensor:
+        z = plain(x)
+        return z.amax(1, keepdim=True).expand(-1, 3) * 0 + (z.mean(0).expand(len(z), 3) if mixes == "mean" else norm(z))
+
+    def pooled(x: Tensor) -> Tensor:  # all samples moved alike: nothing changes
+        z = torch.stack([plain(C4.act(g, x)) for g in range(4)]).mean(0)
+        return z + (plain(x) - plain(x).mean(0)).square().mean(0) * 0 + _spread(x)
+
+    def _spread(x: Tensor) -> Tensor:
+        """How far samples differ, pixel by pixel: the same when all are rotated alike."""
+        return (x - x.mean(0)).square().sum((1, 2, 3))[:, None].expand(-1, 3)
+
+    with pytest.raises(AssertionError, match=r"(?i)batch|samples"):
+        assert_invariant(pooled if mixes == "mean" else lambda x: _mixed(norm, x), X, C4)
+    del model
+
+
+def _mixed(norm: nn.Module, x: Tensor) -> Tensor:
+    """Batch normalisation in train mode of the pixels, then an invariant pool."""
+    del norm
+    z = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
+    return z.square().sum((1, 2, 3))[:, None]
+
+
+@dataclass
+class Out:
+    """What networks of transformers return."""
+
+    scores: Tensor
+    hidden: Tensor
+
+
+CONTAINERS: dict[str, Callable[[Tensor], Any]] = {
+    "dict": lambda y: {"a": y, "b": y * 2},
+    "tuple": lambda y: (y, y * 2),
+    "list": lambda y: [y, {"deep": y}],
+    "dataclass": lambda y: Out(y, 2 * y),
+    "numpy": lambda y: y.numpy(),
+    "dict of numpy": lambda y: {"a": y.numpy()},
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_outputs_of_every_form(container: str) -> None:
+    wrap = CONTAINERS[container]
+    assert_invariant(lambda x: wrap(invariant(x)), X, C4, bitwise=True)
+    with pytest.raises(AssertionError):
+        assert_invariant(lambda x: wrap(plain(x)), X, C4)
+
+
+def test_the_leaf_that_breaks_is_named() -> None:
+    with pytest.raises(AssertionError, match="deep"):
+        assert_invariant(lambda x: {"good": invariant(x), "more": {"deep": plain(x)}}, X, C4)
+    with pytest.raises(AssertionError, match=r"hidden"):
+        assert_invariant(lambda x: Out(invariant(x), plain(x)), X, C4)
+
+
+def test_vectors_that_rotate_with_the_image() -> None:
+    rows = torch.linspace(-1, 1, 8)
+
+    def centre(x: Tensor) -> Tensor:
+        """The centre of mass, (B, 2) as (x to the right, y upwards)."""
+        mass = x.square().sum(1)
+        return torch.stack([(mass * rows).sum((1, 2)), -(mass * rows[:, None]).sum((1, 2))], 1)
+
+    assert_equivariant(centre, X, C4, output="vector")
+    with pytest.raises(AssertionError):
+        assert_equivariant(lambda x: centre(x).flip(1), X, C4, output="vector")
+    with pytest.raises(AssertionError):
+        assert_equivariant(lambda x: plain(x)[:, :2], X, C4, output="vector")
+
+
+def test_absolute_tolerance() -> None:
+    def nearly(x: Tensor) -> Tensor:
+        return 100 * invariant(x) + 1e-2 * plain(x).tanh()
+
+    with pytest.raises(AssertionError):
+        assert_invariant(nearly, X, C4)
+    assert_invariant(nearly, X, C4, atol=0.05)
+    with pytest.raises(AssertionError):
+        assert_invariant(nearly, X, C4, atol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [-1e9, float(np.finfo(np.float32).min)])
+def test_masked_logits_hide_nothing(masked: float) -> None:
+    def model(x: Tensor) -> Tensor:
+        return torch.cat((plain(x), torch.full((len(x), 1), masked)), 1)
+
+    def right(x: Tensor) -> Tensor:
+        return torch.cat((invariant(x), torch.full((len(x), 1), masked)), 1)
+
+    with pytest.raises(AssertionError):
+        assert_invariant(model, X, C4)
+    assert_invariant(right, X, C4)
+
+
+def test_exceptions_of_the_model_say_what_was_tried() -> None:
+    class EngineError(Exception):
+        pass
+
+    def model(x: Tensor) -> Tensor:
+        if x[0, 0, 0, 0] != X[0, 0, 0, 0]:
+            raise EngineError("bad shape")
+        return plain(x)
+
+    with pytest.raises(RuntimeError, match=r"assert_invariant: .*g = 1.*bad shape") as caught:
+        assert_invariant(model, X, C4)
+    assert isinstance(caught.value.__cause__, EngineError)
+
+
+def test_traced_and_frozen_modules_are_judged() -> None:
+    torch.manual_seed(0)
+    frozen = torch.jit.freeze(torch.jit.trace(Strided().eval(), X))
+    with pytest.raises(AssertionError):
+        assert_invariant(frozen, X, C4)

@@ -68,6 +68,7 @@ def _convolution(module: nn.Conv2d, taps: int | str) -> nn.Module | str:
         return OWN
     small = module.kernel_size == (1, 1) and not any(_pair(module.padding))
     made = BlurConv2d(
+        None,
         module.in_channels,
         module.out_channels,
         module.kernel_size,
@@ -95,7 +96,7 @@ def _max_pool(module: nn.MaxPool2d, taps: int | str) -> nn.Module | str:
     if module.ceil_mode:
         return CEIL
     if kernel[0] == kernel[1] and padding[0] == padding[1] and _pair(module.dilation) == (1, 1):
-        return MaxBlurPool2d(taps, stride, kernel_size=kernel[0], padding=padding[0], algorithm="dense")
+        return MaxBlurPool2d(kernel, stride, padding, taps=taps, algorithm="dense")
     dense = nn.MaxPool2d(module.kernel_size, 1, module.padding, module.dilation)
     return nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense"))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, check_float, refuse
+from equilayers._checks import check_choice, check_float
 from equilayers.groups import Group
-from equilayers.metrics import GAPS, Model, compared_elements
+from equilayers.metrics import GAPS, Model, compared_elements, logits_of
 
 
 class InvarianceLoss(nn.Module):
@@ -43,13 +43,11 @@ class InvarianceLoss(nn.Module):
     def forward(self, model: Model, x: Tensor) -> Tensor:
         r"""The penalty for inputs x (B, ...): a scalar tensor of the dtype of the logits, differentiable."""
         check_float("InvarianceLoss", "x", x)
-        f = model(x)
-        if f.ndim != 2 or len(f) != len(x):
-            hint = "Return one row of logits per sample."
-            refuse("InvarianceLoss", f"model outputs of shape ({len(x)}, K)", tuple(f.shape), hint)
+        f = logits_of("InvarianceLoss", model, x)
         if self.elements == "random":
-            return self.between(f, model(self.moved(x)))
-        gaps = [self.between(f, model(self.group.act(g, x))) for g in self._compared]
+            return self.between(f, logits_of("InvarianceLoss", model, self.moved(x)))
+        moved = (logits_of("InvarianceLoss", model, self.group.act(g, x)) for g in self._compared)
+        gaps = [self.between(f, fg) for fg in moved]
         return torch.stack(gaps).mean()
 
     def between(self, f: Tensor, fg: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from equilayers._checks import refuse
 from equilayers._modules import evaluation
 from equilayers.metrics._equivariance import relative_norm, rows
-from equilayers.metrics._orbit import Model, check_outputs, chunks
+from equilayers.metrics._orbit import Model, chunks, output_of
 from equilayers.metrics._warp import check_magnitude, displacement_gradient_norm, inverse, unit_fields, warp
 
 
@@ -118,11 +118,11 @@ def deformations(
     distances, floors = [], []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = check_outputs(caller, model(part), part)
+            f = output_of(caller, model, part)
             y, images = rows(f), rows(part)
             for tau, back in zip(taus, backs, strict=True):
                 there = warp(part, tau)
-                moved = rows(check_outputs(caller, model(there), part))
+                moved = rows(output_of(caller, model, there))
                 distances.append(relative_norm(moved - y, y))
                 floors.append(relative_norm(rows(warp(there, back)) - images, images))
     sizes = torch.stack((displacement_gradient_norm(taus), taus.norm(dim=1).amax((-2, -1))), -1)

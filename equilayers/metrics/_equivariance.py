@@ -11,7 +11,7 @@ from torch import Tensor
 from equilayers._checks import check_choice, refuse
 from equilayers._modules import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import REDUCTIONS, Compare, Model, Total, check_outputs, chunks, compared_elements
+from equilayers.metrics._orbit import REDUCTIONS, Compare, Model, Total, chunks, compared_elements, output_of
 
 Action = Callable[[int, Tensor], Tensor]
 
@@ -83,7 +83,7 @@ def equivariance_total(
     found: list[Tensor] = []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = check_outputs(caller, model(part), part)
+            f = output_of(caller, model, part)
             act, size = action_out or _usual_action(caller, group, f), rows(f)
 
             def gap(moved: Tensor, expected: Tensor, size: Tensor = size) -> Tensor:
@@ -91,7 +91,7 @@ def equivariance_total(
                 # Against the size of f(x), which an action given by the user need not keep.
                 return relative_norm(difference, size) if relative else difference.norm(dim=1)
 
-            moved = (check_outputs(caller, model(move(g, part)), part) for g in elements)
+            moved = (output_of(caller, model, move(g, part)) for g in elements)
             found.append(torch.stack(list(equivariance_gaps(caller, act, f, zip(elements, moved, strict=True), gap))))
     return Total.over(torch.cat(found, 1), f.dtype, reduction)
 

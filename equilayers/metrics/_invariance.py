@@ -9,6 +9,11 @@ from equilayers.groups import Group
 from equilayers.metrics._orbit import Model, Total, orbit_total
 
 
+def class_logits(f: Tensor) -> Tensor:
+    r"""Logits of two classes or more: a single logit (B, 1) of a sigmoid stands beside a logit 0 of the other class."""
+    return torch.cat((torch.zeros_like(f), f), -1) if f.shape[-1] == 1 else f
+
+
 def logit_gap(f: Tensor, fg: Tensor) -> Tensor:
     r"""Half the squared distance of logits (B, K): `1/2 ||f - fg||^2`, (B,). Moskalev et al. 2023, Eq. 2."""
     return 0.5 * (f - fg).square().sum(-1)
@@ -26,7 +31,7 @@ def distribution_gap(f: Tensor, fg: Tensor) -> Tensor:
     Summed as `sum_k Q_k - P_k - P_k t_k` with t = log Q - log P: the first two terms add up to nothing, and with them
     every summand is at least 0, so that rounding cannot make the sum negative.
     """
-    p, q = f.log_softmax(-1), fg.log_softmax(-1)
+    p, q = class_logits(f).log_softmax(-1), class_logits(fg).log_softmax(-1)
     t, P, Q = q - p, p.exp(), q.exp()
     impossible = p == -torch.inf  # P = 0: the class adds nothing but its Q
     near = t.abs() < 1
@@ -38,6 +43,7 @@ def distribution_gap(f: Tensor, fg: Tensor) -> Tensor:
 
 def agreement(f: Tensor, fg: Tensor) -> Tensor:
     r"""1 where the largest logits are at the same place, else 0, (B,); NaN where a logit is NaN."""
+    f, fg = class_logits(f), class_logits(fg)
     same = (f.argmax(-1) == fg.argmax(-1)).to(f.dtype)
     return torch.where(f.isnan().any(-1) | fg.isnan().any(-1), torch.nan, same)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from equilayers._checks import check_int, refuse
 from equilayers._modules import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import Model, chunks, compared_elements
+from equilayers.metrics._equivariance import rows
+from equilayers.metrics._orbit import Model, chunks, compared_elements, output_of
 
 FAINT = 1e-3  # of the size of the outputs
 
@@ -74,16 +75,17 @@ def invariance_gap(
     outputs, moved, noisy = [], [], []
     with evaluation(model), torch.no_grad():
         for part in chunks(caller, x, batch_size):
-            f = model(part).flatten(1)
-            outputs.append(f.double())
+            f = output_of(caller, model, part)
+            outputs.append(rows(f))
             for g in elements:
                 turned = group.act(g, part)
-                moved.append(_squares(model(turned), f))
+                moved.append(_squares(output_of(caller, model, turned), f))
                 length = _length(turned - part)
                 for _ in range(directions):
                     noise = torch.randn(part.shape, generator=generator, dtype=part.dtype).to(part.device)
-                    noisy.append(_squares(model(part + noise * (length / _length(noise))), f))
-    f, dtype = torch.cat(outputs), f.dtype
+                    beside = part + noise * (length / _length(noise))
+                    noisy.append(_squares(output_of(caller, model, beside), f))
+    dtype, f = f.dtype, torch.cat(outputs)
     size = f.square().sum(1).mean().sqrt()
     apart = (f - f.mean(0)).square().sum(1).mean().sqrt()
     along, across = (torch.cat(squares).mean().sqrt() for squares in (moved, noisy))
@@ -98,4 +100,4 @@ def _length(d: Tensor) -> Tensor:
 
 
 def _squares(y: Tensor, f: Tensor) -> Tensor:
-    return (y.flatten(1).double() - f.double()).square().sum(1)
+    return (rows(y) - rows(f)).square().sum(1)

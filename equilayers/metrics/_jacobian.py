@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equilayers._checks import check_choice, check_int, refuse
 from equilayers._modules import evaluation
-from equilayers.metrics._orbit import Model, chunks
+from equilayers.metrics._orbit import Model, chunks, output_of
 from equilayers.metrics._singular_values import BASIS, Linearised, SingularTriplets, gram, lanczos
 
 METHODS = ("auto", "gram", "lanczos")
@@ -132,8 +132,5 @@ def _triplets(
 def _outputs(caller: str, model: Model, x: Tensor) -> int:
     r"""How many numbers the model makes of a sample."""
     with torch.no_grad():
-        y = model(x[:1])
-    if not isinstance(y, Tensor) or len(y) != len(x[:1]) or y.ndim < 2:
-        got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        refuse(caller, f"model outputs of shape ({len(x[:1])}, ...)", got, "Return one output per sample.")
+        y = output_of(caller, model, x[:1])
     return math.prod(y.shape[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -81,25 +82,41 @@ def orbit_total(
     total, count, dtype = torch.zeros((), dtype=torch.float64, device=x.device), 0, x.dtype
     with evaluation(model), torch.no_grad():
         for part in parts:
-            logits = check_logits(caller, model(part), part)
+            logits = logits_of(caller, model, part)
             for g in elements:
-                moved = check_logits(caller, model(group.act(g, part)), part)
+                moved = logits_of(caller, model, group.act(g, part))
                 total = total + compare(logits.double(), moved.double()).sum()
             count, dtype = count + len(part) * len(elements), logits.dtype
     return Total(total, count, dtype)
 
 
-def check_logits(caller: str, out: object, x: Tensor) -> Tensor:
-    r"""The output of a model for x (B, ...) where it is (B, K), ValueError otherwise."""
-    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        refuse(caller, f"model outputs of shape ({len(x)}, K)", got, "Return one row of logits per sample.")
-    return out
+def output_of(caller: str, model: Model, x: Tensor) -> Tensor:
+    r"""f(x) of shape (B, ...) for x (B, ...), ValueError or TypeError otherwise.
 
-
-def check_outputs(caller: str, out: object, x: Tensor) -> Tensor:
-    r"""The output of a model for x (B, ...) where it is (B, ...), ValueError otherwise."""
+    The model gets a copy of x, and its output is copied: it may write to its input, or use one buffer for all outputs.
+    Integer outputs become floating-point; of an output with `logits` those are taken.
+    """
+    out: object = model(x.clone())
+    out = getattr(out, "logits", out)
+    if isinstance(out, np.ndarray):
+        out = torch.from_numpy(out).to(x.device)
     if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(x):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        refuse(caller, f"model outputs of shape ({len(x)}, ...)", got, "Return one output per sample.")
+        hint = "Return one output per sample; of several outputs pick one, lambda x: model(x)[0]."
+        refuse(caller, f"model outputs of shape ({len(x)}, ...)", got, hint)
+    return out.clone() if out.is_floating_point() or out.is_complex() else out.to(torch.get_default_dtype())
+
+
+def logits_of(caller: str, model: Model, x: Tensor) -> Tensor:
+    r"""f(x) of shape (B, K) as `output_of`; a single logit (B,) becomes (B, 1)."""
+    out = output_of(caller, model, x)
+    out = out[:, None] if out.ndim == 1 else out
+    if out.ndim != 2:
+        hint = "Return one row of logits per sample."
+        refuse(caller, f"model outputs of shape ({len(x)}, K)", tuple(out.shape), hint)
     return out
+
+
+def outside_inference(x: Tensor) -> Tensor:
+    r"""X as a tensor that autograd may save: `torch.inference_mode` makes ones that it may not."""
+    return x.clone() if x.is_inference() else x

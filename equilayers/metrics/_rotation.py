@@ -13,7 +13,7 @@ from equilayers._checks import check_choice, check_float, refuse
 from equilayers._modules import evaluation
 from equilayers.groups import INTERPOLATIONS, rotate
 from equilayers.metrics._equivariance import relative_norm, rows
-from equilayers.metrics._orbit import Model, chunks
+from equilayers.metrics._orbit import Model, chunks, output_of
 
 Turn = Callable[[Tensor, float], Tensor]
 TAPER = 0.2  # of the radius, over which the input fades
@@ -80,9 +80,9 @@ def rotation_error_curve(
     found = []
     with evaluation(model), torch.no_grad():
         for part in chunks(caller, x * disk(x.shape[-1], radius, TAPER).to(x), batch_size):
-            f = model(part)
+            f = output_of(caller, model, part)
             turn, mask = _output_action(caller, f, action_out, interpolation, radius)
-            test = _Test(model, part, f, turn, mask, interpolation)
+            test = _Test(lambda x: output_of(caller, model, x), part, f, turn, mask, interpolation)
             found.append(torch.stack([torch.stack(test.at(float(a))) for a in angles], 1))  # (2, A, B)
     error, floor = torch.cat(found, 2).mean(2).cpu()
     return RotationErrorCurve(torch.tensor([float(a) for a in angles], dtype=torch.float64), error, floor)
@@ -91,7 +91,7 @@ def rotation_error_curve(
 class _Test(NamedTuple):
     r"""One batch and what a model makes of it; turn is None where the output stays."""
 
-    model: Model
+    run: Model
     x: Tensor
     f: Tensor
     turn: Turn | None
@@ -101,12 +101,12 @@ class _Test(NamedTuple):
     def at(self, a: float) -> tuple[Tensor, Tensor]:
         r"""The errors of the samples (B,) at an angle, and the floors."""
         turned = rotate(self.x, a, self.interpolation)
-        there_and_back = self.gap(self.model(rotate(turned, -a, self.interpolation)), self.f)
+        there_and_back = self.gap(self.run(rotate(turned, -a, self.interpolation)), self.f)
         if self.turn is None:
-            return self.gap(self.model(turned), self.f), there_and_back
+            return self.gap(self.run(turned), self.f), there_and_back
         expected = self.turn(self.f, a)
         floor = (there_and_back + self.gap(self.turn(expected, -a), self.f)) / 2
-        return self.gap(self.model(turned), expected), floor
+        return self.gap(self.run(turned), expected), floor
 
     def gap(self, y: Tensor, expected: Tensor) -> Tensor:
         return relative_norm(rows((y - expected) * self.mask), rows(self.f * self.mask))
@@ -116,7 +116,7 @@ def _output_action(
     caller: str, f: Tensor, action_out: Turn | None, interpolation: str, radius: float
 ) -> tuple[Turn | None, Tensor]:
     r"""How the output turns, None where it stays, and the mask that it is seen through."""
-    if f.ndim == 2:
+    if f.ndim <= 2:
         return action_out, f.new_ones(())
     if f.ndim < 4 or f.shape[-1] != f.shape[-2] or (f.ndim > 4 and action_out is None):
         hint = "Pass action_out to say how these turn."

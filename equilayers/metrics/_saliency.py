@@ -14,7 +14,7 @@ from equilayers._checks import check_float, check_tensor, refuse
 from equilayers._modules import evaluation
 from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup, as_group
 from equilayers.metrics._invariance import cosine
-from equilayers.metrics._orbit import Model, Total, chunks, compared_elements
+from equilayers.metrics._orbit import Model, Total, chunks, compared_elements, logits_of, outside_inference
 
 Saliency = Callable[..., Tensor]
 
@@ -57,8 +57,10 @@ def integrated_gradients_saliency(
         raise ImportError(f"{caller}: expected captum to be installed. {hint}", name="captum") from error
     if len(x) == 0:
         return torch.zeros_like(x)
-    with evaluation(model), torch.enable_grad():
-        attribution = IntegratedGradients(model).attribute(x.detach(), target=target, n_steps=steps)
+    with evaluation(model), torch.inference_mode(False), torch.enable_grad():
+        attribution = IntegratedGradients(lambda x: logits_of(caller, model, x)).attribute(
+            outside_inference(x).detach(), target=target.long(), n_steps=steps
+        )
     map_ = attribution.detach().abs().to(x.dtype)
     top = map_.flatten(1).amax(1).reshape(-1, *[1] * (x.ndim - 1))
     map_ = torch.where(map_ < threshold * top, 0, map_)
@@ -139,8 +141,10 @@ def saliency_total(
         got = f"{tuple(target.shape)}, {target.dtype}"
         refuse(caller, f"target of shape ({len(x)},) and an integer dtype", got, "Pass one class per sample.")
     explain = _with_group(saliency, group)
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    with evaluation(model), torch.enable_grad():
+    with evaluation(model), torch.inference_mode(False), torch.enable_grad():
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        target = outside_inference(target).long()
+        parts = [outside_inference(part) for part in parts]
         for part, classes in zip(parts, target.split([len(p) for p in parts]), strict=True):
             reference = explain(model, part, classes).detach()
             for g in elements:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from equilayers._checks import check_choice
 from equilayers._modules import evaluation
-from equilayers.metrics._invariance import agreement
-from equilayers.metrics._orbit import REDUCTIONS, Model, Total, check_logits, chunks
+from equilayers.metrics._invariance import agreement, class_logits
+from equilayers.metrics._orbit import REDUCTIONS, Model, Total, chunks, logits_of
 from equilayers.metrics._shift_sampling import ShiftPlan, Shifts
 
 
@@ -121,12 +121,12 @@ def consistency_total(plan: ShiftPlan, model: Model, x: Tensor, first: int = 0) 
 def _compared(plan: ShiftPlan, shifts: Shifts, model: Model, x: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     r"""The pairs of logits that have to agree: of the unshifted and of each shifted x, or of random pairs."""
     if plan.exhaustive:
-        f = check_logits(plan.caller, model(shifts.unshifted(x)), x)
+        f = logits_of(plan.caller, model, shifts.unshifted(x))
         for s in shifts.every(len(x)):
-            yield f, check_logits(plan.caller, model(shifts.view(x, *s)), x)
+            yield f, logits_of(plan.caller, model, shifts.view(x, *s))
     else:
         drawn = shifts.random(plan.seed, first, len(x), 2 * plan.count)
-        logits = (check_logits(plan.caller, model(shifts.view(x, *s)), x) for s in drawn)
+        logits = (logits_of(plan.caller, model, shifts.view(x, *s)) for s in drawn)
         yield from zip(logits, logits, strict=True)  # two by two
 
 
@@ -137,12 +137,13 @@ def wobble_total(plan: ShiftPlan, model: Model, x: Tensor, reduction: str, first
     found: list[Tensor] = []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = check_logits(plan.caller, model(shifts.unshifted(part)), part)
-            p, c = f.double().softmax(1).max(1, keepdim=True)
+            f = logits_of(plan.caller, model, shifts.unshifted(part))
+            p, c = class_logits(f.double()).softmax(1).max(1, keepdim=True)
             n, worst = len(part), torch.zeros_like(p)
             start = first + sum(map(len, found))
             for s in shifts.every(n) if plan.exhaustive else shifts.random(plan.seed, start, n, plan.count):
-                q = check_logits(plan.caller, model(shifts.view(part, *s)), part).double().softmax(1).gather(1, c)
+                moved = logits_of(plan.caller, model, shifts.view(part, *s))
+                q = class_logits(moved.double()).softmax(1).gather(1, c)
                 worst = torch.maximum(worst, (q - p).abs())  # which hands on a NaN
             found.append(worst[:, 0])
     return Total.over(torch.cat(found), f.dtype, reduction)

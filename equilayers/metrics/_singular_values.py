@@ -2,21 +2,21 @@ r"""The largest singular values of a linear map that is known by its products al
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from equilayers._checks import refuse
 from equilayers._matmul import wide_products
-from equilayers.metrics._orbit import Model
+from equilayers.metrics._orbit import Model, output_of, outside_inference
 
 BASIS, ROUNDS = 24, 30  # vectors on either side, at least; restarts, at most
 # Steps whose backward passes for all outputs are one product: autograd can batch them, and gains by it. Of
 # convolutions it makes grouped ones, which are slower than one after the other.
 BATCHED = {
     *("torch::autograd::AccumulateGrad", "AddmmBackward0", "MmBackward0", "TBackward0"),
-    *("ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0"),
+    *("CloneBackward0", "ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0"),
     *("ReluBackward0", "LeakyReluBackward0", "EluBackward0", "GeluBackward0", "SiluBackward0", "SoftplusBackward0"),
     *("TanhBackward0", "SigmoidBackward0", "HardtanhBackward0"),
 }
@@ -41,10 +41,10 @@ class Linearised:
     """
 
     def __init__(self, caller: str, model: Model, x: Tensor, *, twice: bool) -> None:
-        self.x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+        self.x = outside_inference(x).detach().requires_grad_()
         with wide_products(x):
-            self.y = model(self.x)
-        if not self.y.requires_grad:
+            self.y = output_of(caller, model, self.x)
+        if not _depends(self.y, self.x):
             hint = "It may be detached, rounded or an argmax on the way."
             refuse(caller, "a model whose output depends on x by differentiable steps", "one without a gradient", hint)
         if twice:
@@ -61,7 +61,7 @@ class Linearised:
         r"""The Jacobians themselves, (B, K, N)."""
         size, outputs = self.y.flatten(1).shape
         units = torch.eye(outputs, dtype=self.y.dtype, device=self.y.device)[:, None].expand(-1, size, -1)
-        if _steps(self.y) <= BATCHED:
+        if {step.name() for step in _steps(self.y)} <= BATCHED:
             with wide_products(self.x):
                 units = units.reshape(outputs, *self.y.shape)
                 (J,) = torch.autograd.grad(self.y, self.x, units, retain_graph=True, is_grads_batched=True)
@@ -77,28 +77,35 @@ class Linearised:
         return u.flatten(1)
 
 
-def _steps(y: Tensor) -> set[str]:
-    r"""The names of all steps that autograd recorded on the way to y."""
-    names, seen, waiting = set(), set(), [y.grad_fn]
+def _steps(y: Tensor) -> set[Any]:
+    r"""All steps that autograd recorded on the way to y."""
+    seen, waiting = set(), [y.grad_fn]
     while waiting:
         step = waiting.pop()
         if step is not None and step not in seen:
             seen.add(step)
-            names.add(step.name())
             waiting += [before for before, _ in step.next_functions]
-    return names
+    return seen
+
+
+def _depends(y: Tensor, x: Tensor) -> bool:
+    r"""Whether autograd has a path from y back to the leaf x."""
+    return any(getattr(step, "variable", None) is x for step in _steps(y))
 
 
 def gram(linear: Linearised, k: int, vectors: bool) -> SingularTriplets:
     r"""From the rows of the Jacobian: sigma^2 are the eigenvalues of J J^T."""
     x, J = linear.x.detach(), linear.rows()
+    finite = J.flatten(1).isfinite().all(1, keepdim=True)
+    J = torch.where(finite[:, :, None], J, 0)  # LAPACK refuses NaN
     if not vectors:  # rounding of the largest eigenvalue is halved by the root
         J = J.to(torch.promote_types(x.dtype, torch.float32))
-        values = torch.linalg.eigvalsh((J @ J.mT).double())[:, -1:].clamp_min(0).sqrt().to(x.dtype)
-        return SingularTriplets(values, x[:, :0], linear.y.detach()[:, :0])
+        values = torch.linalg.eigvalsh((J @ J.mT).double())[:, -1:].clamp_min(0).sqrt()
+        return SingularTriplets(torch.where(finite, values, torch.nan).to(x.dtype), x[:, :0], linear.y.detach()[:, :0])
     J = J.double()
     squares, left = torch.linalg.eigh(J @ J.mT)
     values, left = squares[:, -k:].flip(1).clamp_min(0).sqrt(), left[:, :, -k:].flip(2).mT
+    values = torch.where(finite, values, torch.nan)
     right = left @ J / torch.where(values > 0, values, 1)[:, :, None]
     return _shaped(linear, values, right, left)
 

@@ -48,7 +48,7 @@ def one_buffer() -> Model:
 
 
 def invariant(x: Tensor) -> Tensor:
-    return torch.stack([x.amax((1, 2, 3)), (x * x).amax((1, 2, 3)), -x.amin((1, 2, 3))], 1)
+    return torch.stack([x.amax((1, 2, 3)), x.abs().amax((1, 2, 3)), -x.amin((1, 2, 3))], 1)
 
 
 def in_place(x: Tensor) -> Tensor:
@@ -69,11 +69,11 @@ MEASURES: dict[str, Measure] = {
     "gap": lambda model, x: torch.stack([v for v in invariance_gap(model, x, C4) if isinstance(v, Tensor)]),
     "equivariance": lambda model, x: equivariance_error(model, x, C4, action_out=lambda g, f: f),
     "shift consistency": lambda model, x: shift_consistency(model, x, pairs=4),
-    "shift wobble": lambda model, x: shift_wobble(model, x),
+    "shift wobble": shift_wobble,
     "rotation curve": lambda model, x: rotation_error_curve(model, x).error,
     "deformation": lambda model, x: deformation_stability(model, x, fields=2).distance,
-    "loss": lambda model, x: InvarianceLoss(C4)(model, x),
-    "random loss": lambda model, x: InvarianceLoss(C4, elements="random")(model, x),
+    "loss": InvarianceLoss(C4),
+    "random loss": InvarianceLoss(C4, elements="random"),
     "SI": lambda model, x: saliency_invariance_similarity(model, x, torch.zeros(4, dtype=torch.int64), C4),
     "Jacobian": jacobian_spectral_norm,
 }

@@ -17,6 +17,7 @@ from equilayers.functional._linear import linear_spec as linear_spec
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
 from equilayers.functional._resample import custom_ops as custom_ops
+from equilayers.functional._reynolds import REDUCTIONS as REDUCTIONS
 from equilayers.functional._reynolds import reynolds
 from equilayers.functional._steerable_basis import basis as basis
 from equilayers.functional._steerable_basis import draw_steered as draw_steered

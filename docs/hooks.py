@@ -58,11 +58,11 @@ def rows() -> list[Row]:
     for kind in (nn.BlurPool2d, nn.MaxBlurPool2d, nn.AvgBlurPool2d):
         found.append(_row(kind, 'taps="auto"', BLUR))
         found.append(_row(kind, 'taps="auto", algorithm="dense"', DENSE_BLUR, algorithm="dense"))
-        found.append(_row(kind, "taps=3, exact=True", f"{BLUR}; other sizes are refused", 3, exact=True))
-        found.append(_row(kind, "taps=3", FIXED, 3))
-    tied: dict[str, Any] = {"padding": 1, "group": GROUP, "conv_padding_mode": "zeros"}
-    found.append(_row(nn.BlurConv2d, 'a group, taps="auto"', "its convolution is at rounding level", 2, 3, 3, **tied))
-    found.append(_row(nn.BlurConv2d, "a group, taps=3", FIXED, 2, 3, 3, taps=3, **tied))
+        found.append(_row(kind, "taps=3, exact=True", f"{BLUR}; other sizes are refused", taps=3, exact=True))
+        found.append(_row(kind, "taps=3", FIXED, taps=3))
+    tied: dict[str, Any] = {"padding": 1, "conv_padding_mode": "zeros"}
+    found.append(_row(nn.BlurConv2d, 'a group, taps="auto"', "a convolution at rounding level", GROUP, 2, 3, 3, **tied))
+    found.append(_row(nn.BlurConv2d, "a group, taps=3", FIXED, GROUP, 2, 3, 3, taps=3, **tied))
     norms = "norms are compared as sums of whole numbers, exact in any order; every cyclic shift as well"
     found.append(_row(nn.PolyphasePool2d, "", norms))
     uneven = "where the stride does not divide the map"

@@ -1,10 +1,7 @@
 r"""The command `equilayers check`: is a model invariant, and if not, which layer lost it?
 
-    equilayers check pkg.module:factory --group C4 --input 1,36,36 --weights model.safetensors --html report.html
-
-The exit code is for a CI job: 0 invariant (equivariant, for images and regular features); 1 not, or random; 2 bad
-input, one line on standard error says why; 3 nothing shown: invariant, but only because it says nearly the same of
-everything; 130 interrupted.
+Exit codes, for a CI job: 0 invariant (equivariant, for images and regular features); 1 not, or random; 2 bad input, one
+line on standard error says why; 3 nothing shown: it says nearly the same of everything; 130 interrupted.
 """
 
 from __future__ import annotations

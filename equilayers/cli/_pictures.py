@@ -15,8 +15,7 @@ from torch import Tensor
 from equilayers.cli._measure import QUICK
 from equilayers.cli._subject import Subject
 from equilayers.cli._words import EXTRA, clean, said
-from equilayers.metrics import integrated_gradients_saliency
-from equilayers.metrics._forms import cosine
+from equilayers.metrics import cosine, integrated_gradients_saliency
 from equilayers.testing import LayerError
 
 Pixels = NDArray[np.float64]

@@ -62,6 +62,7 @@ def _convolution(module: nn.Conv2d, taps: int | str) -> Outcome:
         return Refused(OWN)
     small = module.kernel_size == (1, 1) and not any(_pair(module.padding))
     made = BlurConv2d(
+        None,
         module.in_channels,
         module.out_channels,
         module.kernel_size,
@@ -87,7 +88,7 @@ def _max_pool(module: nn.MaxPool2d, taps: int | str) -> Outcome:
         return Refused(CEIL)
     kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
     if kernel[0] == kernel[1] and padding[0] == padding[1] and _pair(module.dilation) == (1, 1):
-        return Replaced(MaxBlurPool2d(taps, stride, kernel_size=kernel[0], padding=padding[0], algorithm="dense"))
+        return Replaced(MaxBlurPool2d(kernel, stride, padding, taps=taps, algorithm="dense"))
     dense = nn.MaxPool2d(module.kernel_size, 1, module.padding, module.dilation)
     return Replaced(nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense")))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_float
 from equilayers.groups import Group
-from equilayers.metrics._orbit import compared_elements
+from equilayers.metrics import compared_elements
 
 Model = Callable[[Tensor], Any]
 FULL = (False, "highest", "ieee", "none")

@@ -69,7 +69,7 @@ class Html(str):
 
 
 def tag(name: str, *inside: object, **attributes: object) -> Html:
-    r"""An element with its attributes, `class_` for class and `_` for `-`; what is inside is escaped if it is no Html."""
+    r"""An element with its attributes, `class_` for class and `_` for `-`; text inside is escaped unless it is Html."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for key, value in attributes.items()

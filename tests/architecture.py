@@ -19,7 +19,7 @@ PARTS = {
     "groups": {"_checks"},
     "functional": {"_checks", "_matmul", "groups"},
     "nn": _MATHEMATICS,
-    "convert": _MATHEMATICS | {"_modules", "nn"},
+    "convert": _MATHEMATICS | {"_modules", "metrics", "nn"},
     "interop": _MATHEMATICS | {"nn"},
     "metrics": {"_checks", "_modules", "_matmul", "groups"},
     "losses": {"_checks", "groups", "metrics"},

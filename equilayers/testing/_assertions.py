@@ -38,6 +38,7 @@ def assert_invariant(
     *,
     bitwise: bool = False,
     tolerance: float | None = None,
+    atol: float | None = None,
     diagnose: bool = True,
 ) -> None:
     r"""Assert `f(gx) = f(x)` for every g.
@@ -45,20 +46,29 @@ def assert_invariant(
     A module is run in eval mode, without gradients, without TF32, on its own device and in its own dtype, and put back.
 
     Args:
-        model: any callable from (B, ...) to a tensor (B, ...), or to something with `logits`.
+        model: any callable from (B, ...) to a tensor (B, ...), to something with `logits`, or to dictionaries,
+            sequences, dataclasses or arrays, of which each tensor is judged and named in the message. It gets copies
+            of x, and its outputs are copied.
+        x: inputs (B, ...), floating-point, that the group acts on. With two samples or more it is tried as well
+            whether they influence each other.
         group: the symmetry, of more than one element.
-        x: inputs (B, ...), floating-point, that the group acts on.
         bitwise: ask for equality to the last bit.
-        tolerance: largest error relative to the largest output; when None, 32·eps of the dtype times the number of
-            modules with parameters.
+        tolerance: largest error relative to the size of the output, channel by channel, so that one large constant
+            hides no error; when None, 32·eps of the dtype times the number of modules with parameters. Where that is
+            not small beside what noise changes, as in half precision, a copy in float64 is judged instead.
+        atol: largest absolute error, added to that of `tolerance`; alone when tolerance is None.
         diagnose: when it fails, say whether the cause is numerical or structural and which module it is.
 
     Raises:
-        AssertionError: it does not hold, with the worst element, sample and output, the error, and the diagnosis.
+        AssertionError: it does not hold, with the worst element, sample and output, the error, and the diagnosis; or
+            nothing was shown, since the inputs do not move, the output is the same for every input or not finite, or
+            the tolerance is as large as what noise changes.
+        RuntimeError: the model raised an exception, which is its cause.
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group does not act on x, or is trivial.
     """
-    options: dict[str, Any] = {"bitwise": bitwise, "tolerance": tolerance, "diagnose": diagnose}
+    __tracebackhide__ = True
+    options: dict[str, Any] = {"bitwise": bitwise, "tolerance": tolerance, "atol": atol, "diagnose": diagnose}
     check = compare("assert_invariant", model, x, group, invariant(), **options)
     require(check, "assert_invariant", model, group)
 
@@ -71,6 +81,7 @@ def assert_equivariant(
     output: Output = "auto",
     bitwise: bool = False,
     tolerance: float | None = None,
+    atol: float | None = None,
     diagnose: bool = True,
 ) -> None:
     r"""Assert `f(gx) = act(g, f(x))` for every g.
@@ -79,15 +90,17 @@ def assert_equivariant(
         model: as for `assert_invariant`.
         group: the symmetry, of more than one element.
         x: inputs (B, ...), floating-point, that the group acts on.
-        output: how the output moves: "image" (last axes), "regular" (fiber on axis 2), a function of g and the output,
-            or "auto": regular where axis 2 of a 3-D or 5-D output has length |G|, otherwise image.
+        output: how the output moves: "image" (last axes), "regular" (fiber on axis 2), "vector" (last axis of length
+            2, to the right and upwards, rotated with the image), a function of g and the output, or "auto": regular where axis 2 of a 3-D or 5-D output has length |G|, otherwise image.
         bitwise: as for `assert_invariant`.
         tolerance: as for `assert_invariant`.
+        atol: as for `assert_invariant`.
         diagnose: as for `assert_invariant`.
 
     Raises:
         AssertionError, TypeError, ValueError: as `assert_invariant`; ValueError also for an unknown output.
     """
-    options: dict[str, Any] = {"bitwise": bitwise, "tolerance": tolerance, "diagnose": diagnose}
+    __tracebackhide__ = True
+    options: dict[str, Any] = {"bitwise": bitwise, "tolerance": tolerance, "atol": atol, "diagnose": diagnose}
     check = compare("assert_equivariant", model, x, group, output, **options)
     require(check, "assert_equivariant", model, group)

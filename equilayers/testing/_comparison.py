@@ -1,36 +1,46 @@
-r"""Comparing the outputs of a model over an orbit, and finding out why they differ."""
+r"""Comparing the outputs of a model over an orbit, and finding out why they differ.
+
+A comparison has three outcomes: the law holds, it does not hold, or nothing was shown, because the check could not have
+failed: the group does not move the inputs, the output does not depend on them, or the tolerance is as large as what any
+other input changes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equilayers._checks import refuse
 from equilayers._modules import evaluation
 from equilayers.groups import Group, as_group
 from equilayers.metrics import equivariance_gaps
-from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance, largest
+from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance
 from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
 from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
+from equilayers.testing._outputs import call, name_of, output_of
 
 __all__ = ["Check", "Model", "Output", "compare", "name_of", "output_of", "require"]
 
 Output = str | Callable[[int, Tensor], Tensor]
 ROUNDED = 1e-9  # relative, in float64: rounding stays below
 FEW = 4  # samples that the diagnosis looks at all of
+SHARP = 0.05  # a tolerance shows something where it is at most this share of what another input changes
+OUTPUTS = ("auto", "image", "regular", "vector")
 
 
 @dataclass(frozen=True)
 class Check:
     r"""What comparing `f(gx)` with `act(g, f(x))` over all g found.
 
-    error: largest absolute difference. scale: largest absolute entry of the outputs. tolerance: largest error allowed.
-    element, sample, index: where the error is largest; expected, found: the two numbers there. location: filled in by
-    the diagnosis of a failed check.
+    passed: the law holds, and that was shown. error: largest absolute difference, measured by what is allowed there.
+    scale: size of the outputs there. tolerance: largest error allowed there. element, sample, index: where the error is
+    largest; expected, found: the two numbers there. output: which of several outputs, by name. nothing_shown: why the
+    check could not have failed, empty where it could. dtype: what the model was judged in. diagnosis, location: why a
+    failed check failed.
     """
 
     passed: bool
@@ -42,19 +52,23 @@ class Check:
     index: tuple[int, ...]
     expected: float
     found: float
+    output: str = ""
+    nothing_shown: str = ""
+    dtype: str = ""
     diagnosis: str = ""
     location: Break | None = None
 
     @property
     def relative_error(self) -> float:
-        r"""The error by the largest output."""
+        r"""The error by the size of the outputs."""
         return self.error / self.scale if self.scale else self.error
 
     def __str__(self) -> str:
-        where = f"g = {self.element}, sample {self.sample}, output {self.index}"
+        output = f"output {self.output} {self.index}" if self.output else f"output {self.index}"
+        where = f"g = {self.element}, sample {self.sample}, {output}"
         lines = [
             f"worst:     {where}: {self.found:.6g} in the place of {self.expected:.6g}",
-            f"error:     {self.error:.3g}, {self.relative_error:.2g} of the largest output "
+            f"error:     {self.error:.3g}, {self.relative_error:.2g} of the size of the outputs there, "
             f"{self.scale:.3g}; tolerance {self.tolerance:.3g}",
         ]
         if self.diagnosis:
@@ -64,16 +78,33 @@ class Check:
         return "\n".join(lines)
 
 
-def name_of(model: Model) -> str:
-    r"""What a model is called in messages and reports."""
-    return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
-
-
 def require(check: Check, caller: str, model: Model, group: Group | str) -> None:
     r"""Raise AssertionError, in the name of `caller`, unless the check passed."""
+    __tracebackhide__ = True
     if not check.passed:
-        what = caller.removeprefix("assert_")
-        raise AssertionError(f"{caller}: {name_of(model)} is not {what} under {as_group(caller, group)!r}\n{check}")
+        group, what = as_group(caller, group), caller.removeprefix("assert_")
+        if check.nothing_shown:
+            raise AssertionError(
+                f"{caller}: nothing was shown of {name_of(model)} and {group!r}: {check.nothing_shown}"
+            )
+        raise AssertionError(f"{caller}: {name_of(model)} is not {what} under {group!r}\n{check}")
+
+
+class Allowed(NamedTuple):
+    r"""How large an error may be: `relative` to the size of the output, and `absolute`; both None: by rounding."""
+
+    relative: float | None
+    absolute: float | None
+
+    def at(self, scale: Tensor, rounded: float) -> Tensor:
+        r"""The largest error of entries of that size."""
+        relative = rounded if self.relative is None and self.absolute is None else self.relative or 0.0
+        return relative * scale + (self.absolute or 0.0)
+
+    @property
+    def given(self) -> bool:
+        r"""Whether the user said it."""
+        return self.relative is not None or self.absolute is not None
 
 
 def compare(
@@ -85,57 +116,202 @@ def compare(
     *,
     bitwise: bool = False,
     tolerance: float | None = None,
+    atol: float | None = None,
     diagnose: bool = True,
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
-    group, x, elements = orbit_inputs(caller, model, x, group)
+    group, x, _ = orbit_inputs(caller, model, x, group)
     if not x.numel():
         refuse(caller, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
-    if bitwise and tolerance is not None:
-        refuse(caller, "bitwise=True without tolerance", tolerance, "Bitwise allows no error: leave one of them out.")
+    if bitwise and not (tolerance is atol is None):
+        given = tolerance if atol is None else atol
+        refuse(caller, "bitwise=True without a tolerance", given, "Bitwise allows no error: leave one of them out.")
+    allowed = Allowed(0.0 if bitwise else tolerance, atol)
     with undisturbed(model), torch.no_grad():
-        y, *moved = (output_of(caller, model(group.act(g, x).clone())) for g in (0, *elements))
-        action = output if isinstance(output, Action) else _action(caller, group, output, y)
-        if tolerance is None:
-            tolerance = 0.0 if bitwise else rounding(model, y.dtype)
-        check = _worst(caller, action, y, moved, tolerance)
-        if check.passed or not diagnose:
+        runs = Runs.over(caller, model, x, group)
+        checks = [_judge(caller, runs, name, output, allowed) for name in runs.plain]
+        check = max(checks, key=_badness)
+        if check.passed:
+            check = _shown(caller, runs, output, allowed, check)
+        if check.passed or check.nothing_shown or not diagnose or check.diagnosis:
             return check
+        action = _action(caller, group, output, runs.plain[check.output])
         kind, location = _diagnosis(model, x, group, action, check, caller)
     return replace(check, diagnosis=kind, location=location)
 
 
-def output_of(caller: str, out: Any) -> Tensor:
-    r"""The tensor a model puts out, also as `logits` of something larger."""
-    out = getattr(out, "logits", out)
-    if not isinstance(out, Tensor):
-        refuse(caller, "model to return a tensor", type(out).__name__, "Wrap it: lambda x: model(x)[0].", TypeError)
-    return out if out.is_floating_point() else out.double()
+@dataclass(frozen=True)
+class Runs:
+    r"""The outputs, by name, for x, for every gx but x, for noise as far from x, and for samples moved each its way.
+
+    mixed: sample i of it is that of `moved[i % (|G| - 1)]`; None where moved inputs have other shapes, or alone.
+    """
+
+    model: Model
+    x: Tensor
+    group: Group
+    plain: dict[str, Tensor]
+    moved: list[dict[str, Tensor]]
+    noisy: dict[str, Tensor]
+    mixed: dict[str, Tensor] | None
+    still: bool
+
+    @classmethod
+    def over(cls, caller: str, model: Model, x: Tensor, group: Group) -> Runs:
+        r"""Run the model."""
+        orbit = [group.act(g, x) for g in range(group.order)]
+        plain, *moved = (call(caller, model, gx, f"g·x for g = {g}") for g, gx in enumerate(orbit))
+        still = all(torch.equal(gx, x) for gx in orbit[1:])
+        away = max(float((gx - x).abs().max()) for gx in orbit[1:] if gx.shape == x.shape) if not still else 1.0
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
+        noisy = call(caller, model, x + (noise * away).to(x), "x with noise added")
+        mixed = None
+        if len(x) > 1 and all(gx.shape == x.shape for gx in orbit):
+            rows = [orbit[1 + i % len(moved)][i] for i in range(len(x))]
+            mixed = call(caller, model, torch.stack(rows), "samples moved by different elements")
+        return cls(model, x, group, plain, moved, noisy, mixed, still)
 
 
-def _action(caller: str, group: Group, output: Output, y: Tensor) -> Action:
+def _badness(check: Check) -> tuple[bool, float]:
+    return not check.passed, check.error / check.tolerance if check.tolerance else check.error
+
+
+def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed: Allowed) -> Check:
+    r"""The law for one of the outputs, also where samples are moved by different elements."""
+    y, moved = runs.plain[name], [outputs.get(name) for outputs in runs.moved]
+    if any(after is None for after in moved):
+        refuse(caller, "the same outputs for every moved input", f"none of name {name!r} for one of them", "Return it.")
+    outputs = [after for after in moved if after is not None]
+    action = _action(caller, runs.group, output, y)
+    scale = _scale([y, *outputs, *([runs.noisy[name]] if name in runs.noisy else [])])
+    largest_error = allowed.at(scale, rounding(runs.model, y.dtype))
+    found = list(equivariance_gaps(caller, action.move, y, enumerate(outputs, start=1)))
+    check = _worst(action, y, outputs, found, scale, largest_error)
+    check = replace(check, output=name, dtype=str(y.dtype).removeprefix("torch."))
+    if not check.passed or runs.mixed is None or len(y) != len(runs.x) or name not in runs.mixed:
+        return check
+    mixed = runs.mixed[name]
+    expected = torch.stack([outputs[i % len(outputs)][i] for i in range(len(y))]) if y.ndim else y
+    if mixed.shape != expected.shape:
+        return check
+    off = next(equivariance_gaps(caller, lambda g, t: t, expected, [(1, mixed)]))  # noqa: ARG005
+    if bool((off <= largest_error).all()):
+        return check
+    sample = int(off.reshape(len(off), -1).amax(1).argmax())
+    reason = (
+        "the samples of a batch influence each other: the output of a sample changes when the others are moved "
+        "otherwise. Batch statistics, as of batch normalisation in training mode, do that"
+    )
+    error = float(off.max())
+    return replace(check, passed=False, error=error, sample=sample, diagnosis=reason)
+
+
+def _scale(outputs: list[Tensor]) -> Tensor:
+    r"""The size of the outputs, channel by channel (axis 1), so that it broadcasts with them.
+
+    That of a channel is its largest finite entry, or, if that is more, the median over the channels that vary: entries
+    that happen to be small are the sums of larger ones. One constant such as the -1e9 of a masked class is large for
+    its own channel alone.
+    """
+    rows = [_channels(t) for t in outputs if t.numel()]
+    if not rows:
+        return torch.ones((), dtype=torch.float64)
+    values = torch.cat([r for r in rows if len(r) == len(rows[0])], 1)
+    size = values.abs().amax(1)
+    varies = values.amax(1) > values.amin(1)
+    if bool(varies.any()):
+        size = torch.maximum(size, size[varies].median())
+    y = outputs[0]
+    return size.reshape(1, -1, *[1] * (y.ndim - 2)) if y.ndim > 1 else size.reshape(())
+
+
+def _channels(t: Tensor) -> Tensor:
+    r"""Finite values (C, N) in float64, others as 0."""
+    wide = t.abs().double() if t.is_complex() else t.cpu().double() if t.device.type == "mps" else t.double()
+    finite = torch.where(wide.isfinite(), wide, 0.0)
+    return finite.movedim(1, 0).flatten(1) if t.ndim > 1 else finite.reshape(1, -1)
+
+
+def _worst(
+    action: Action, y: Tensor, moved: list[Tensor], found: list[Tensor], scale: Tensor, allowed: Tensor
+) -> Check:
+    r"""The entry whose error is largest by what is allowed there."""
+    if not y.numel():
+        return Check(True, 0.0, 0.0, 0.0, 1, 0, (), 0.0, 0.0)
+    unit = torch.where(allowed > 0, allowed, 1.0)
+    errors = [(off / unit).flatten() for off in found]
+    g = max(range(len(found)), key=lambda g: float(errors[g].max()))
+    off, place = found[g], int(errors[g].argmax())
+    sample, *index = (int(i) for i in torch.unravel_index(torch.tensor(place), off.shape)) if off.ndim else (0,)
+    there, here = (float(t.flatten()[place].real) for t in (action.move(g + 1, y), moved[g]))
+    error, limit, size = (float(t.expand(off.shape).flatten()[place]) for t in (off, allowed, scale))
+    passed = all(bool((gap <= allowed).all()) for gap in found)
+    return Check(passed, error, size, limit, g + 1, sample, tuple(index), there, here)
+
+
+def _shown(caller: str, runs: Runs, output: Output | Action, allowed: Allowed, check: Check) -> Check:
+    r"""A check that passed, if it could have failed; else the check in float64, or why nothing was shown."""
+    finite = any(bool(y.isfinite().any()) for y in runs.plain.values())
+    answers = [_answer(runs, name, allowed) for name in runs.plain]
+    if runs.still:
+        why = "the inputs x are the same however they are moved"
+    elif not finite:
+        why = "no entry of the output is finite"
+    elif any(sharp for sharp, _ in answers):
+        return check
+    elif not any(change for _, change in answers):
+        why = "the output is the same for every input, noise included"
+    else:
+        precise = _in_float64(caller, runs, output)
+        if precise is not None:
+            return precise
+        change = max(change for _, change in answers)
+        why = (
+            f"noise changes the output by {change:.2g}, and a tolerance of {check.tolerance:.2g} for {check.dtype} is "
+            "not small beside that. Train the model, take other inputs, or pass a tolerance"
+        )
+    return replace(check, passed=False, nothing_shown=why)
+
+
+def _in_float64(caller: str, runs: Runs, output: Output | Action) -> Check | None:
+    r"""The check of a copy in float64, whose rounding is small beside any answer; None where that shows nothing."""
+    precise = None if runs.x.dtype == torch.float64 else in_double(runs.model)
+    if precise is None:
+        return None
+    try:
+        with evaluation(precise):
+            wide = Runs.over(caller, precise, runs.x.double(), runs.group)
+    except (RuntimeError, TypeError, ValueError):
+        return None
+    allowed = Allowed(STRUCTURAL, None)  # weights may follow the group to float32 only
+    check = max((_judge(caller, wide, name, output, allowed) for name in wide.plain), key=_badness)
+    shown = any(_answer(wide, name, allowed)[0] for name in wide.plain)
+    return check if shown or not check.passed else None
+
+
+def _answer(runs: Runs, name: str, allowed: Allowed) -> tuple[bool, float]:
+    r"""Whether noise changes some channel of the output by much more than is allowed, and the largest change."""
+    y, noisy = runs.plain[name], runs.noisy.get(name)
+    if noisy is None or noisy.shape != y.shape or not y.numel():
+        return False, 0.0
+    change = (_channels(noisy) - _channels(y)).abs().amax(1)
+    scale = _scale([y, *(outputs[name] for outputs in runs.moved), noisy]).flatten()
+    limit = allowed.at(scale, rounding(runs.model, y.dtype))
+    sharp = (change > 0) & (allowed.given | (limit <= SHARP * change))
+    return bool(sharp.any()), float(change.max())
+
+
+def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Action:
+    if isinstance(output, Action):
+        return output
     if callable(output):
         return Action("given", output)
     if output == "auto":
         output = "regular" if y.ndim in (3, 5) and y.shape[2] == group.order else "image"
-    if output not in ("image", "regular"):
-        refuse(caller, "output in {'auto', 'image', 'regular'} or a function", repr(output), "Pick one of those.")
+    if output not in OUTPUTS:
+        named = ", ".join(map(repr, OUTPUTS))
+        refuse(caller, f"output in {{{named}}} or a function", repr(output), "Pick one of those.")
     return declared(group, output)
-
-
-def _worst(caller: str, action: Action, y: Tensor, moved: list[Tensor], relative: float) -> Check:
-    scale = max(map(largest, (y, *moved)))
-    worst, element, place = -1.0, 1, 0
-    found = equivariance_gaps(caller, action.move, y, enumerate(moved, start=1))
-    for g, off in enumerate(map(torch.flatten, found), start=1):
-        if off.numel() and float(off.max()) > worst:
-            worst, element, place = float(off.max()), g, int(off.argmax())
-    sample, *index = (int(i) for i in torch.unravel_index(torch.tensor(place), y.shape)) if y.numel() else (0,)
-    there, here = (
-        float(t.flatten()[place]) if y.numel() else 0.0 for t in (action.move(element, y), moved[element - 1])
-    )
-    worst, allowed = max(worst, 0.0), relative * scale
-    return Check(worst <= allowed, worst, scale, allowed, element, sample, tuple(index), there, here)
 
 
 def _diagnosis(
@@ -150,7 +326,7 @@ def _diagnosis(
         location, lost = None, f"; no place was found: {error}"
     if location is not None and location.kind == "random":
         return "random: two identical calls differ", location
-    wide = _in_double(model, x, group, caller)
+    wide = _in_double(model, x, group, check.output)
     if isinstance(wide, str):
         return f"structural or numerical: {wide}{lost}", location
     relative = distance(action, wide[0], wide[1:])
@@ -167,13 +343,14 @@ def _diagnosis(
     return f"structural: {left} as well{lost}", location
 
 
-def _in_double(model: Model, x: Tensor, group: Group, caller: str) -> list[Tensor] | str:
+def _in_double(model: Model, x: Tensor, group: Group, name: str) -> list[Tensor] | str:
     r"""The outputs over the orbit in float64, or why there are none."""
     precise = in_double(model)
     if precise is None:
         return "it cannot be copied to float64"
     try:
         with evaluation(precise):
-            return [output_of(caller, precise(group.act(g, x.double()).clone())) for g in range(group.order)]
+            runs = [call("compare", precise, group.act(g, x.double()), "float64") for g in range(group.order)]
+        return [outputs[name] for outputs in runs]
     except (RuntimeError, TypeError, ValueError) as error:
-        return f"it does not run in float64 ({str(error).splitlines()[0]})"
+        return f"it does not run in float64 ({str(error.__cause__ or error).splitlines()[0]})"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilayers.groups import Group
+from equilayers._checks import refuse
+from equilayers.groups import CyclicRotation, Dihedral, Group
 from equilayers.metrics import equivariance_gaps
 
 Move = Callable[[int, Tensor], Tensor]
@@ -39,8 +40,26 @@ def invariant() -> Action:
     return Action("invariant", lambda g, y: y, fixed=True)  # noqa: ARG005
 
 
+def vector(group: Group) -> Action:
+    r"""Vectors (..., 2) of the plane, to the right and upwards, rotate and are mirrored with the image."""
+    if not isinstance(group, CyclicRotation | Dihedral):
+        refuse("vector", "a group of rotations and mirrors", repr(group), "Pass a function of g and the output.")
+
+    def move(g: int, y: Tensor) -> Tensor:
+        mirror, turn = divmod(g, group.n)
+        angle = 2 * math.pi * turn / group.n
+        quarters, rest = divmod(4 * turn, group.n)
+        cos, sin = (math.cos(angle), math.sin(angle)) if rest else ((1, 0, -1, 0)[quarters], (0, 1, 0, -1)[quarters])
+        right, up = (-1 if mirror else 1) * y[..., 0], y[..., 1]
+        return torch.stack((cos * right - sin * up, sin * right + cos * up), -1)
+
+    return Action("vector", move)
+
+
 def declared(group: Group, name: str) -> Action:
-    r"""The action of this name: "invariant", "image" or "regular"."""
+    r"""The action of this name: "invariant", "image", "regular" or "vector"."""
+    if name == "vector":
+        return vector(group)
     actions = {action.name: action for action in (invariant(), image(group), regular(group))}
     return actions[name]
 

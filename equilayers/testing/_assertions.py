@@ -91,7 +91,8 @@ def assert_equivariant(
         group: the symmetry, of more than one element.
         x: inputs (B, ...), floating-point, that the group acts on.
         output: how the output moves: "image" (last axes), "regular" (fiber on axis 2), "vector" (last axis of length
-            2, to the right and upwards, rotated with the image), a function of g and the output, or "auto": regular where axis 2 of a 3-D or 5-D output has length |G|, otherwise image.
+            2, to the right and upwards, rotated with the image), a function of g and the output, or "auto": regular
+            where axis 2 of a 3-D or 5-D output has length |G|, otherwise image.
         bitwise: as for `assert_invariant`.
         tolerance: as for `assert_invariant`.
         atol: as for `assert_invariant`.

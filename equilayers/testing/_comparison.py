@@ -131,12 +131,12 @@ def compare(
         runs = Runs.over(caller, model, x, group)
         checks = [_judge(caller, runs, name, output, allowed) for name in runs.plain]
         check = max(checks, key=_badness)
-        if check.passed:
+        if check.passed or not runs.finite:
             check = _shown(caller, runs, output, allowed, check)
         if check.passed or check.nothing_shown or not diagnose or check.diagnosis:
             return check
         action = _action(caller, group, output, runs.plain[check.output])
-        kind, location = _diagnosis(model, x, group, action, check, caller)
+        kind, location = _diagnosis(model, x, group, action, check)
     return replace(check, diagnosis=kind, location=location)
 
 
@@ -170,6 +170,11 @@ class Runs:
             rows = [orbit[1 + i % len(moved)][i] for i in range(len(x))]
             mixed = call(caller, model, torch.stack(rows), "samples moved by different elements")
         return cls(model, x, group, plain, moved, noisy, mixed, still)
+
+    @property
+    def finite(self) -> bool:
+        r"""Whether some entry of the outputs is."""
+        return any(bool(y.isfinite().any()) for y in self.plain.values())
 
 
 def _badness(check: Check) -> tuple[bool, float]:
@@ -251,11 +256,10 @@ def _worst(
 
 def _shown(caller: str, runs: Runs, output: Output | Action, allowed: Allowed, check: Check) -> Check:
     r"""A check that passed, if it could have failed; else the check in float64, or why nothing was shown."""
-    finite = any(bool(y.isfinite().any()) for y in runs.plain.values())
     answers = [_answer(runs, name, allowed) for name in runs.plain]
     if runs.still:
         why = "the inputs x are the same however they are moved"
-    elif not finite:
+    elif not runs.finite:
         why = "no entry of the output is finite"
     elif any(sharp for sharp, _ in answers):
         return check
@@ -290,11 +294,12 @@ def _in_float64(caller: str, runs: Runs, output: Output | Action) -> Check | Non
 
 
 def _answer(runs: Runs, name: str, allowed: Allowed) -> tuple[bool, float]:
-    r"""Whether noise changes some channel of the output by much more than is allowed, and the largest change."""
+    r"""Whether other inputs change some channel of the output by much more than is allowed, and the largest change."""
     y, noisy = runs.plain[name], runs.noisy.get(name)
     if noisy is None or noisy.shape != y.shape or not y.numel():
         return False, 0.0
-    change = (_channels(noisy) - _channels(y)).abs().amax(1)
+    others = [noisy, y[:1].expand_as(y)] if y.ndim else [noisy]
+    change = torch.stack([(_channels(t) - _channels(y)).abs().amax(1) for t in others]).amax(0)
     scale = _scale([y, *(outputs[name] for outputs in runs.moved), noisy]).flatten()
     limit = allowed.at(scale, rounding(runs.model, y.dtype))
     sharp = (change > 0) & (allowed.given | (limit <= SHARP * change))
@@ -314,9 +319,7 @@ def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Ac
     return declared(group, output)
 
 
-def _diagnosis(
-    model: Model, x: Tensor, group: Group, action: Action, check: Check, caller: str
-) -> tuple[str, Break | None]:
+def _diagnosis(model: Model, x: Tensor, group: Group, action: Action, check: Check) -> tuple[str, Break | None]:
     r"""Whether float64 makes the error go away, and where the symmetry is lost."""
     x = x if len(x) <= FEW else x[[check.sample, check.sample - 1]]
     try:

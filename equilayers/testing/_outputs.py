@@ -1,4 +1,4 @@
-r"""What a model returns, as tensors with names: a tensor, or dictionaries, sequences, dataclasses and arrays of them."""
+r"""What a model returns, as tensors with names: one tensor, or dictionaries, sequences and dataclasses of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,13 @@ def outputs_of(caller: str, out: Any) -> dict[str, Tensor]:
         for name, value in _leaves("", out if logits is None else logits)
     }
     if not found:
-        refuse(caller, "model to return a tensor", type(out).__name__, "Return one, or several in a dict.", TypeError)
+        refuse(
+            caller,
+            "model to return a tensor",
+            type(out).__name__,
+            "Return one, or pick it: lambda x: model(x)[0].",
+            TypeError,
+        )
     return found
 
 
@@ -77,6 +83,6 @@ def call(caller: str, model: Model, x: Tensor, what: str) -> dict[str, Tensor]:
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
         got = f"{type(error).__name__}: {first}"
-        hint = "The exception above says where."
+        hint = "See the exception above."
         raise RuntimeError(f"{caller}: expected {name_of(model)} to run on {what}, got {got}. {hint}") from error
     return outputs_of(caller, out)

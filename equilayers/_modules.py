@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 @contextlib.contextmanager
 def evaluation(model: Callable[[Tensor], Any]) -> Iterator[None]:
     r"""The model in eval mode, each of its modules put back into its own mode afterwards."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modules = [m for m in model.modules() if hasattr(m, "training")] if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
     for module in modules:
         module.training = False

@@ -131,7 +131,7 @@ def compare(
         runs = Runs.over(caller, model, x, group)
         checks = [_judge(caller, runs, name, output, allowed) for name in runs.plain]
         check = max(checks, key=_badness)
-        if check.passed or not runs.finite:
+        if check.passed:
             check = _shown(caller, runs, output, allowed, check)
         if check.passed or check.nothing_shown or not diagnose or check.diagnosis:
             return check
@@ -171,11 +171,6 @@ class Runs:
             mixed = call(caller, model, torch.stack(rows), "samples moved by different elements")
         return cls(model, x, group, plain, moved, noisy, mixed, still)
 
-    @property
-    def finite(self) -> bool:
-        r"""Whether some entry of the outputs is."""
-        return any(bool(y.isfinite().any()) for y in self.plain.values())
-
 
 def _badness(check: Check) -> tuple[bool, float]:
     return not check.passed, check.error / check.tolerance if check.tolerance else check.error
@@ -188,7 +183,7 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
         refuse(caller, "the same outputs for every moved input", f"none of name {name!r} for one of them", "Return it.")
     outputs = [after for after in moved if after is not None]
     action = _action(caller, runs.group, output, y)
-    scale = _scale([y, *outputs, *([runs.noisy[name]] if name in runs.noisy else [])])
+    scale = _scale([y, *outputs], runs.noisy.get(name))
     largest_error = allowed.at(scale, rounding(runs.model, y.dtype))
     found = list(equivariance_gaps(caller, action.move, y, enumerate(outputs, start=1)))
     check = _worst(action, y, outputs, found, scale, largest_error)
@@ -211,22 +206,23 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
     return replace(check, passed=False, error=error, sample=sample, diagnosis=reason)
 
 
-def _scale(outputs: list[Tensor]) -> Tensor:
+def _scale(outputs: list[Tensor], noisy: Tensor | None) -> Tensor:
     r"""The size of the outputs, channel by channel (axis 1), so that it broadcasts with them.
 
-    That of a channel is its largest finite entry, or, if that is more, the median over the channels that vary: entries
-    that happen to be small are the sums of larger ones. One constant such as the -1e9 of a masked class is large for
-    its own channel alone.
+    That of a channel is its largest finite entry, or, if that is more, the median over the channels that vary, also
+    with noise: entries that happen to be small are the sums of larger ones. A constant such as the -1e9 of a masked
+    class is large for its own channel alone.
     """
-    rows = [_channels(t) for t in outputs if t.numel()]
-    if not rows:
+    y = outputs[0]
+    if not y.numel():
         return torch.ones((), dtype=torch.float64)
-    values = torch.cat([r for r in rows if len(r) == len(rows[0])], 1)
+    values = torch.cat([_channels(t) for t in outputs], 1)
     size = values.abs().amax(1)
+    if noisy is not None and noisy.shape == y.shape:
+        values = torch.cat((values, _channels(noisy)), 1)
     varies = values.amax(1) > values.amin(1)
     if bool(varies.any()):
         size = torch.maximum(size, size[varies].median())
-    y = outputs[0]
     return size.reshape(1, -1, *[1] * (y.ndim - 2)) if y.ndim > 1 else size.reshape(())
 
 
@@ -259,7 +255,7 @@ def _shown(caller: str, runs: Runs, output: Output | Action, allowed: Allowed, c
     answers = [_answer(runs, name, allowed) for name in runs.plain]
     if runs.still:
         why = "the inputs x are the same however they are moved"
-    elif not runs.finite:
+    elif not any(bool(y.isfinite().any()) for y in runs.plain.values()):
         why = "no entry of the output is finite"
     elif any(sharp for sharp, _ in answers):
         return check
@@ -300,7 +296,7 @@ def _answer(runs: Runs, name: str, allowed: Allowed) -> tuple[bool, float]:
         return False, 0.0
     others = [noisy, y[:1].expand_as(y)] if y.ndim else [noisy]
     change = torch.stack([(_channels(t) - _channels(y)).abs().amax(1) for t in others]).amax(0)
-    scale = _scale([y, *(outputs[name] for outputs in runs.moved), noisy]).flatten()
+    scale = _scale([y, *(outputs[name] for outputs in runs.moved)], noisy).flatten()
     limit = allowed.at(scale, rounding(runs.model, y.dtype))
     sharp = (change > 0) & (allowed.given | (limit <= SHARP * change))
     return bool(sharp.any()), float(change.max())

@@ -19,9 +19,9 @@ from baselines.common.data import Dataset, Split
 from baselines.common.runner import SerialExecutor
 from baselines.study import command as study
 from baselines.study.config import Plan, plan_of
-from baselines.study.jobs import RunJob, StandaloneJob
 from baselines.study.models import UPRIGHT
 from baselines.study.protocols import PROTOCOLS
+from baselines.study.runner import RunJob, StandaloneJob
 from baselines.study.runs import TRAINING, Result, Run, Source, Subject
 from baselines.study.training import Recipe
 from equilayers.groups import group_from_name

@@ -2,19 +2,18 @@ r"""The trainings of `python -m baselines rotmnist`: what one is, how it goes on
 
 from __future__ import annotations
 
-import functools
 import time
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from baselines.common.files import write, write_json
-from baselines.common.runner import Advance, Result, stored_result
+from baselines.common.runner import Advance, Result, settings_of, stored_result
 from baselines.rotmnist.data import Digits, rotated_mnist
 from baselines.rotmnist.models import build, parameters
 
@@ -38,11 +37,8 @@ class Run:
         return f"{self.model}-seed{self.seed}{'-validation' if self.validate else ''}"
 
     def settings(self) -> Result:
-        r"""Everything the result depends on; where the files lie is not part of it."""
-        settings = asdict(self)
-        del settings["data_dir"]
-        recipe = {"batch": BATCH, "lr": LR, "decay": DECAY}
-        return {"format": FORMAT, "torch": torch.__version__.split("+")[0], **settings, **recipe}
+        r"""Everything the result depends on."""
+        return settings_of(self, FORMAT, batch=BATCH, lr=LR, decay=DECAY)
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class RotMnistJob:
     def carry_out(self, advance: Advance) -> Result:
         r"""Train from the last checkpoint on, and test."""
         checkpoint = self.out / f"{self.run.name}.pt"
-        train, test = data_of(self.run)
+        train, test = digits_of(self.run.data_dir, self.run.validate)
         model = build(self.run.model, self.run.seed)
         seconds = _train(model, train, self.run, checkpoint, advance)
         started = time.process_time()
@@ -90,14 +86,9 @@ class RotMnistJob:
         return result
 
 
-def data_of(run: Run) -> tuple[Digits, Digits]:
-    r"""What it learns from, and what it is tested on; the same digits and angles for every network and seed."""
-    return digits_of(run.data_dir, run.validate)
-
-
 @lru_cache(maxsize=1)
 def digits_of(data_dir: str | None, validate: bool) -> tuple[Digits, Digits]:
-    r"""10,000 digits and the 2,000 held out, or those 12,000 and the 50,000 to be tested on."""
+    r"""10,000 digits and the 2,000 held out, or those 12,000 and the 50,000 to be tested on, for every seed."""
     train, validation, test = rotated_mnist(data_dir)
     if validate:
         return train, validation
@@ -123,9 +114,8 @@ def _train(model: nn.Module, data: Digits, run: Run, checkpoint: Path, advance: 
             schedule.step()
         seconds += time.process_time() - started
         state = {name: part.state_dict() for name, part in parts.items()}
-        kept = {**state, "generator": generator.get_state(), "epoch": epoch, "seconds": seconds}
-        kept["settings"] = run.settings()
-        write(checkpoint, functools.partial(torch.save, kept))
+        state |= {"generator": generator.get_state(), "epoch": epoch, "seconds": seconds, "settings": run.settings()}
+        write(checkpoint, partial(torch.save, state))
         advance(epoch)
     return seconds
 
@@ -154,7 +144,5 @@ def wrong_answers(model: nn.Module, data: Digits) -> int:
     r"""How many digits get another class than theirs."""
     model.eval()
     with torch.no_grad():
-        wrong: list[Tensor] = [
-            (model(x).argmax(1) != y).sum() for x, y in zip(*(part.split(TEST_BATCH) for part in data), strict=True)
-        ]
-    return int(sum(wrong))
+        classes = torch.cat([model(x).argmax(1) for x in data.x.split(TEST_BATCH)])
+    return int((classes != data.y).sum())

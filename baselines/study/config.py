@@ -42,18 +42,14 @@ class Plan:
 
     def first(self, group: str, method: str, form: str = FORMS[0], nu: float | None = None) -> Run | None:
         r"""The run of seed 0; None for IR without a weight."""
-        weight = 0.0
-        if method == "IR":
-            known = nu if nu is not None else self.weight(group, form)
-            if known is None:
-                return None
-            weight = known
-        how = replace(self.recipe, nu=weight, form=form if method == "IR" else FORMS[0], augment=method != UPRIGHT)
+        if method != "IR":
+            form, nu = FORMS[0], 0.0
+        elif nu is None:
+            nu = next((weight for *key, weight in self.nu if key == [group, form]), None)
+        if nu is None:
+            return None
+        how = replace(self.recipe, nu=nu, form=form, augment=method != UPRIGHT)
         return Run(self.source, self.model, self.width, group, method, 0, how)
-
-    def weight(self, group: str, form: str) -> float | None:
-        r"""The weight of the regulariser."""
-        return next((nu for name, kind, nu in self.nu if (name, kind) == (group, form)), None)
 
     def with_nu(self, chosen: Nu) -> Plan:
         r"""The same plan, with the weights that were tuned."""
@@ -77,10 +73,8 @@ def plan_of(args: argparse.Namespace, data_dir: str | None) -> Plan:
     protocol = PROTOCOLS[args.model, args.data]
     groups = [group_name(label) for label in args.groups or GROUPS[args.model]]
     _check_model(args.model, args.width, groups)
-    given = {"logit": args.nu, "distribution": args.nu_distribution, "normalized_logit": args.nu_normalized_logit}
-    weights = tuple(
-        (group, form, nu) for form in FORMS for group, nu in _weights(form, groups, given[form], protocol).items()
-    )
+    given = dict(zip(FORMS, (args.nu, args.nu_distribution, args.nu_normalized_logit), strict=True))
+    weights = tuple(weight for form in FORMS for weight in _weights(form, groups, given[form], protocol))
     return Plan(
         Source(args.data, data_dir, protocol.saliency_samples),
         args.model,
@@ -109,17 +103,18 @@ def _check_model(model: str, width: str, groups: list[str]) -> None:
             raise ValueError(f"study: expected --groups of rotations and mirrors with --model cnn, got {name}. {hint}")
 
 
-def _weights(form: str, groups: list[str], given: list[str] | None, protocol: Protocol) -> dict[str, float | None]:
-    r"""The weight of the regulariser for each group, None where it is to be tuned."""
+def _weights(
+    form: str, groups: list[str], given: list[str] | None, protocol: Protocol
+) -> list[tuple[str, str, float | None]]:
+    r"""Group, form and weight of the regulariser for each group, None where it is to be tuned."""
     option = "--nu" if form == FORMS[0] else f"--nu-{form.replace('_', '-')}"
     if given is None:
-        return {group: protocol.nu.get((group, form)) for group in groups}
+        return [(group, form, protocol.nu.get((group, form))) for group in groups]
     if len(given) not in (1, len(groups)):
-        raise ValueError(
-            f"study: expected one {option}, or one for each group, got {len(given)}. The groups: {groups}."
-        )
+        got = f"{len(given)}. The groups: {groups}."
+        raise ValueError(f"study: expected one {option}, or one for each group, got {got}")
     each = given if len(given) == len(groups) else given * len(groups)
-    return {group: _number(option, nu) for group, nu in zip(groups, each, strict=True)}
+    return [(group, form, _number(option, nu)) for group, nu in zip(groups, each, strict=True)]
 
 
 def _number(option: str, nu: str) -> float | None:

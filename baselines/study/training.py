@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +46,7 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
-    data: Dataset,
-    group: Group,
-    recipe: Recipe,
-    seed: int,
-    advance: Advance | None = None,
+    model: nn.Module, data: Dataset, group: Group, recipe: Recipe, seed: int, advance: Advance | None = None
 ) -> Trained:
     r"""Train on samples moved by random elements of the group; the best validation accuracy selects the epoch.
 
@@ -74,20 +68,20 @@ def train(
     penalty = InvarianceLoss(group, recipe.form) if recipe.nu else None
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
     steps = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
-    schedule = (
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps) if recipe.one_cycle else None
-    )
+    schedule = None
+    if recipe.one_cycle:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps)
     best = Trained(model, 0, -1.0)
     weights = copy.deepcopy(model.state_dict())
     for epoch in range(1, recipe.epochs + 1):
         model.train()
         for batch in _batches(len(labels), group, recipe, generator):
-            whole = len(batch.n)
-            mine = batch.part(share(whole))
+            whole = len(batch[0])
+            n, g, hg = (part[share(whole)] for part in batch)
             optimizer.zero_grad()
-            if len(mine.n):
-                x, y = images[mine.g, mine.n], labels[mine.n]
-                moved = None if penalty is None else images[mine.hg, mine.n]
+            if len(n):
+                x, y = images[g, n], labels[n]
+                moved = None if penalty is None else images[hg, n]
                 (_loss(model, x, y, moved, penalty, recipe.nu) * (len(y) / whole)).backward()
             add_gradients(model)
             optimizer.step()
@@ -103,24 +97,18 @@ def train(
     return best
 
 
-class _Batch(NamedTuple):
-    r"""Numbers of samples n, elements g that they are moved by, and hg, which the regulariser compares with: (B,)."""
+def _batches(
+    count: int, group: Group, recipe: Recipe, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    r"""One epoch: every sample once, in random order, each with random elements.
 
-    n: Tensor
-    g: Tensor
-    hg: Tensor
-
-    def part(self, places: slice) -> _Batch:
-        return _Batch(self.n[places], self.g[places], self.hg[places])
-
-
-def _batches(count: int, group: Group, recipe: Recipe, generator: torch.Generator) -> Iterator[_Batch]:
-    r"""One epoch: every sample once, in random order, each with random elements."""
+    Indices of samples n, elements g that they are moved by, and hg, which the regulariser compares with: (B,) each.
+    """
     products = torch.as_tensor(group.cayley_table.copy())
     for n in torch.randperm(count, generator=generator).split(recipe.batch_size):
         g = torch.randint(group.order if recipe.augment else 1, n.shape, generator=generator)
         h = torch.randint(1, group.order, n.shape, generator=generator) if recipe.nu else torch.zeros_like(g)
-        yield _Batch(n, g, products[h, g])
+        yield n, g, products[h, g]
 
 
 def _loss(

@@ -23,8 +23,8 @@ from baselines.common.data import Dataset, Split
 from baselines.common.runner import SerialExecutor
 from baselines.study import command as study
 from baselines.study import runner, training
-from baselines.study.jobs import RunJob
 from baselines.study.models import mlp
+from baselines.study.runner import RunJob
 from baselines.study.runs import TRAINING, Run
 from baselines.study.training import Recipe, train
 from equilayers.groups import group_from_name
@@ -110,7 +110,7 @@ def work(rank: int, folder: str, run: Run) -> None:
         if rank == 1:  # comes late, when the other is done
             finished = runner.finished
             patch.setattr(runner, "finished", lambda *key: (time.sleep(2), finished(*key))[1])
-        resumed = runner.StudyRunner(Console(quiet=True), Path(folder), SerialExecutor(), resume=True, quiet=True)
+        resumed = runner.StudyRunner(Console(quiet=True), Path(folder), SerialExecutor(), resume=True)
         with contextlib.suppress(RuntimeError):  # the other has gone
             resumed.carry_out({run: ["drift"]}, [], "resumed")
             dist.barrier()

@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 
 from baselines.__main__ import main
-from baselines.study import deform
-from baselines.study.deform import MAGNITUDES, MODELS
+from baselines.study.parts import deform
+from baselines.study.parts.deform import MAGNITUDES, MODELS
 
 
 @pytest.fixture

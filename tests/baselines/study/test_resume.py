@@ -16,8 +16,8 @@ import pytest
 
 from baselines.__main__ import main
 from baselines.common import files
-from baselines.study.jobs import RunJob
 from baselines.study.protocols import PROTOCOLS
+from baselines.study.runner import RunJob
 from baselines.study.runs import FORMAT
 from pages import ROOT
 from studies import TINY, Jobs, files_of, in_this_process, refused, results_of, trained

@@ -21,19 +21,19 @@ EQUAL = "equal-parameters"
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     """What the study does: in this process, SI on few images."""
-    return in_this_process(monkeypatch, saliency_samples=5)
+    return in_this_process(monkeypatch)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--groups", "X4"], "X4"),
-        (["--groups", "R4", "nonsense"], "nonsense"),
-        (["--groups", "R3"], "exact group"),
-        (["--groups", "R1"], "more than one element"),
+        (["--groups", "C4", "nonsense"], "nonsense"),
+        (["--groups", "C3"], "exact group"),
+        (["--groups", "C1"], "more than one element"),
         (["--groups", "T0"], "T0|0"),
         (["--groups", "T5"], "5"),
-        (["--groups", "R4", "T5"], "5"),
+        (["--groups", "C4", "T5"], "5"),
         (["--nu", "-1"], "positive"),
         (["--nu", "0"], "positive"),
         (["--nu", "nan"], "positive"),
@@ -42,8 +42,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
         (["--nu", "1", "2", "3"], "got 3"),
         (["--width", "equal-width"], "--model cnn"),
         (["--model", "cnn", "--groups", "T3"], "rotations and mirrors"),
-        (["--model", "cnn", "--groups", "R4", "T3"], "nothing to tie"),
-        (["--model", "cnn", "--groups", "R1"], "more than one element"),
+        (["--model", "cnn", "--groups", "C4", "T3"], "nothing to tie"),
+        (["--model", "cnn", "--groups", "C1"], "more than one element"),
     ],
     ids=" ".join,
 )

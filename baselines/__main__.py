@@ -1,7 +1,5 @@
 r"""`python -m baselines study | report | shift | deform | rotmnist`: the command lines."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

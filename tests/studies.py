@@ -21,9 +21,8 @@ from baselines.common.runner import SerialExecutor
 from baselines.shift import runs as shift_runs
 from baselines.shift.scenes import Layout
 from baselines.study import command as study
-from baselines.study.config import Plan, plan_of
+from baselines.study.config import PROTOCOLS, Plan, plan_of
 from baselines.study.models import UPRIGHT
-from baselines.study.protocols import PROTOCOLS
 from baselines.study.runner import RunJob, StandaloneJob
 from baselines.study.runs import TRAINING, Result, Run, Source, Subject, cached_dataset
 from baselines.study.training import Recipe

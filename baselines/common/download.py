@@ -3,8 +3,6 @@ r"""Where the idx files of MNIST and Fashion-MNIST come from, where they lie, an
 Sums are those of the unpacked bytes: compressing again changes the .gz file and leaves the data as it was.
 """
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import os
@@ -171,10 +169,8 @@ def _is_right(folder: Path, file: str, md5: str) -> bool:
 def _fetch(name: str, url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
-            content: bytes = answer.read()
-            return content
+            return bytes(answer.read())
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f"download: expected {url} to be reachable, got {error!r}. Check the network, or get the {name} files on "
-            f"another machine and pass --data-dir DIR or set {ENVIRONMENT_VARIABLE}."
-        ) from error
+        way = f"get the {name} files on another machine and pass --data-dir DIR or set {ENVIRONMENT_VARIABLE}"
+        message = f"download: expected {url} to be reachable, got {error!r}. Check the network, or {way}."
+        raise ConnectionError(message) from error

@@ -1,7 +1,5 @@
 r"""Files that are whole or not there: results are written beside their place and renamed into it."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 r"""The idx file format of MNIST and its siblings: a magic number, the sizes, then the bytes."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import os

@@ -1,7 +1,5 @@
 r"""The runner of all commands: jobs are carried out in this process or in a pool, with a progress bar and resuming."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os

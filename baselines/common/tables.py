@@ -1,7 +1,5 @@
 r"""Tables for the terminal and in Markdown, and their cells."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 r"""What the commands have in common: options, required packages, and where they print."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import platform

@@ -1,7 +1,5 @@
 r"""Rotated MNIST: plain, group-equivariant and harmonic networks of equal size, beside published errors."""
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import os

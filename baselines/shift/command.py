@@ -1,7 +1,5 @@
 r"""Shift invariance shown: max, blur and polyphase pooling on a toy signal, in a detector and in a segmentor."""
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import time

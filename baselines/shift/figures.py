@@ -1,7 +1,5 @@
 r"""The figures of `python -m baselines shift`."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap

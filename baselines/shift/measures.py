@@ -1,7 +1,5 @@
 r"""How much a shift changes what a detector or a segmentor says."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

@@ -1,7 +1,5 @@
 r"""The runs of `python -m baselines shift`: what one is, how it trains, and what is kept of it."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 r"""The measures of `python -m baselines shift` as tables and in words."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator
 from typing import Any

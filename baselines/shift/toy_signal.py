@@ -3,8 +3,6 @@ r"""The toy signal: what max pooling, blur pooling and polyphase pooling make of
 Source: Zhang 2019, Fig. 2 (arXiv:1904.11486).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 r"""The study: weight tying (WT) against data augmentation (DA) and invariance regularisation (IR), part by part."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import time
@@ -17,10 +15,9 @@ from baselines.common.files import writable_folder, write_json, write_text
 from baselines.common.runner import Executor, SerialExecutor, pool
 from baselines.common.tables import rich_table
 from baselines.common.terminal import add_training_arguments, console_of_output, positive, require, this_machine
-from baselines.study.config import Plan, plan_of
+from baselines.study.config import FORMS, Plan, plan_of
 from baselines.study.models import METHODS, MODELS, UPRIGHT, WIDTHS
 from baselines.study.parts import PARTS
-from baselines.study.protocols import FORMS
 from baselines.study.runner import StudyRunner
 from baselines.study.tables import head_and_rows, markdown, sizes
 from equilayers.groups import group_from_name

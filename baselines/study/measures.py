@@ -1,7 +1,5 @@
 r"""What a trained model is measured by: accuracy over the orbit, and whether it moves with its input."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 r"""The models of the study."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 r"""The jobs of the study and their runner: tune the regulariser, carry out what a plan lacks, collect the results."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +7,8 @@ from rich.console import Console
 
 from baselines.common.distributed import from_first, place
 from baselines.common.runner import Advance, Executor, Result, carry_out
-from baselines.study.config import Plan
+from baselines.study.config import LADDER, SALIENCY_TARGET, Nu, Plan
 from baselines.study.parts import RUN_PARTS, STANDALONE_PARTS
-from baselines.study.protocols import LADDER, SALIENCY_TARGET, Nu
 from baselines.study.runs import TRAINING, Run, finished, measure_part, subject, train_run
 from baselines.study.tables import paper_label
 

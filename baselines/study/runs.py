@@ -1,7 +1,5 @@
 r"""The trainings of the study: what one is, how it is carried out, and what is kept of it."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable

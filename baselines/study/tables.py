@@ -1,7 +1,5 @@
 r"""Results as tables: for the terminal, and as Markdown beside the paper's figures."""
 
-from __future__ import annotations
-
 import re
 from statistics import fmean
 
@@ -33,11 +31,6 @@ def group_name(label: str) -> str:
     return re.sub(r"^R(?=\d+$)", "C", label)
 
 
-def of_the_paper(run: Result) -> bool:
-    r"""Whether the paper has figures for a run's model and data."""
-    return (run["model"], run["source"]["data"]) == ("mlp", "mnist")
-
-
 def grouped(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
     r"""The runs of each group and method, over seeds."""
     rows: dict[tuple[str, str], list[Result]] = {}
@@ -64,7 +57,7 @@ def head_and_rows(
     results: list[Result], seconds: dict[str, float] | None = None, *, paper: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     r"""The table, with seconds of training by the runs' names, and with the paper's figures where it has them."""
-    paper = paper and of_the_paper(results[0])
+    paper = paper and (results[0]["model"], results[0]["source"]["data"]) == ("mlp", "mnist")
     head = ["group", "method", "ν", *COLUMNS.values()]
     head += [*(["training s"] if seconds else []), *(PAPER_COLUMNS if paper else [])]
     rows = []

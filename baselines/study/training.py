@@ -1,7 +1,5 @@
 r"""One training run of the study, on one core, the same to the last bit each time."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator
@@ -64,7 +62,10 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     images, labels = group.orbit(data.train.x), data.train.y  # moved once, not in every step
-    held_out = _moved(data.validation.x, group, generator) if recipe.augment else data.validation.x
+    held_out = data.validation.x
+    if recipe.augment:
+        drawn = torch.randint(group.order, held_out.shape[:1], generator=generator)
+        held_out = group.orbit(held_out)[drawn, torch.arange(len(held_out))]
     penalty = InvarianceLoss(group, recipe.form) if recipe.nu else None
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
     steps = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
@@ -80,9 +81,12 @@ def train(
             n, g, hg = (part[share(whole)] for part in batch)
             optimizer.zero_grad()
             if len(n):
-                x, y = images[g, n], labels[n]
-                moved = None if penalty is None else images[hg, n]
-                (_loss(model, x, y, moved, penalty, recipe.nu) * (len(y) / whole)).backward()
+                x = images[g, n] if penalty is None else torch.cat((images[g, n], images[hg, n]))
+                logits = model(x).chunk(1 if penalty is None else 2)
+                loss = F.cross_entropy(logits[0], labels[n])
+                if penalty is not None:
+                    loss = loss + recipe.nu * penalty.between(*logits)
+                (loss * (len(n) / whole)).backward()
             add_gradients(model)
             optimizer.step()
             if schedule is not None:
@@ -111,23 +115,9 @@ def _batches(
         yield n, g, products[h, g]
 
 
-def _loss(
-    model: nn.Module, x: Tensor, y: Tensor, moved: Tensor | None, penalty: InvarianceLoss | None, nu: float
-) -> Tensor:
-    if penalty is None or moved is None:
-        return F.cross_entropy(model(x), y)
-    f, fh = model(torch.cat((x, moved))).chunk(2)
-    return F.cross_entropy(f, y) + nu * penalty.between(f, fh)
-
-
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2048) -> float:
     r"""Share of samples x (B, ...) whose largest logit is that of their class y (B,)."""
     model.eval()
     with torch.no_grad():
         predicted = torch.cat([model(part).argmax(1) for part in x.split(batch_size)])
     return float((predicted == y).double().mean())
-
-
-def _moved(x: Tensor, group: Group, generator: torch.Generator) -> Tensor:
-    drawn = torch.randint(group.order, x.shape[:1], generator=generator)
-    return group.orbit(x)[drawn, torch.arange(len(x))]

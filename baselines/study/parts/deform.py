@@ -17,9 +17,9 @@ from baselines.common.files import read_json, writable_folder, write_json, write
 from baselines.common.runner import Advance, Result, SerialExecutor, all_results, nested_results
 from baselines.common.tables import markdown_table
 from baselines.common.terminal import add_training_arguments, require
+from baselines.study.config import PROTOCOLS
 from baselines.study.models import PLANES, cnn, parameters, weight_tied_cnn
 from baselines.study.parts.base import Finding, Page, Picture, StandalonePart, Table
-from baselines.study.protocols import PROTOCOLS
 from baselines.study.runs import cached_dataset
 from baselines.study.training import accuracy, train
 from equilayers.groups import CyclicRotation

@@ -1,7 +1,5 @@
 r"""Fig. 4: what becomes of invariance when the data drift away from those it was learned on."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -78,10 +76,12 @@ class DriftPart(RunPart):
         curves = {key: _curves(runs) for key, runs in grouped(results).items()}
         findings = [finding for group in _groups(curves) for finding in _findings(group, curves)]
         head = ("group", "method", *(f"DI at {beta:g}" for beta in BETAS[::2]), "accuracy % at 0", "drop at 0.5")
-        rows = [
-            [*key, *(cell("DI", list(c["DI"][:, i])) for i in range(0, len(BETAS), 2)), *_accuracies(c)]
-            for key, c in curves.items()
-        ]
+        rows = []
+        for key, c in curves.items():
+            di = (cell("DI", list(c["DI"][:, i])) for i in range(0, len(BETAS), 2))
+            rows.append(
+                [*key, *di, cell("accuracy", list(c["accuracy"][:, 0])), f"{100 * c['drop'][:, 5].mean():.1f} %"]
+            )
         caption = (
             f"{results[0]['drift_samples']} test images of {results[0]['source']['data']}, with labels of their own, "
             f"on the way to {results[0]['drift_to']}. Drop: (accuracy at 0 - accuracy at beta) / accuracy at 0."
@@ -100,10 +100,6 @@ def _curves(runs: list[Result]) -> Curves:
     curves = {key: np.array([run["drift"][key] for run in runs]) for key in ("DI", "accuracy", "consistency")}
     start = np.maximum(curves["accuracy"][:, :1], 1e-12)  # a network that gets nothing right has nothing to lose
     return {**curves, "drop": (start - curves["accuracy"]) / start}
-
-
-def _accuracies(curves: Curves) -> list[str]:
-    return [cell("accuracy", list(curves["accuracy"][:, 0])), f"{100 * curves['drop'][:, 5].mean():.1f} %"]
 
 
 def _findings(group: str, curves: dict[tuple[str, str], Curves]) -> list[Finding]:

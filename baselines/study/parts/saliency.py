@@ -1,7 +1,5 @@
 r"""Fig. 1 and 3: what a network looks at when its input is moved, put back into one orientation."""
 
-from __future__ import annotations
-
 import statistics
 
 import numpy as np
@@ -51,7 +49,10 @@ class SaliencyPart(RunPart):
         measured: Result = {"similarity": alike.tolist(), "saliency_maps": len(x)}
         if trained.run.seed == 0:
             chosen = [int((y == label).nonzero()[0]) for label in y.unique()[:SHOWN]]
-            measured["pictures"] = [_picture_of(x[i], maps[:, i].view(-1, *x.shape[1:])) for i in chosen]
+            shown = maps.unflatten(2, x.shape[1:]).mean(2)
+            measured["pictures"] = [
+                {"image": packed(x[i, 0]), "maps": [packed(m) for m in shown[:, i]]} for i in chosen
+            ]
         return measured
 
     def page(self, results: list[Result]) -> Page:
@@ -77,10 +78,6 @@ class SaliencyPart(RunPart):
         )
         pictures = [_drawing(group, runs) for group in dict.fromkeys(group for group, _ in runs)]
         return Page(findings, [Table(("group", "method", "similarity for each g"), rows, caption)], pictures)
-
-
-def _picture_of(image: Tensor, maps: Tensor) -> Result:
-    return {"image": packed(image[0]), "maps": [packed(m.mean(0)) for m in maps]}
 
 
 def _drawing(group: str, runs: dict[tuple[str, str], list[Result]]) -> Picture:

@@ -9,10 +9,10 @@ import torch
 
 from baselines.common.figures import figure
 from baselines.common.runner import Result
+from baselines.study.config import SALIENCY_TARGET
 from baselines.study.measures import BATCHES, exact
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
 from baselines.study.parts.plots import COLOURS, bare, packed, unpacked
-from baselines.study.protocols import SALIENCY_TARGET
 from baselines.study.runs import Run, Subject
 from baselines.study.tables import nu
 from equilayers.metrics import invariance_gap, jacobian_singular_values, jacobian_spectral_norm

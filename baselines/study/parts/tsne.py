@@ -1,7 +1,5 @@
 r"""Fig. 2: the penultimate layer in the plane, with the orbits of some images traced."""
 
-from __future__ import annotations
-
 import statistics
 
 import numpy as np

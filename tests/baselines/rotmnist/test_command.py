@@ -14,9 +14,8 @@ from baselines.common.tables import markdown_table
 from baselines.rotmnist import command as rotmnist
 from baselines.rotmnist import runs as rotmnist_runs
 from baselines.rotmnist.curves import drawing, invariance_curves
-from baselines.rotmnist.data import Digits
 from baselines.rotmnist.models import MODELS, build, parameters
-from baselines.rotmnist.runs import RotMnistJob, Run, wrong_answers
+from baselines.rotmnist.runs import Digits, RotMnistJob, Run, wrong_answers
 
 DOCS = Path(__file__).parents[3] / "docs"
 

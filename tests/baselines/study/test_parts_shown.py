@@ -10,6 +10,7 @@ import torch
 
 from baselines.shift import figures as shift_figures
 from baselines.shift import runs as shift_runs
+from baselines.study.config import FORMS
 from baselines.study.parts import PARTS
 from baselines.study.parts.base import Finding, Page, Verdict
 from baselines.study.parts.deform import DeformPart
@@ -20,7 +21,6 @@ from baselines.study.parts.shift import ShiftPart
 from baselines.study.parts.spectral_decay import DecayPart
 from baselines.study.parts.table1 import TablePart
 from baselines.study.parts.tsne import TsnePart
-from baselines.study.protocols import FORMS
 from baselines.study.runs import Result
 from baselines.study.tables import PAPER_COLUMNS
 from equilayers.groups import group_from_name

@@ -17,7 +17,7 @@ import torch
 
 from baselines.__main__ import main
 from baselines.common import files
-from baselines.study.protocols import PROTOCOLS
+from baselines.study.config import PROTOCOLS
 from baselines.study.runner import RunJob
 from baselines.study.runs import FORMAT, cached_dataset
 from studies import (

@@ -34,7 +34,7 @@ class Rotations(Group):
         if self.interpolation is not None:
             check_choice(caller, "interpolation", self.interpolation, INTERPOLATIONS)
         elif self.n not in EXACT:
-            hint = "Rotations are exact for these alone: pass interpolation='bilinear' or 'bicubic' (approximate)."
+            hint = "Rotations are exact for 1, 2, 4 alone: pass interpolation='bilinear' or 'bicubic' (approximate)."
             refuse(caller, "n to be 1, 2 or 4", self.n, hint)
         if self.n in EXACT:
             object.__setattr__(self, "interpolation", None)

@@ -121,7 +121,7 @@ def build(name: str, data: Dataset) -> nn.Module:
     if name == "blur pooling":
         norm = nn.Sequential(nn.BatchNorm2d(PLANES[0]), nn.ReLU())
         blurred = BlurConv2d(
-            in_shape[0], PLANES[0], 5, padding=2, bias=False, activation=norm, conv_padding_mode="zeros"
+            None, in_shape[0], PLANES[0], 5, padding=2, bias=False, activation=norm, conv_padding_mode="zeros"
         )
         model = nn.Sequential(blurred, MaxBlurPool2d(), *list(model)[4:])
     return model

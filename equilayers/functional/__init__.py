@@ -1,6 +1,7 @@
 r"""All the mathematics, as functions of plain tensors."""
 
 from equilayers.functional._blur_pool import avg_blur_pool2d, blur_pool2d, max_blur_pool2d
+from equilayers.functional._blur_pool import blur_pool as blur_pool
 from equilayers.functional._conv import convolve as convolve
 from equilayers.functional._conv import group_conv2d, lift_conv2d
 from equilayers.functional._convolution.filters import expand as expand
@@ -21,10 +22,15 @@ from equilayers.functional._linear import expand_matrix as expand_matrix
 from equilayers.functional._linear import group_linear, lift_linear
 from equilayers.functional._linear import linear as linear
 from equilayers.functional._linear import linear_spec as linear_spec
+from equilayers.functional._polyphase import check_polyphase as check_polyphase
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import ORBIT_REDUCTIONS as ORBIT_REDUCTIONS
 from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
 from equilayers.functional._resample import custom_ops as custom_ops
+from equilayers.functional._resample.axes import BlurSpec as BlurSpec
+from equilayers.functional._resample.axes import binomial as binomial
+from equilayers.functional._resample.axes import blur_spec as blur_spec
+from equilayers.functional._reynolds import REDUCTIONS as REDUCTIONS
 from equilayers.functional._reynolds import reynolds
 from equilayers.functional._steerable_basis import basis as basis
 from equilayers.functional._steerable_basis import draw_steered as draw_steered

@@ -48,8 +48,8 @@ class HarmonicConv2d(nn.Module):
 
     Raises:
         TypeError: a size is no int; in forward, an input that is not floating-point.
-        ValueError: orders that the kernel cannot carry; in forward, an input of another shape, or a size that the stride
-            samples asymmetrically.
+        ValueError: orders that the kernel cannot carry; in forward, an input of another shape, or a size that the
+            stride samples asymmetrically.
 
     Law: `layer(rotate(x, a)) = rotate_harmonic(layer(x), a)` for every angle: to rounding for quarter turns, on square
         maps of every size that is accepted; for others to an error that falls as the image is sampled finer.

@@ -133,8 +133,9 @@ def test_filters_are_steered(size: int) -> None:
 @pytest.mark.parametrize("n", range(1, 18))
 def test_fourier_transforms_of_every_order(n: int) -> None:
     """Against the sum over the group; analysis and synthesis are each other's transposes."""
-    for mirrors, kind in ((False, CyclicRotation), (True, Dihedral)):
-        group, fourier = kind(n, interpolation="bilinear"), rotations_fourier(n, mirrors)
+    for kind in (CyclicRotation, Dihedral):
+        group = kind(n, interpolation="bilinear")
+        fourier = rotations_fourier(group)
         order = group.order
         x, w, bias = double(3, order, 2), double(4, order, 2) + 1, double(4)
         expected = torch.stack(

@@ -40,7 +40,7 @@ def _resident(key: str) -> int:
 
 def report(seconds: float) -> Iterator[str]:  # noqa: ARG001  every report takes it
     r"""The lines of a Markdown report, as they are measured."""
-    yield f"Machine: {machine()}. Peak megabytes of a training step, inputs and gradients included.\n"
+    yield f"Machine: {machine()}. Peak memory of a training step in megabytes, inputs and gradients included.\n"
     names = PLAIN, *ALGORITHMS
     yield head_lines(["case", *names, "auto / Conv2d"])
     for case in CASES:

@@ -1,4 +1,4 @@
-r"""Conversion of models that nobody here wrote: where they break, what remains of it afterwards, and what it costs."""
+r"""Conversion of third-party models: where they lose the symmetry, the error afterwards, and the cost."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def run(seconds: float, *, quick: bool = False, markdown: Path | None = None) ->
     if markdown is not None:
         writable_folder(markdown.parent, "models", "the folder of --markdown")
     how, console = effort(seconds, quick=quick), console_of_output()
-    lines = ["# Models that nobody here wrote", "", *introduction(about, how)]
+    lines = ["# Third-party models", "", *introduction(about, how)]
     console.print("\n".join(lines[2:]), markup=False, highlight=False)
     with threads(1):
         for network in networks(small=how.small):

@@ -1,4 +1,4 @@
-r"""Networks of MONAI and of transformers, with random weights: models that nobody here wrote."""
+r"""Networks of MONAI and of transformers, with random weights: third-party models."""
 
 from __future__ import annotations
 

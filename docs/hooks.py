@@ -18,9 +18,9 @@ BLUR = "a symmetric grid; taps of equal weight are added in pairs that the group
 DENSE_BLUR = "the same grid, through one depthwise convolution, which adds in an order of its own"
 FIXED = "off centre where the parity of taps and map do not agree"
 PRODUCTS = "what the group permutes goes through products of one shape, on equally aligned memory"
-EXCHANGED = "turning the input exchanges whole computations, each the same numbers in the same places"
-EXPANDED = "one product with the expanded weight, which adds in another order when the input is turned"
-ANGLES = "filters are steered on the pixel grid; quarter turns are at rounding level"
+EXCHANGED = "rotating the input exchanges whole computations, each the same numbers in the same places"
+EXPANDED = "one product with the expanded weight, which adds in another order when the input is rotated"
+ANGLES = "filters are steered on the pixel grid; rotations by 90 degrees are at rounding level"
 SORTED = "terms are sorted before they are added"
 
 
@@ -53,16 +53,16 @@ def rows() -> list[Row]:
     for reduction in ("max", "mean", "norm", "logsumexp"):
         why = "a sum of exponentials, in the order of the fiber" if reduction == "logsumexp" else SORTED
         found.append(_row(nn.OrbitPool, f'"{reduction}"', why, reduction))
-    tree = "a summation tree that turns and mirrors leave alone"
+    tree = "a summation tree that rotations and reflections preserve"
     found.append(_row(nn.InvariantAvgPool2d, "", tree))
     for kind in (nn.BlurPool2d, nn.MaxBlurPool2d, nn.AvgBlurPool2d):
         found.append(_row(kind, 'taps="auto"', BLUR))
         found.append(_row(kind, 'taps="auto", algorithm="dense"', DENSE_BLUR, algorithm="dense"))
-        found.append(_row(kind, "taps=3, exact=True", f"{BLUR}; other sizes are refused", 3, exact=True))
-        found.append(_row(kind, "taps=3", FIXED, 3))
-    tied: dict[str, Any] = {"padding": 1, "group": GROUP, "conv_padding_mode": "zeros"}
-    found.append(_row(nn.BlurConv2d, 'a group, taps="auto"', "its convolution is at rounding level", 2, 3, 3, **tied))
-    found.append(_row(nn.BlurConv2d, "a group, taps=3", FIXED, 2, 3, 3, taps=3, **tied))
+        found.append(_row(kind, "taps=3, exact=True", f"{BLUR}; other sizes are refused", taps=3, exact=True))
+        found.append(_row(kind, "taps=3", FIXED, taps=3))
+    tied: dict[str, Any] = {"padding": 1, "conv_padding_mode": "zeros"}
+    found.append(_row(nn.BlurConv2d, 'a group, taps="auto"', "a convolution at rounding level", GROUP, 2, 3, 3, **tied))
+    found.append(_row(nn.BlurConv2d, "a group, taps=3", FIXED, GROUP, 2, 3, 3, taps=3, **tied))
     norms = "norms are compared as sums of whole numbers, exact in any order; every cyclic shift as well"
     found.append(_row(nn.PolyphasePool2d, "", norms))
     uneven = "where the stride does not divide the map"
@@ -70,7 +70,7 @@ def rows() -> list[Row]:
     for kind in (nn.LiftingConv2d, nn.GroupConv2d):
         found.append(_row(kind, "C8", ANGLES, CyclicRotation(8, interpolation="bilinear"), 2, 3, 3, padding=1))
     found.append(_row(nn.HarmonicConv2d, "", ANGLES, 2, 3, 5, padding=2))
-    phases = "phases turn at any angle, and no pixel is read but its own"
+    phases = "phases rotate by any angle, and each output reads its own pixel only"
     found.append(_row(nn.HarmonicNonlinearity, "", phases, 2, 1))
     found.append(_row(nn.HarmonicBatchNorm, "", phases, 2, 1))
     found.append(_row(nn.HarmonicMagnitude, "", phases))

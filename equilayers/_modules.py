@@ -1,12 +1,14 @@
-r"""Models as they are used, not as they are trained."""
+r"""Models as they are used, not as they are trained, and what is called in them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 @contextlib.contextmanager
@@ -33,3 +35,38 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors(item)
+
+
+class CallTracer(TorchFunctionMode):
+    r"""Observes the calls of modules and of torch functions; what it does at each is for the class that derives."""
+
+    @contextlib.contextmanager
+    def watching(self, modules: Iterable[tuple[str, nn.Module]], *, raising: bool) -> Iterator[None]:
+        r"""Observe calls of these modules, named by their paths, and of every function of torch.
+
+        raising: whether `leave` is told of calls that raise an error, too; what they put out is None.
+        """
+        handles: list[Any] = []
+        try:
+            for path, module in modules:
+                enter, leave = partial(self.enter, path), partial(self.leave, path)
+                handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+                handles.append(module.register_forward_hook(leave, with_kwargs=True, always_call=raising))
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        r"""A module is called."""
+
+    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        r"""A module returns."""
+
+    def call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:  # noqa: ARG002
+        r"""A function of torch is called: what it returns."""
+        return function(*args, **kwargs)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.call(func, getattr(func, "__name__", ""), args, kwargs or {})

@@ -7,10 +7,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_float, refuse
 from equilayers.groups import Group
-from equilayers.metrics._forms import distribution_gap, logit_gap, normalized_logit_gap
-from equilayers.metrics._orbit import Model, compared_elements
-
-FORMS = {"logit": logit_gap, "distribution": distribution_gap, "normalized_logit": normalized_logit_gap}
+from equilayers.metrics import GAPS, Model, compared_elements
 
 
 class InvarianceLoss(nn.Module):
@@ -37,7 +34,7 @@ class InvarianceLoss(nn.Module):
         self, group: Group | str, form: str = "logit", *, elements: str = "all", include_identity: bool = False
     ) -> None:
         super().__init__()
-        self.form = check_choice("InvarianceLoss", "form", form, tuple(FORMS))
+        self.form = check_choice("InvarianceLoss", "form", form, tuple(GAPS))
         self.elements = check_choice("InvarianceLoss", "elements", elements, ("all", "random"))
         self.group: Group
         self.include_identity = include_identity
@@ -57,7 +54,7 @@ class InvarianceLoss(nn.Module):
 
     def between(self, f: Tensor, fg: Tensor) -> Tensor:
         r"""The penalty between outputs f and fg (B, K) that were computed already."""
-        return FORMS[self.form](f, fg).mean()
+        return GAPS[self.form](f, fg).mean()
 
     def moved(self, x: Tensor) -> Tensor:
         r"""Each sample of x (B, ...) moved by its own random element."""

@@ -47,7 +47,8 @@ def _options(words: Words) -> Words:
 def _help(module: str, *call: str) -> str:
     """What a program of ours prints, in this process: it has imported torch already. pytest has one of its own."""
     if module == "pytest":
-        run = subprocess.run([sys.executable, "-m", *call], cwd=ROOT, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-m", *call, "--noconftest"]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         return run.stdout
     printed = io.StringIO()
     with patch("sys.argv", list(call)), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):

@@ -104,21 +104,22 @@ def _each(makes: list[Callable[[], nn.Module]], sample: tuple[int, ...], graph: 
 
 
 def _blur(kind: type[nn.Module], exact: int) -> Variants:
+    made = lambda taps, stride, mode: kind(taps=taps, stride=stride, padding_mode=mode)  # noqa: E731
     settings = [("auto", 2, mode) for mode in MODES] + [((1, 2, 0.5), (1, 3), "reflect")]
-    more = [lambda: kind(3, 3, "zeros"), lambda: kind(4, 2, "circular"), lambda: kind(exact, exact=True)]
+    more = [lambda: made(3, 3, "zeros"), lambda: made(4, 2, "circular"), lambda: kind(taps=exact, exact=True)]
     sample = (3, 9, 13)
     dense = {"dense": Variant(lambda: kind(algorithm="dense"), sample, kind is BlurPool2d)}
-    return _each([lambda s=s: kind(*s) for s in settings], sample) | _each(more, sample, False) | dense
+    return _each([lambda s=s: made(*s) for s in settings], sample) | _each(more, sample, False) | dense
 
 
 def _blur_conv() -> Variants:
     orders = "conv-activation-blur", "blur-conv-activation"
     makes = [
-        lambda o=order, m=mode: BlurConv2d(2, 3, 3, padding=1, padding_mode=m, order=o)
+        lambda o=order, m=mode: BlurConv2d(None, 2, 3, 3, padding=1, padding_mode=m, order=o)
         for order, mode in itertools.product(orders, MODES)
         if order == orders[0] or mode == "reflect"
     ]
-    tied = Variant(lambda: BlurConv2d(2, 3, 3, padding=1, group=C4), (2, 4, 9, 9))
+    tied = Variant(lambda: BlurConv2d(C4, 2, 3, 3, padding=1), (2, 4, 9, 9))
     return _each(makes, (2, 9, 9)) | {"of a group": tied}
 
 

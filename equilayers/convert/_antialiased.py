@@ -8,11 +8,9 @@ from collections.abc import Callable
 from torch import nn
 
 from equilayers._checks import refuse
-from equilayers.convert._report import Entry, Report, count, replace, words
+from equilayers.convert._report import OWN, Kept, Outcome, Refused, Replaced, Report, convert_modules, report
 from equilayers.nn import BlurConv2d, BlurPool2d, MaxBlurPool2d
 
-Pair = tuple[int, int]
-OWN = "its class computes something of its own, or its weight is parametrised"
 CEIL = "ceil_mode counts windows that hang over the edge; take ceil_mode=False"
 
 
@@ -36,38 +34,35 @@ def to_antialiased(model: nn.Module, taps: int | str = "auto") -> tuple[nn.Modul
     """
     if not isinstance(model, nn.Module):
         refuse("to_antialiased", "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
-    made, entries = copy.deepcopy(model), []
-    for path, module in list(made.named_modules()):
-        if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-            continue
-        found = antialiased(module, taps)
-        if isinstance(found, str):
-            entries.append(Entry(path, words(module), "refused" if found in (CEIL, OWN) else "kept", reason=found))
-            continue
-        found.train(module.training)
-        entries.append(Entry(path, words(module), "replaced", words(found)))
-        if path:
-            replace(made, path, found)
-        else:
-            made = found
-    return made, Report(tuple(entries), count(model), count(made))
+
+    def convert(path: str, module: nn.Module) -> Outcome | None:  # noqa: ARG001
+        return antialiased(module, taps) if isinstance(module, tuple(CONVERSIONS)) else None
+
+    made, entries = convert_modules(copy.deepcopy(model), convert)
+    return made, report(entries, model, made)
 
 
-def antialiased(module: nn.Module, taps: int | str = "auto") -> nn.Module | str:
-    r"""What takes the place of one of the modules of `CONVERSIONS`, or why nothing does."""
+def antialiased(module: nn.Module, taps: int | str = "auto") -> Outcome:
+    r"""The conversion of a convolution or pool."""
     if type(module) not in CONVERSIONS:
-        return OWN
+        return Refused(OWN)
+    if not subsamples(module):
+        return Kept("stride 1 does not alias")
     return CONVERSIONS[type(module)](module, taps)
 
 
-def _convolution(module: nn.Conv2d, taps: int | str) -> nn.Module | str:
-    if max(module.stride) == 1:
-        return "stride 1 does not alias"
+def subsamples(module: nn.Module) -> bool:
+    r"""Whether a convolution or pool has a stride."""
+    return max(_pair(module.stride)) > 1
+
+
+def _convolution(module: nn.Conv2d, taps: int | str) -> Outcome:
     weight = module.weight
     if not isinstance(weight, nn.Parameter):
-        return OWN
+        return Refused(OWN)
     small = module.kernel_size == (1, 1) and not any(_pair(module.padding))
     made = BlurConv2d(
+        None,
         module.in_channels,
         module.out_channels,
         module.kernel_size,
@@ -83,40 +78,37 @@ def _convolution(module: nn.Conv2d, taps: int | str) -> nn.Module | str:
     )
     made.conv.to(weight.device, weight.dtype)
     made.conv.weight, made.conv.bias = module.weight, module.bias
-    return made
+    return Replaced(made)
 
 
-def _max_pool(module: nn.MaxPool2d, taps: int | str) -> nn.Module | str:
-    kernel, stride, padding = (_pair(s) for s in (module.kernel_size, module.stride, module.padding))
-    if max(stride) == 1:
-        return "stride 1 does not alias"
+def _max_pool(module: nn.MaxPool2d, taps: int | str) -> Outcome:
     if module.return_indices:
-        return "its indices are asked for, and blurred maxima have none"
+        return Kept("its indices are asked for, and blurred maxima have none")
     if module.ceil_mode:
-        return CEIL
+        return Refused(CEIL)
+    kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
     if kernel[0] == kernel[1] and padding[0] == padding[1] and _pair(module.dilation) == (1, 1):
-        return MaxBlurPool2d(taps, stride, kernel_size=kernel[0], padding=padding[0], algorithm="dense")
+        return Replaced(MaxBlurPool2d(kernel, stride, padding, taps=taps, algorithm="dense"))
     dense = nn.MaxPool2d(module.kernel_size, 1, module.padding, module.dilation)
-    return nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense"))
+    return Replaced(nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense")))
 
 
-def _avg_pool(module: nn.AvgPool2d, taps: int | str) -> nn.Module | str:
-    kernel, stride, padding = (_pair(s) for s in (module.kernel_size, module.stride, module.padding))
-    if max(stride) == 1:
-        return "stride 1 does not alias"
+def _avg_pool(module: nn.AvgPool2d, taps: int | str) -> Outcome:
     if module.ceil_mode:
-        return CEIL
+        return Refused(CEIL)
+    kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
     dense = nn.AvgPool2d(kernel, 1, padding, False, module.count_include_pad, module.divisor_override)
-    return nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense"))
+    return Replaced(nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense")))
 
 
-def _pair(value: int | tuple[int, ...] | str) -> Pair:
-    if isinstance(value, str):
-        return (0, 0)
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+def _pair(value: object) -> tuple[int, int]:
+    r"""A setting of torch for both axes; no pixels for a padding that is a word."""
+    if isinstance(value, tuple):
+        return value[0], value[-1]
+    return (value, value) if isinstance(value, int) else (0, 0)
 
 
-CONVERSIONS: dict[type[nn.Module], Callable[..., nn.Module | str]] = {
+CONVERSIONS: dict[type[nn.Module], Callable[..., Outcome]] = {
     nn.Conv2d: _convolution,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool2d: _avg_pool,

@@ -1,11 +1,39 @@
-r"""What a conversion did, module by module."""
+r"""What a conversion makes of each module, and the report of it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
+
+OWN = "its class computes something of its own, or its weight is parametrised"
+
+
+@dataclass(frozen=True)
+class Replaced:
+    r"""The module that takes the place of another."""
+
+    module: nn.Module
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    r"""Why a module can stay as it is."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    r"""Why a module cannot be converted."""
+
+    reason: str
+
+
+Outcome = Replaced | Kept | Refused
 
 
 @dataclass(frozen=True)
@@ -46,21 +74,44 @@ class Report:
         return "\n".join([f"{count}; {change}", *map(str, self.entries)])
 
 
-def replace(model: nn.Module, path: str, module: nn.Module) -> None:
-    r"""Put a module in the place of another, wherever the model has that one."""
-    old = model.get_submodule(path)
+def convert_modules(
+    model: nn.Module, convert: Callable[[str, nn.Module], Outcome | None]
+) -> tuple[nn.Module, list[Entry]]:
+    r"""Replace modules of the model in place; an entry for each of which `convert(path, module)` is not None."""
+    entries = []
+    for path, module in list(model.named_modules()):
+        outcome = convert(path, module)
+        if outcome is not None:
+            entries.append(entry(path, _described(module), outcome))
+        if isinstance(outcome, Replaced):
+            outcome.module.train(module.training)
+            model = _replaced(model, module, outcome.module)
+    return model, entries
+
+
+def entry(path: str, before: str, outcome: Outcome) -> Entry:
+    r"""The line of a report about one outcome."""
+    if isinstance(outcome, Replaced):
+        return Entry(path, before, "replaced", _described(outcome.module), outcome.reason)
+    return Entry(path, before, "kept" if isinstance(outcome, Kept) else "refused", reason=outcome.reason)
+
+
+def report(entries: list[Entry], before: nn.Module, after: nn.Module) -> Report:
+    r"""The report of a conversion."""
+    sizes = (sum(p.numel() for p in model.parameters()) for model in (before, after))
+    return Report(tuple(entries), next(sizes), next(sizes))
+
+
+def _replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    r"""The model with a module in the place of another, wherever it stands."""
     for parent in model.modules():
         for name, child in parent._modules.items():
             if child is old:
-                parent._modules[name] = module
+                parent._modules[name] = new
+    return new if old is model else model
 
 
-def count(model: nn.Module) -> int:
-    r"""How many parameters a model has."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def words(module: nn.Module) -> str:
+def _described(module: nn.Module) -> str:
     r"""A module in one line."""
     text = str(module)
     return text if "\n" not in text else type(module).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice, refuse
-from equilayers.functional._reynolds import REDUCTIONS, reynolds
+from equilayers.functional import REDUCTIONS, reynolds
 from equilayers.groups import Group, as_group
 
 

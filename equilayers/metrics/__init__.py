@@ -6,7 +6,11 @@ The classes need torchmetrics and are imported when they are first asked for.
 from typing import TYPE_CHECKING, Any
 
 from equilayers.metrics._deformation import DeformationCurve, deformation_stability
+from equilayers.metrics._equivariance import entry_gaps as entry_gaps
 from equilayers.metrics._equivariance import equivariance_error
+from equilayers.metrics._equivariance import equivariance_gaps as equivariance_gaps
+from equilayers.metrics._invariance import GAPS as GAPS
+from equilayers.metrics._invariance import cosine as cosine
 from equilayers.metrics._invariance import (
     distribution_invariance_error,
     logit_invariance_error,
@@ -14,6 +18,8 @@ from equilayers.metrics._invariance import (
 )
 from equilayers.metrics._invariance_gap import InvarianceGap, invariance_gap
 from equilayers.metrics._jacobian import jacobian_singular_values, jacobian_spectral_norm
+from equilayers.metrics._orbit import Model as Model
+from equilayers.metrics._orbit import compared_elements as compared_elements
 from equilayers.metrics._rotation import RotationErrorCurve, rotation_error_curve
 from equilayers.metrics._saliency import integrated_gradients_saliency, saliency_invariance_similarity
 from equilayers.metrics._shift import shift_consistency, shift_wobble
@@ -21,16 +27,14 @@ from equilayers.metrics._singular_values import SingularTriplets
 from equilayers.metrics._warp import displacement_gradient_norm, random_displacement, warp
 
 if TYPE_CHECKING:
-    from equilayers.metrics._torchmetrics.invariance import (
+    from equilayers.metrics._torchmetrics import (
+        DeformationStability,
         DistributionInvarianceError,
+        EquivarianceError,
         JacobianSpectralNorm,
         LogitInvarianceError,
         PredictionConsistency,
         SaliencyInvarianceSimilarity,
-    )
-    from equilayers.metrics._torchmetrics.shift import (
-        DeformationStability,
-        EquivarianceError,
         ShiftConsistency,
         ShiftWobble,
     )
@@ -72,8 +76,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from equilayers.metrics._torchmetrics import invariance, shift
+        from equilayers.metrics import _torchmetrics
     except ImportError as error:
         hint = "Run pip install 'equilayers[metrics]'."
         raise ImportError(f"equilayers.metrics.{name}: expected torchmetrics to be installed. {hint}") from error
-    return getattr(invariance if hasattr(invariance, name) else shift, name)
+    return getattr(_torchmetrics, name)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from equilayers._checks import refuse
 from equilayers._modules import evaluation
-from equilayers.metrics._equivariance import _output, relative_norm, rows
-from equilayers.metrics._orbit import Model, chunks
+from equilayers.metrics._equivariance import relative_norm, rows
+from equilayers.metrics._orbit import Model, check_outputs, chunks
 from equilayers.metrics._warp import check_magnitude, displacement_gradient_norm, inverse, unit_fields, warp
 
 
@@ -118,11 +118,11 @@ def deformations(
     distances, floors = [], []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = _output(caller, model(part), part)
+            f = check_outputs(caller, model(part), part)
             y, images = rows(f), rows(part)
             for tau, back in zip(taus, backs, strict=True):
                 there = warp(part, tau)
-                moved = rows(_output(caller, model(there), part))
+                moved = rows(check_outputs(caller, model(there), part))
                 distances.append(relative_norm(moved - y, y))
                 floors.append(relative_norm(rows(warp(there, back)) - images, images))
     sizes = torch.stack((displacement_gradient_norm(taus), taus.norm(dim=1).amax((-2, -1))), -1)

@@ -2,7 +2,8 @@ r"""How far a model is from moving its output along with its input, element by e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -10,8 +11,7 @@ from torch import Tensor
 from equilayers._checks import check_choice, refuse
 from equilayers._modules import evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import Model, chunks, compared_elements
-from equilayers.metrics._shift import REDUCTIONS, reduced
+from equilayers.metrics._orbit import REDUCTIONS, Compare, Model, Total, check_outputs, chunks, compared_elements
 
 Action = Callable[[int, Tensor], Tensor]
 
@@ -57,14 +57,14 @@ def equivariance_error(
 
     Source: the two sides of the law of equivariance, Cohen and Welling 2016, Eq. 1 (arXiv:1602.07576).
     """
-    check_choice("equivariance_error", "reduction", reduction, REDUCTIONS)
-    errors, dtype = element_errors(
-        "equivariance_error", model, x, group, action_in, action_out, relative, batch_size, include_identity
-    )
-    return reduced(errors, reduction).to(dtype)
+    caller = "equivariance_error"
+    check_choice(caller, "reduction", reduction, REDUCTIONS)
+    return equivariance_total(
+        caller, model, x, group, action_in, action_out, relative, reduction, batch_size, include_identity
+    ).value()
 
 
-def element_errors(
+def equivariance_total(
     caller: str,
     model: Model,
     x: Tensor,
@@ -72,22 +72,59 @@ def element_errors(
     action_in: Action | None,
     action_out: Action | None,
     relative: bool,
+    reduction: str,
     batch_size: int | None,
     include_identity: bool,
-) -> tuple[Tensor, torch.dtype]:
-    r"""The error of each element and sample, (elements, B) in float64, and the dtype of the outputs."""
+) -> Total:
+    r"""The sum or maximum behind `equivariance_error`, one for each element."""
     group, elements = compared_elements(caller, group, include_identity)
     check_actions(caller, action_in, action_out)
-    parts = chunks(caller, x, batch_size)
-    move = group.act if action_in is None else action_in
+    parts, move = chunks(caller, x, batch_size), action_in or group.act
     found: list[Tensor] = []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = _output(caller, model(part), part)
-            act = action_out or _usual_action(caller, group, f)
-            gaps = [_gap(caller, _output(caller, model(move(g, part)), part), act(g, f), f, relative) for g in elements]
-            found.append(torch.stack(gaps))
-    return torch.cat(found, 1), f.dtype
+            f = check_outputs(caller, model(part), part)
+            act, size = action_out or _usual_action(caller, group, f), rows(f)
+
+            def gap(moved: Tensor, expected: Tensor, size: Tensor = size) -> Tensor:
+                difference = rows(moved) - rows(expected)
+                # Against the size of f(x), which an action given by the user need not keep.
+                return relative_norm(difference, size) if relative else difference.norm(dim=1)
+
+            moved = (check_outputs(caller, model(move(g, part)), part) for g in elements)
+            found.append(torch.stack(list(equivariance_gaps(caller, act, f, zip(elements, moved, strict=True), gap))))
+    return Total.over(torch.cat(found, 1), f.dtype, reduction)
+
+
+def entry_gaps(found: Tensor, expected: Tensor) -> Tensor:
+    r"""Absolute differences: 0 where the two are equal, infinite or not, and infinity where one is NaN."""
+    off = (found - expected).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    return off.masked_fill_(found == expected, 0.0)
+
+
+def equivariance_gaps(
+    caller: str, act: Action, y: Tensor, moved: Iterable[tuple[int, Tensor]], gap: Compare = entry_gaps
+) -> Iterator[Tensor]:
+    r"""The equivariance error: `gap(f(g x), act(g, f(x)))`, one tensor for each element.
+
+    Every error of equivariance and invariance that this library measures between tensors comes from here.
+
+    Args:
+        caller: for the message of an error.
+        act: how elements move the output; `lambda g, y: y` for invariance.
+        y: f(x).
+        moved: pairs of g and f(g x).
+        gap: compares two tensors of one shape.
+
+    Raises:
+        ValueError: f(g x) is of another shape than g f(x).
+    """
+    for g, after in moved:
+        expected = act(g, y)
+        if expected.shape != after.shape:
+            got = f"{tuple(after.shape)} for g = {g} in the place of {tuple(expected.shape)}"
+            refuse(caller, "outputs of one shape, however the input is moved", got, "Say how the output moves.")
+        yield gap(after, expected)
 
 
 def check_actions(caller: str, action_in: Action | None, action_out: Action | None) -> None:
@@ -98,31 +135,13 @@ def check_actions(caller: str, action_in: Action | None, action_out: Action | No
             refuse(caller, f"{name} to be callable or None", repr(action), hint, TypeError)
 
 
-def _output(caller: str, out: object, x: Tensor) -> Tensor:
-    if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(x):
-        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        refuse(caller, f"model outputs of shape ({len(x)}, ...)", got, "Return one output per sample.")
-    return out
-
-
 def _usual_action(caller: str, group: Group, f: Tensor) -> Action:
-    r"""How the group moves outputs of this number of axes."""
     if f.ndim == 4:
         return group.act
     if f.ndim not in (3, 5) or f.shape[2] != group.order:
         wanted = f"model outputs (B, K, H, W), or regular features with axis 2 of length {group.order}"
         refuse(caller, wanted, tuple(f.shape), "Pass action_out to say how these move.")
     return group.act_regular
-
-
-def _gap(caller: str, moved: Tensor, expected: Tensor, f: Tensor, relative: bool) -> Tensor:
-    r"""`||moved - expected|| / ||f||` per sample, (B,) in float64; 0 where both are zero."""
-    if moved.shape != expected.shape:
-        hint = "Pass an action_out that fits the model."
-        refuse(caller, f"f(g x) of the shape of g f(x), {tuple(expected.shape)}", tuple(moved.shape), hint)
-    difference = rows(moved) - rows(expected)
-    # Against the size of f(x), which an action given by the user need not keep.
-    return relative_norm(difference, rows(f)) if relative else difference.norm(dim=1)
 
 
 def rows(f: Tensor) -> Tensor:

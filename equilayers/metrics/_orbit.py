@@ -14,19 +14,30 @@ from equilayers.groups import Group, as_group
 
 Model = Callable[[Tensor], Tensor]
 Compare = Callable[[Tensor, Tensor], Tensor]
+REDUCTIONS = ("mean", "max")
 
 
 @dataclass(frozen=True)
 class Total:
-    r"""A float64 sum over `count` pairs (sample, element), and the dtype its mean is reported in."""
+    r"""The sum or the maximum of `count` values in float64, and the dtype that the measure is reported in."""
 
-    sum: Tensor
-    count: int
+    total: Tensor
+    count: int | Tensor
     dtype: torch.dtype
+    reduction: str = "mean"
 
-    def mean(self) -> Tensor:
-        r"""The mean over the pairs, a scalar; NaN where there is no sample."""
-        return (self.sum / self.count if self.count else self.sum * torch.nan).to(self.dtype)
+    @classmethod
+    def over(cls, values: Tensor, dtype: torch.dtype, reduction: str = "mean") -> Total:
+        r"""Of values (..., B), over the last axis."""
+        count = values.shape[-1]
+        total = values.amax(-1) if reduction == "max" and count else values.sum(-1)
+        return cls(total, count, dtype, reduction)
+
+    def value(self) -> Tensor:
+        r"""The mean or the maximum; NaN where there was no value."""
+        if not self.count:
+            return (self.total * torch.nan).to(self.dtype)
+        return (self.total / self.count if self.reduction == "mean" else self.total).to(self.dtype)
 
 
 def compared_elements(caller: str, group: Group | str, include_identity: bool) -> tuple[Group, range]:
@@ -56,7 +67,6 @@ def orbit_total(
     x: Tensor,
     group: Group | str,
     compare: Compare,
-    *,
     batch_size: int | None,
     include_identity: bool,
 ) -> Total:
@@ -71,16 +81,25 @@ def orbit_total(
     total, count, dtype = torch.zeros((), dtype=torch.float64, device=x.device), 0, x.dtype
     with evaluation(model), torch.no_grad():
         for part in parts:
-            logits = _logits(caller, model(part), part)
+            logits = check_logits(caller, model(part), part)
             for g in elements:
-                moved = _logits(caller, model(group.act(g, part)), part)
+                moved = check_logits(caller, model(group.act(g, part)), part)
                 total = total + compare(logits.double(), moved.double()).sum()
             count, dtype = count + len(part) * len(elements), logits.dtype
     return Total(total, count, dtype)
 
 
-def _logits(caller: str, out: Tensor, x: Tensor) -> Tensor:
+def check_logits(caller: str, out: object, x: Tensor) -> Tensor:
+    r"""The output of a model for x (B, ...) where it is (B, K), ValueError otherwise."""
     if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         refuse(caller, f"model outputs of shape ({len(x)}, K)", got, "Return one row of logits per sample.")
+    return out
+
+
+def check_outputs(caller: str, out: object, x: Tensor) -> Tensor:
+    r"""The output of a model for x (B, ...) where it is (B, ...), ValueError otherwise."""
+    if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(x):
+        got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        refuse(caller, f"model outputs of shape ({len(x)}, ...)", got, "Return one output per sample.")
     return out

@@ -81,7 +81,8 @@ def rotation_error_curve(
     with evaluation(model), torch.no_grad():
         for part in chunks(caller, x * disk(x.shape[-1], radius, TAPER).to(x), batch_size):
             f = model(part)
-            test = _Test(model, part, f, *_output_action(caller, f, action_out, interpolation, radius), interpolation)
+            turn, mask = _output_action(caller, f, action_out, interpolation, radius)
+            test = _Test(model, part, f, turn, mask, interpolation)
             found.append(torch.stack([torch.stack(test.at(float(a))) for a in angles], 1))  # (2, A, B)
     error, floor = torch.cat(found, 2).mean(2).cpu()
     return RotationErrorCurve(torch.tensor([float(a) for a in angles], dtype=torch.float64), error, floor)

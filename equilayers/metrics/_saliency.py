@@ -13,7 +13,7 @@ from torch import Tensor
 from equilayers._checks import check_float, check_tensor, refuse
 from equilayers._modules import evaluation
 from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup, as_group
-from equilayers.metrics._forms import cosine
+from equilayers.metrics._invariance import cosine
 from equilayers.metrics._orbit import Model, Total, chunks, compared_elements
 
 Saliency = Callable[..., Tensor]
@@ -53,9 +53,8 @@ def integrated_gradients_saliency(
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
-        raise ImportError(
-            f"{caller}: expected captum to be installed. Run pip install 'equilayers[saliency]'."
-        ) from error
+        hint = "Run pip install 'equilayers[saliency]'."
+        raise ImportError(f"{caller}: expected captum to be installed. {hint}", name="captum") from error
     if len(x) == 0:
         return torch.zeros_like(x)
     with evaluation(model), torch.enable_grad():
@@ -118,10 +117,12 @@ def saliency_invariance_similarity(
 
     Source: Moskalev et al. 2023, Eq. 3 (arXiv:2308.03904).
     """
-    return saliency_total(model, x, target, group, saliency, batch_size, include_identity).mean()
+    caller = "saliency_invariance_similarity"
+    return saliency_total(caller, model, x, target, group, saliency, batch_size, include_identity).value()
 
 
 def saliency_total(
+    caller: str,
     model: Model,
     x: Tensor,
     target: Tensor,
@@ -131,7 +132,6 @@ def saliency_total(
     include_identity: bool,
 ) -> Total:
     r"""The sum behind `saliency_invariance_similarity`."""
-    caller = "saliency_invariance_similarity"
     group, elements = compared_elements(caller, group, include_identity)
     parts = chunks(caller, x, batch_size)
     target = check_tensor(caller, "target", target)

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from equilayers._checks import check_choice
 from equilayers._modules import evaluation
-from equilayers.metrics._forms import agreement
-from equilayers.metrics._orbit import Model, Total, _logits, chunks
+from equilayers.metrics._invariance import agreement
+from equilayers.metrics._orbit import REDUCTIONS, Model, Total, check_logits, chunks
 from equilayers.metrics._shift_sampling import ShiftPlan, Shifts
-
-REDUCTIONS = ("mean", "max")
 
 
 def shift_consistency(
@@ -58,7 +56,7 @@ def shift_consistency(
     Source: Zhang 2019, section 4.1, "classification consistency" (arXiv:1904.11486).
     """
     plan = ShiftPlan("shift_consistency", max_shift, crop_size, "pairs", pairs, exhaustive, seed, batch_size)
-    return consistency_total(plan, model, x).mean()
+    return consistency_total(plan, model, x).value()
 
 
 def shift_wobble(
@@ -103,8 +101,7 @@ def shift_wobble(
     """
     check_choice("shift_wobble", "reduction", reduction, REDUCTIONS)
     plan = ShiftPlan("shift_wobble", max_shift, crop_size, "shifts", shifts, exhaustive, seed, batch_size)
-    values, dtype = wobbles(plan, model, x)
-    return reduced(values, reduction).to(dtype)
+    return wobble_total(plan, model, x, reduction).value()
 
 
 def consistency_total(plan: ShiftPlan, model: Model, x: Tensor, first: int = 0) -> Total:
@@ -124,33 +121,28 @@ def consistency_total(plan: ShiftPlan, model: Model, x: Tensor, first: int = 0) 
 def _compared(plan: ShiftPlan, shifts: Shifts, model: Model, x: Tensor, first: int) -> Iterator[tuple[Tensor, Tensor]]:
     r"""The pairs of logits that have to agree: of the unshifted and of each shifted x, or of random pairs."""
     if plan.exhaustive:
-        f = _logits(plan.caller, model(shifts.unshifted(x)), x)
+        f = check_logits(plan.caller, model(shifts.unshifted(x)), x)
         for s in shifts.every(len(x)):
-            yield f, _logits(plan.caller, model(shifts.view(x, *s)), x)
+            yield f, check_logits(plan.caller, model(shifts.view(x, *s)), x)
     else:
         drawn = shifts.random(plan.seed, first, len(x), 2 * plan.count)
-        logits = (_logits(plan.caller, model(shifts.view(x, *s)), x) for s in drawn)
+        logits = (check_logits(plan.caller, model(shifts.view(x, *s)), x) for s in drawn)
         yield from zip(logits, logits, strict=True)  # two by two
 
 
-def wobbles(plan: ShiftPlan, model: Model, x: Tensor, first: int = 0) -> tuple[Tensor, torch.dtype]:
-    r"""The wobble of each sample, (B,) in float64, and the dtype of the logits."""
+def wobble_total(plan: ShiftPlan, model: Model, x: Tensor, reduction: str, first: int = 0) -> Total:
+    r"""The sum or maximum behind `shift_wobble`."""
     parts = chunks(plan.caller, x, plan.batch_size)
     shifts = plan.shifts(x)
     found: list[Tensor] = []
     with evaluation(model), torch.no_grad():
         for part in parts:
-            f = _logits(plan.caller, model(shifts.unshifted(part)), part)
+            f = check_logits(plan.caller, model(shifts.unshifted(part)), part)
             p, c = f.double().softmax(1).max(1, keepdim=True)
             n, worst = len(part), torch.zeros_like(p)
             start = first + sum(map(len, found))
             for s in shifts.every(n) if plan.exhaustive else shifts.random(plan.seed, start, n, plan.count):
-                q = _logits(plan.caller, model(shifts.view(part, *s)), part).double().softmax(1).gather(1, c)
+                q = check_logits(plan.caller, model(shifts.view(part, *s)), part).double().softmax(1).gather(1, c)
                 worst = torch.maximum(worst, (q - p).abs())  # which hands on a NaN
             found.append(worst[:, 0])
-    return torch.cat(found), f.dtype
-
-
-def reduced(values: Tensor, reduction: str) -> Tensor:
-    r"""The mean or maximum over the last axis, the samples; NaN where there is none."""
-    return values.mean(-1) if reduction == "mean" or not values.shape[-1] else values.amax(-1)
+    return Total.over(torch.cat(found), f.dtype, reduction)

@@ -2,12 +2,15 @@ r"""Strided convolution without aliasing."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice
-from equilayers.functional._blur_pool import Stride, Taps, blur_pool2d, check_mode
+from equilayers._checks import PADDING_MODES, check_choice
+from equilayers.functional import BlurSpec, blur_pool, blur_spec
+from equilayers.functional._resample.axes import Ints, Taps
 from equilayers.groups import Group
-from equilayers.nn._blur_pool import checked, exactness_of, settings_of
+from equilayers.nn._blur_pool import describe
 from equilayers.nn._conv import GroupConv2d
 
 ORDERS = ("conv-activation-blur", "blur-conv-activation")
@@ -17,6 +20,7 @@ class BlurConv2d(nn.Module):
     r"""A strided convolution without aliasing: convolution at stride 1, activation, blur and subsample.
 
     Args:
+        group: a symmetry, or its name, for a `GroupConv2d` between regular features; None for a torch.nn.Conv2d.
         in_channels, out_channels: of the convolution.
         kernel_size: of the convolution, an int or a pair.
         stride: of the subsampling, an int or a pair.
@@ -26,7 +30,6 @@ class BlurConv2d(nn.Module):
         activation: between the convolution and the blur; ReLU if None, nn.Identity() for none.
         order: "conv-activation-blur", the order that Zhang found best, or "blur-conv-activation", which convolves the
             small map instead of the large one: stride^2 times cheaper.
-        group: a symmetry, for a `GroupConv2d` between regular features; none for a torch.nn.Conv2d.
         conv_padding_mode: of the convolution, where it is not that of the blur.
 
     Attributes:
@@ -41,14 +44,17 @@ class BlurConv2d(nn.Module):
     Source: Zhang 2019, section 3.2 (arXiv:1904.11486).
     """
 
+    spec: BlurSpec
+
     def __init__(
         self,
+        group: Group | str | None,
         in_channels: int,
         out_channels: int,
-        kernel_size: Stride,
-        stride: Stride = 2,
-        padding: Stride | str = 0,
-        dilation: Stride = 1,
+        kernel_size: Ints,
+        stride: Ints = 2,
+        padding: Ints | str = 0,
+        dilation: Ints = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: str = "reflect",
@@ -56,29 +62,38 @@ class BlurConv2d(nn.Module):
         taps: Taps = "auto",
         activation: nn.Module | None = None,
         order: str = ORDERS[0],
-        group: Group | None = None,
         conv_padding_mode: str | None = None,
     ) -> None:
         super().__init__()
         caller = "BlurConv2d"
-        self.taps, self.stride, self.padding_mode = checked(caller, taps, stride, padding_mode)
+        self.spec = blur_spec(caller, taps, stride, padding_mode)
         self.order = check_choice(caller, "order", order, ORDERS)
-        mode = check_mode(caller, padding_mode if conv_padding_mode is None else conv_padding_mode)
-        settings = in_channels, out_channels, kernel_size, 1, padding, dilation, groups, bias, mode
-        self.conv = nn.Conv2d(*settings) if group is None else GroupConv2d(group, *settings)  # type: ignore[arg-type]
+        mode = padding_mode if conv_padding_mode is None else conv_padding_mode
+        settings: dict[str, Any] = {
+            "kernel_size": kernel_size,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "bias": bias,
+            "padding_mode": check_choice(caller, "padding_mode", mode, PADDING_MODES),
+        }
+        self.conv = (
+            nn.Conv2d(in_channels, out_channels, **settings)
+            if group is None
+            else GroupConv2d(group, in_channels, out_channels, **settings)
+        )
         self.activation = nn.ReLU() if activation is None else activation
 
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return "rounding" if exactness_of(self.taps, False, "dense") == "rounding" else "approximate"
+        return "rounding" if self.spec.taps is None else "approximate"
 
     def forward(self, x: Tensor) -> Tensor:
-        settings = self.taps, self.stride, self.padding_mode
         if self.order == ORDERS[0]:
-            return blur_pool2d(self.activation(self.conv(x)), *settings)
-        y: Tensor = self.activation(self.conv(blur_pool2d(x, *settings)))
+            return blur_pool("BlurConv2d", self.activation(self.conv(x)), self.spec)
+        y: Tensor = self.activation(self.conv(blur_pool("BlurConv2d", x, self.spec)))
         return y
 
     def extra_repr(self) -> str:
-        return f"{settings_of(self)}, order={self.order!r}"
+        return f"{describe(self.spec)}, order={self.order!r}"

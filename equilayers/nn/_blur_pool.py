@@ -1,4 +1,4 @@
-r"""Anti-aliased subsampling layers."""
+r"""Anti-aliased subsampling layers: three classes over one core, which a `BlurSpec` tells apart."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equilayers._checks import Pair, check_choice, check_int
-from equilayers.functional._blur_pool import (
-    ALGORITHMS,
-    Stride,
-    Taps,
-    avg_blur_pool2d,
-    blur_pool2d,
-    check_max_padding,
-    check_mode,
-    check_stride,
-    check_taps,
-    max_blur_pool2d,
-)
+from equilayers._checks import pair_of
+from equilayers.functional import BlurSpec, binomial, blur_pool, blur_spec
+from equilayers.functional._resample.axes import ALGORITHMS, Ints, Taps
+from equilayers.nn._algorithm import algorithm
+
+
+def _exactness(layer: Any) -> str:
+    return str(layer.spec.exactness)
+
+
+def _extra_repr(layer: Any) -> str:
+    return describe(layer.spec)
+
+
+exactness = property(_exactness, doc="The level at which the law holds.")
 
 
 class BlurPool2d(nn.Module):
@@ -37,45 +39,42 @@ class BlurPool2d(nn.Module):
     Raises:
         TypeError, ValueError: settings that make no sense; in forward, as `equilayers.functional.blur_pool2d`.
 
-    Law: `pool(act(g, x)) == act(g, pool(x))` for every turn and mirror g, at every size.
+    Law: `pool(act(g, x)) == act(g, pool(x))` for every rotation and mirror g, at every size.
 
     Source: Zhang 2019 (arXiv:1904.11486).
     """
 
     ALGORITHMS = ALGORITHMS
+    algorithm = algorithm
+    exactness = exactness
+    spec: BlurSpec
 
     def __init__(
         self,
         taps: Taps = "auto",
-        stride: Stride = 2,
+        stride: Ints = 2,
         padding_mode: str = "reflect",
         *,
         exact: bool = False,
         algorithm: str = "bitwise",
     ) -> None:
         super().__init__()
-        self.taps, self.stride, self.padding_mode = checked("BlurPool2d", taps, stride, padding_mode)
-        self.exact, self.algorithm = exact, check_choice("BlurPool2d", "algorithm", algorithm, ALGORITHMS)
-
-    @property
-    def exactness(self) -> str:
-        r"""The level at which the law holds."""
-        return exactness_of(self.taps, self.exact, self.algorithm)
+        self.spec = blur_spec("BlurPool2d", taps, stride, padding_mode, exact=exact, algorithm=algorithm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return blur_pool2d(x, self.taps, self.stride, self.padding_mode, exact=self.exact, algorithm=self.algorithm)
+        return blur_pool("BlurPool2d", x, self.spec)
 
-    def extra_repr(self) -> str:
-        return settings_of(self)
+    extra_repr = _extra_repr
 
 
 class MaxBlurPool2d(nn.Module):
     r"""The maximum of every window, then `BlurPool2d`: in the place of `torch.nn.MaxPool2d(kernel_size, stride)`.
 
     Args:
-        taps, stride, padding_mode, exact, algorithm: of `BlurPool2d`.
-        kernel_size: pixels of a window.
+        kernel_size: pixels of a window, an int or a pair.
+        stride: of the blur; the kernel size if None.
         padding: pixels on every side that no maximum is taken from, as in torch.nn.MaxPool2d.
+        taps, padding_mode, exact, algorithm: of `BlurPool2d`.
 
     Attributes:
         exactness: as of `BlurPool2d`.
@@ -83,58 +82,45 @@ class MaxBlurPool2d(nn.Module):
     Raises:
         TypeError, ValueError: as `BlurPool2d`.
 
-    Law: `pool(act(g, x)) == act(g, pool(x))` for every turn and mirror g, at every size.
+    Law: `pool(act(g, x)) == act(g, pool(x))` for every rotation and mirror g, at every size.
 
     Source: Zhang 2019, section 3.2 (arXiv:1904.11486).
     """
 
     ALGORITHMS = ALGORITHMS
+    algorithm = algorithm
+    exactness = exactness
+    spec: BlurSpec
 
     def __init__(
         self,
-        taps: Taps = "auto",
-        stride: Stride = 2,
-        padding_mode: str = "reflect",
+        kernel_size: Ints = 2,
+        stride: Ints | None = None,
+        padding: Ints = 0,
         *,
-        kernel_size: int = 2,
-        padding: int = 0,
+        taps: Taps = "auto",
+        padding_mode: str = "reflect",
         exact: bool = False,
         algorithm: str = "bitwise",
     ) -> None:
         super().__init__()
-        self.taps, self.stride, self.padding_mode = checked("MaxBlurPool2d", taps, stride, padding_mode)
-        self.exact, self.algorithm = exact, check_choice("MaxBlurPool2d", "algorithm", algorithm, ALGORITHMS)
-        self.kernel_size = check_int("MaxBlurPool2d", "kernel_size", kernel_size, 1)
-        self.padding = check_max_padding("MaxBlurPool2d", padding, kernel_size, padding_mode)
-
-    @property
-    def exactness(self) -> str:
-        r"""The level at which the law holds."""
-        return exactness_of(self.taps, self.exact, self.algorithm)
+        caller, kernel = "MaxBlurPool2d", pair_of("MaxBlurPool2d", "kernel_size", kernel_size, 1)
+        steps = kernel if stride is None else stride
+        blur = blur_spec(caller, taps, steps, padding_mode, exact=exact, algorithm=algorithm)
+        self.spec = blur.of_windows(caller, "max", kernel, padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return max_blur_pool2d(
-            x,
-            self.taps,
-            self.stride,
-            self.padding_mode,
-            kernel_size=self.kernel_size,
-            padding=self.padding,
-            exact=self.exact,
-            algorithm=self.algorithm,
-        )
+        return blur_pool("MaxBlurPool2d", x, self.spec)
 
-    def extra_repr(self) -> str:
-        padding = f", padding={self.padding}" if self.padding else ""
-        return f"{settings_of(self)}, kernel_size={self.kernel_size}{padding}"
+    extra_repr = _extra_repr
 
 
 class AvgBlurPool2d(nn.Module):
     r"""The mean of every window, then `BlurPool2d`: in the place of `torch.nn.AvgPool2d(kernel_size, stride)`.
 
     Args:
-        taps, stride, padding_mode, exact, algorithm: of `BlurPool2d`.
-        kernel_size: pixels of a window.
+        kernel_size, stride, taps, padding_mode, exact, algorithm: as in `MaxBlurPool2d`.
+        padding: zeros on every side, which count in the means, as in torch.nn.AvgPool2d.
 
     Attributes:
         exactness: as of `BlurPool2d`.
@@ -142,53 +128,46 @@ class AvgBlurPool2d(nn.Module):
     Raises:
         TypeError, ValueError: as `BlurPool2d`.
 
-    Law: `pool(act(g, x)) == act(g, pool(x))` for every turn and mirror g, at every size.
+    Law: `pool(act(g, x)) == act(g, pool(x))` for every rotation and mirror g, at every size.
     """
 
     ALGORITHMS = ALGORITHMS
+    algorithm = algorithm
+    exactness = exactness
+    spec: BlurSpec
 
     def __init__(
         self,
-        taps: Taps = "auto",
-        stride: Stride = 2,
-        padding_mode: str = "reflect",
+        kernel_size: Ints = 2,
+        stride: Ints | None = None,
+        padding: Ints = 0,
         *,
-        kernel_size: int = 2,
+        taps: Taps = "auto",
+        padding_mode: str = "reflect",
         exact: bool = False,
         algorithm: str = "bitwise",
     ) -> None:
         super().__init__()
-        self.taps, self.stride, self.padding_mode = checked("AvgBlurPool2d", taps, stride, padding_mode)
-        self.exact, self.algorithm = exact, check_choice("AvgBlurPool2d", "algorithm", algorithm, ALGORITHMS)
-        self.kernel_size = check_int("AvgBlurPool2d", "kernel_size", kernel_size, 1)
-
-    @property
-    def exactness(self) -> str:
-        r"""The level at which the law holds."""
-        return exactness_of(self.taps, self.exact, self.algorithm)
+        caller, kernel = "AvgBlurPool2d", pair_of("AvgBlurPool2d", "kernel_size", kernel_size, 1)
+        steps = kernel if stride is None else stride
+        blur = blur_spec(caller, taps, steps, padding_mode, exact=exact, algorithm=algorithm)
+        self.spec = blur.of_windows(caller, "mean", kernel, padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        settings = self.taps, self.stride, self.padding_mode
-        return avg_blur_pool2d(x, *settings, kernel_size=self.kernel_size, exact=self.exact, algorithm=self.algorithm)
+        return blur_pool("AvgBlurPool2d", x, self.spec)
 
-    def extra_repr(self) -> str:
-        return f"{settings_of(self)}, kernel_size={self.kernel_size}"
+    extra_repr = _extra_repr
 
 
-def checked(caller: str, taps: Taps, stride: Stride, padding_mode: str) -> tuple[Taps, Pair, str]:
-    check_taps(caller, taps)
-    kept = taps if isinstance(taps, int | str) else tuple(map(float, taps))
-    return kept, check_stride(caller, stride), check_mode(caller, padding_mode)
-
-
-def exactness_of(taps: Taps, exact: bool, algorithm: str) -> str:
-    symmetric = isinstance(taps, int | str) or tuple(taps) == tuple(taps)[::-1]
-    if not symmetric or not (exact or taps == "auto"):
-        return "approximate"
-    return "bitwise" if algorithm == "bitwise" else "rounding"
-
-
-def settings_of(layer: Any) -> str:
-    text = f"taps={layer.taps!r}, stride={layer.stride}, padding_mode={layer.padding_mode!r}"
-    text += ", exact=True" if getattr(layer, "exact", False) else ""
-    return text + (f", algorithm={layer.algorithm!r}" if getattr(layer, "algorithm", "bitwise") != "bitwise" else "")
+def describe(spec: BlurSpec) -> str:
+    r"""The settings as they are passed, those that differ from the defaults alone where they are many."""
+    taps: object = "auto" if spec.taps is None else spec.taps
+    if spec.taps is not None and spec.taps == binomial(len(spec.taps)):
+        taps = len(spec.taps)
+    parts = [f"taps={taps!r}", f"stride={spec.stride}"]
+    if spec.window is not None:
+        padding = [f"padding={spec.padding}"] if any(spec.padding) else []
+        parts = [f"kernel_size={spec.kernel_size}", parts[1], *padding, parts[0]]
+    exact = ["exact=True"] if spec.exact else []
+    method = [f"algorithm={spec.algorithm!r}"] if spec.algorithm != "bitwise" else []
+    return ", ".join([*parts, f"padding_mode={spec.padding_mode!r}", *exact, *method])

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from equilayers.functional._polyphase import check_polyphase, polyphase_pool2d
+from equilayers.functional import check_polyphase, polyphase_pool2d
 
 
 class PolyphasePool2d(nn.Module):
-    r"""Keep the polyphase component with the largest norm: subsampling that no shift, turn or mirror upsets.
+    r"""Keep the polyphase component with the largest norm: no shift, rotation or mirror changes which.
 
     Args:
         stride: pixels between samples, an int or a pair.
@@ -24,7 +24,7 @@ class PolyphasePool2d(nn.Module):
         TypeError, ValueError: a stride that is no int or below 1, a norm below 1; in forward, as
             `equilayers.functional.polyphase_pool2d`.
 
-    Law: for every cyclic shift `pool(roll(x, d))` is `pool(x)`, rolled; for every turn and mirror
+    Law: for every cyclic shift `pool(roll(x, d))` is `pool(x)`, rolled; for every rotation and mirror
         `pool(act(g, x)) == act(g, pool(x))`.
 
     Source: Chaman and Dokmanic 2021 (arXiv:2011.14214).

@@ -1,6 +1,8 @@
 """What the report of a conversion says: every module, what became of it, every refusal and its reason; and no lies."""
 
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,13 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conversions import ResNet, settled
-from equilayers.convert import Report, to_equivariant
+from equilayers.convert import Report, to_antialiased, to_equivariant
+from equilayers.convert._equivariant.heads import pool
+from equilayers.convert._report import Kept, Outcome, Refused
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, PermutationGroup
 from equilayers.nn import BlurPool2d, GroupConv2d, LiftingConv2d
 from equilayers.testing import assert_equivariant, assert_invariant
 from planted import Does
 from refusals import assert_refused
 
+conversion = importlib.import_module("equilayers.convert._equivariant.to_equivariant")
 C4, D4 = CyclicRotation(4), Dihedral(4)
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
@@ -207,6 +212,37 @@ def test_what_no_module_tells_is_seen_by_running_it(what: str) -> None:
     assert (entry.path, entry.done) == ("", "refused")
     assert entry.reason.startswith(reason) or reason in entry.reason
     assert_honest(made, report)
+
+
+def unworded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every reason is "x" from now on."""
+    for kind in (Kept, Refused):
+        monkeypatch.setattr(kind, "__init__", lambda self, reason: object.__setattr__(self, "reason", "x"))
+
+
+def converted_all() -> list[tuple[str, str, str]]:
+    """What becomes of each module, in either conversion of many models."""
+    pools = ended(nn.MaxPool2d(3, 1), nn.AvgPool2d(2), Does(lambda f: f), nn.MaxPool2d(2, return_indices=True))
+    pools.insert(5, Does(lambda f: f[0]))
+    models = [make() for make, *_ in (*REFUSED.values(), *UNSEEN.values())]
+    reports = [to_equivariant(model, C4, X, from_weights=taken)[1] for model in models for taken in (False, True)]
+    reports += [to_antialiased(model)[1] for model in (*models, pools)] + [to_equivariant(pools, C4, X)[1]]
+    return [(entry.path, entry.done, entry.after) for report in reports for entry in report.entries]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_no_decision_hangs_on_the_words_of_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_its_words(*call: Any) -> Outcome:
+        found = pool(*call)
+        return Refused("") if isinstance(found, Kept) and "alike" not in found.reason else found
+
+    expected = converted_all()
+    assert {done for _, done, _ in expected} == {"replaced", "kept", "refused"}
+    unworded(monkeypatch)
+    assert converted_all() == expected
+    handlers = [(kinds, by_its_words if handler is pool else handler) for kinds, handler in conversion.HANDLERS]
+    monkeypatch.setattr(conversion, "HANDLERS", handlers)
+    assert converted_all() != expected
 
 
 def test_what_does_not_run_any_more() -> None:

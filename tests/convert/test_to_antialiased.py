@@ -80,9 +80,9 @@ def test_pools_are_those_of_stride_1_and_a_blur() -> None:
         torch.testing.assert_close(converted(model)(x), blur_pool2d(dense, stride=2))
     pool = converted(nn.MaxPool2d(2))
     assert isinstance(pool, MaxBlurPool2d)
-    assert (pool.kernel_size, pool.stride, pool.taps) == (2, (2, 2), "auto")
-    assert converted(nn.MaxPool2d(3, 2), taps=5).taps == 5
-    assert converted(nn.Conv2d(1, 1, 3, 2), taps=4).taps == 4
+    assert (pool.spec.kernel_size, pool.spec.stride, pool.spec.taps) == ((2, 2), (2, 2), None)
+    assert converted(nn.MaxPool2d(3, 2), taps=5).spec.taps == (1, 4, 6, 4, 1)
+    assert converted(nn.Conv2d(1, 1, 3, 2), taps=4).spec.taps == (1, 3, 3, 1)
 
 
 class Residual(nn.Module):

@@ -91,7 +91,7 @@ def test_blurs_of_every_size(kind: type[nn.Module], mode: str) -> None:
     sizes = [(1, 1), (1, 2), (2, 3), (3, 3), (4, 5), (6, 7), (8, 8)]
     for taps, stride in itertools.product(("auto", 1, 4, 7, (1.0, 2.0, 5.0)), (1, 2, 3, (2, 1), 5)):
         maps = [double(2, 3, *size) for size in sizes] + [double(2, 3, 4, 5, 6)]
-        assert_plain(kind(taps, stride, mode), *maps)
+        assert_plain(kind(taps=taps, stride=stride, padding_mode=mode), *maps)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_blurs_of_every_size(kind: type[nn.Module], mode: str) -> None:
     [
         (lambda mode: BlurPool2d(1, 3, mode, exact=True), 7),
         (lambda mode: BlurPool2d(3, 3, mode, exact=True), 6),
-        (lambda mode: AvgBlurPool2d(5, 2, mode, exact=True, kernel_size=3), 9),
+        (lambda mode: AvgBlurPool2d(3, 2, taps=5, padding_mode=mode, exact=True), 9),
     ],
     ids=["1 tap", "3 taps", "5 taps behind a window"],
 )
@@ -132,11 +132,12 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "HarmonicNonlinearity": (lambda: biased(HarmonicNonlinearity(2, 1)), (2, 4, 5, 5)),
     "HarmonicBatchNorm": (lambda: HarmonicBatchNorm(2, 1).eval(), (2, 4, 5, 5)),
     "HarmonicMagnitude": (HarmonicMagnitude, (2, 4, 5, 5)),
-    "MaxBlurPool2d, padded": (lambda: MaxBlurPool2d(kernel_size=3, padding=1), (2, 9, 8)),
-    "BlurConv2d": (lambda: BlurConv2d(2, 3, 3, padding=1), (2, 9, 8)),
-    "BlurConv2d, blur first": (lambda: BlurConv2d(2, 3, 3, padding=1, order="blur-conv-activation"), (2, 9, 8)),
-    "BlurConv2d of features": (lambda: BlurConv2d(2, 3, 3, padding=1, group=C4), (2, 4, 9, 9)),
-    "BlurConv2d, blurred activation": (lambda: BlurConv2d(2, 3, 3, activation=MaxBlurPool2d()), (2, 12, 12)),
+    "MaxBlurPool2d, padded": (lambda: MaxBlurPool2d((3, 2), 2, 1), (2, 9, 8)),
+    "AvgBlurPool2d, padded": (lambda: AvgBlurPool2d((3, 2), 2, (1, 0)), (2, 9, 8)),
+    "BlurConv2d": (lambda: BlurConv2d(None, 2, 3, 3, padding=1), (2, 9, 8)),
+    "BlurConv2d, blur first": (lambda: BlurConv2d(None, 2, 3, 3, padding=1, order="blur-conv-activation"), (2, 9, 8)),
+    "BlurConv2d of features": (lambda: BlurConv2d("C4", 2, 3, 3, padding=1), (2, 4, 9, 9)),
+    "BlurConv2d, blurred activation": (lambda: BlurConv2d(None, 2, 3, 3, activation=MaxBlurPool2d()), (2, 12, 12)),
 }
 
 
@@ -283,7 +284,7 @@ def whole() -> nn.Module:
         LiftingConv2d(C4, 1, 4, 3, padding=1),
         nn.BatchNorm3d(4),
         BlurPool2d(),
-        MaxBlurPool2d(3),
+        MaxBlurPool2d(taps=3),
         GroupConv2d(C4, 4, 4, 3, padding=1, padding_mode="reflect"),
         PolyphasePool2d(),
         InvariantAvgPool2d(),

@@ -39,9 +39,17 @@ POOLS: list[tuple[nn.Module, Callable[[Tensor], Tensor], str]] = [
     (BlurPool2d(algorithm="dense"), lambda x: blur_pool2d(x, algorithm="dense"), "rounding"),
     (BlurPool2d([1, 2, 0.5], [1, 3]), lambda x: blur_pool2d(x, [1, 2, 0.5], (1, 3)), "approximate"),
     (BlurPool2d(torch.tensor([1.0, 3.0])), lambda x: blur_pool2d(x, [1, 3]), "approximate"),
-    (MaxBlurPool2d(kernel_size=3), lambda x: max_blur_pool2d(x, kernel_size=3), "bitwise"),
-    (MaxBlurPool2d(4, 3, "circular"), lambda x: max_blur_pool2d(x, 4, 3, "circular"), "approximate"),
-    (AvgBlurPool2d("auto", 3, "replicate"), lambda x: avg_blur_pool2d(x, "auto", 3, "replicate"), "bitwise"),
+    (MaxBlurPool2d(3, 2), lambda x: max_blur_pool2d(x, 3, 2), "bitwise"),
+    (
+        MaxBlurPool2d((2, 3), taps=4, padding_mode="circular"),
+        lambda x: max_blur_pool2d(x, (2, 3), taps=4, padding_mode="circular"),
+        "approximate",
+    ),
+    (
+        AvgBlurPool2d(3, padding=(1, 0), padding_mode="replicate"),
+        lambda x: avg_blur_pool2d(x, 3, padding=(1, 0), padding_mode="replicate"),
+        "bitwise",
+    ),
     (PolyphasePool2d(), polyphase_pool2d, "bitwise"),
     (PolyphasePool2d((4, 2), math.inf), lambda x: polyphase_pool2d(x, (4, 2), math.inf), "bitwise"),
     (PolyphasePool2d(3, 1, exact=False), lambda x: polyphase_pool2d(x, 3, 1, exact=False), "approximate"),
@@ -78,12 +86,12 @@ def test_the_settings_are_shown() -> None:
     shown = {
         BlurPool2d(): "BlurPool2d(taps='auto', stride=(2, 2), padding_mode='reflect')",
         BlurPool2d(3, exact=True): "BlurPool2d(taps=3, stride=(2, 2), padding_mode='reflect', exact=True)",
-        MaxBlurPool2d(stride=(1, 3)): "stride=(1, 3)",
-        MaxBlurPool2d(kernel_size=5): "kernel_size=5",
-        AvgBlurPool2d([1, 2]): "taps=(1.0, 2.0)",
+        MaxBlurPool2d(3, padding=1): "(kernel_size=(3, 3), stride=(3, 3), padding=(1, 1), taps='auto', padding",
+        MaxBlurPool2d(5, (1, 3)): "kernel_size=(5, 5), stride=(1, 3), taps",
+        AvgBlurPool2d(taps=[1, 2]): "taps=(1.0, 2.0)",
         PolyphasePool2d(norm=math.inf): "PolyphasePool2d(stride=(2, 2), norm=inf)",
         PolyphasePool2d(exact=False): "exact=False",
-        BlurConv2d(1, 2, 3, order="blur-conv-activation"): "order='blur-conv-activation'",
+        BlurConv2d(None, 1, 2, 3, order="blur-conv-activation"): "order='blur-conv-activation'",
     }
     for layer, words in shown.items():
         assert words in repr(layer)
@@ -210,7 +218,7 @@ def test_bitwise_on_several_threads(threads: int) -> None:
 def test_blur_conv_is_made_of_its_parts(order: str) -> None:
     x = filled((2, 4, 9, 12), torch.float64)
     for settings in ({}, {"stride": (3, 1), "padding": 1}, {"dilation": 2, "groups": 2, "bias": False, "padding": 2}):
-        layer = BlurConv2d(4, 6, 3, taps=3, padding_mode="circular", order=order, **settings).double()
+        layer = BlurConv2d(None, 4, 6, 3, taps=3, padding_mode="circular", order=order, **settings).double()
         assert set(layer.state_dict()) == {"conv.weight"} | ({"conv.bias"} if settings.get("bias", True) else set())
         plain = {key: value for key, value in settings.items() if key != "stride"}
         conv = nn.Conv2d(4, 6, 3, padding_mode="circular", **plain).double()
@@ -218,7 +226,7 @@ def test_blur_conv_is_made_of_its_parts(order: str) -> None:
         blur = lambda x, s=settings: blur_pool2d(x, 3, s.get("stride", 2), "circular")  # noqa: E731
         expected = blur(conv(x).relu()) if order.startswith("conv") else conv(blur(x)).relu()
         torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=1e-12)
-    bare = BlurConv2d(4, 6, 3, activation=nn.Identity(), order=order, padding_mode="zeros").double()
+    bare = BlurConv2d(None, 4, 6, 3, activation=nn.Identity(), order=order, padding_mode="zeros").double()
     assert (bare(x) < 0).any()
     assert isinstance(layer.activation, nn.ReLU)
 
@@ -227,22 +235,22 @@ def test_blur_conv_is_made_of_its_parts(order: str) -> None:
 @pytest.mark.parametrize("order", ["conv-activation-blur", "blur-conv-activation"])
 def test_blur_conv_with_a_group(group: Group, order: str) -> None:
     for size, stride, mode in itertools.product((7, 8), (2, 3), ("zeros", "reflect", "replicate", "circular")):
-        layer = BlurConv2d(2, 3, 3, stride, padding=1, padding_mode=mode, order=order, group=group)
+        layer = BlurConv2d(group, 2, 3, 3, stride, padding=1, padding_mode=mode, order=order)
         assert layer.exactness == "rounding"
         x = filled((2, 2, group.order, size, size), torch.float32)
         assert worst(layer, group, x) <= 32, (size, stride, mode)
-    published = BlurConv2d(2, 3, 3, padding=1, taps=3, order=order, group=group)
+    published = BlurConv2d(group, 2, 3, 3, padding=1, taps=3, order=order)
     assert published.exactness == "approximate"
     assert worst(published, group, filled((2, 2, group.order, 8, 8), torch.float32)) > 1e4
 
 
 def test_blur_conv_pads_the_convolution_otherwise_if_told() -> None:
     x = filled((1, 2, 8, 8), torch.float64)
-    layer = BlurConv2d(2, 2, 3, padding=1, padding_mode="replicate", conv_padding_mode="zeros").double()
-    assert (layer.conv.padding_mode, layer.padding_mode) == ("zeros", "replicate")
+    layer = BlurConv2d(None, 2, 2, 3, padding=1, padding_mode="replicate", conv_padding_mode="zeros").double()
+    assert (layer.conv.padding_mode, layer.spec.padding_mode) == ("zeros", "replicate")
     expected = blur_pool2d(layer.conv(x).relu(), "auto", 2, "replicate")
     assert torch.equal(layer(x), expected)
-    assert BlurConv2d(2, 2, 3, padding="same").double()(x).shape == (1, 2, 4, 4)
+    assert BlurConv2d(None, 2, 2, 3, padding="same").double()(x).shape == (1, 2, 4, 4)
 
 
 def shift_network(pools: int = 2) -> nn.Sequential:
@@ -332,7 +340,7 @@ def test_pooled_first_a_mirrored_image_has_tied_components(group: Group) -> None
 
 @pytest.mark.parametrize("kind", [BlurPool2d, MaxBlurPool2d, AvgBlurPool2d, BlurConv2d])
 def test_settings_are_refused_by_the_layer_at_once(kind: type[nn.Module]) -> None:
-    start = (2, 2, 3) if kind is BlurConv2d else ()
+    start = (None, 2, 2, 3) if kind is BlurConv2d else ()
     cases: list[tuple[dict[str, object], type[Exception], str]] = [
         ({"taps": 0}, ValueError, "taps in 1..7"),
         ({"taps": 8}, ValueError, "taps in 1..7"),
@@ -351,7 +359,7 @@ def test_settings_are_refused_by_the_layer_at_once(kind: type[nn.Module]) -> Non
 def test_other_settings_are_refused_at_once() -> None:
     assert_refused(lambda: PolyphasePool2d(0), ValueError, "PolyphasePool2d", "stride >= 1")
     assert_refused(lambda: PolyphasePool2d(norm=0.5), ValueError, "PolyphasePool2d", "norm to be a number >= 1")
-    assert_refused(lambda: BlurConv2d(1, 1, 3, order="blur"), ValueError, "BlurConv2d", "'conv-activation-blur'")
-    assert_refused(lambda: BlurConv2d(1, 1, 3, conv_padding_mode="x"), ValueError, "BlurConv2d", "padding_mode")
+    assert_refused(lambda: BlurConv2d(None, 1, 1, 3, order="blur"), ValueError, "BlurConv2d", "'conv-activation-blur'")
+    assert_refused(lambda: BlurConv2d(None, 1, 1, 3, conv_padding_mode="x"), ValueError, "BlurConv2d", "padding_mode")
     assert_refused(lambda: PolyphasePool2d()(torch.zeros(1, 1, 7, 8)), ValueError, "polyphase_pool2d", "H to be")
-    assert_refused(lambda: BlurPool2d(3, exact=True)(image()), ValueError, "blur_pool2d", "H=8", "2 or 4")
+    assert_refused(lambda: BlurPool2d(3, exact=True)(image()), ValueError, "BlurPool2d", "H=8", "2 or 4")

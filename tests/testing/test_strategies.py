@@ -1,11 +1,8 @@
 """What the library's strategies draw: pairs that keep the law, small counterexamples, and clear refusals."""
 
-import inspect
 import random
 import subprocess
 import sys
-import textwrap
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -16,14 +13,13 @@ from torch import Tensor, nn
 
 from equilayers import nn as layers_of_ours
 from equilayers.functional._convolution.geometry import ALGORITHMS as CONVOLUTION
-from equilayers.functional._linear import LINEAR_ALGORITHMS as LINEAR
+from equilayers.functional.cost import ALGORITHMS as LINEAR
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d, LiftingLinear, OrbitPool
-from equilayers.testing import strategies
 from equilayers.testing.strategies import _layers as _drawn_layers
 from equilayers.testing.strategies import conv_settings, elements, features, groups, images, layers, spaces
 from equilayers.testing.strategies._layers import MAKERS, OF_ANY_GROUP
-from pages import ROOT
+from pages import ROOT, blocks
 from strategies import ALL_GROUPS, name
 
 C4, D4 = CyclicRotation(4), Dihedral(4)
@@ -293,22 +289,13 @@ def test_a_group_of_ones_own_needs_a_size() -> None:
     assert drawn(images(Other(), batch=1, channels=1, size=(3, 4)), 1)[0].shape == (1, 1, 3, 4)
 
 
-def example() -> str:
-    """The test in the docstring of the module."""
-    text = inspect.getdoc(strategies) or ""
-    block = text.split("every group, size and element:\n\n")[1].split("\n\nWhat fails")[0]
-    return textwrap.dedent(block)
-
-
-def test_the_example_runs(tmp_path: Path) -> None:
-    names: dict[str, object] = {}
-    exec(example(), names)
-    names["test_my_layer_is_equivariant"]()  # type: ignore[operator]
-    broken = example().replace("x.mean((-2, -1), keepdim=True)", "x.roll(1, -1)")
-    assert broken != example()
-    exec(broken, names)
+def test_the_example_of_the_documentation_can_fail() -> None:
+    page = (ROOT / "docs" / "test.md").read_text(encoding="utf-8")
+    example = next(block.text for block in blocks(page) if "def my_layer" in block.text)
+    broken = example.replace("x.mean((-2, -1), keepdim=True)", "x.roll(1, -1)")
+    assert broken != example
     with pytest.raises(AssertionError, match="Tensor-likes are not close"):
-        names["test_my_layer_is_equivariant"]()  # type: ignore[operator]
+        exec(broken, {"torch": torch, "CyclicRotation": CyclicRotation})
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:

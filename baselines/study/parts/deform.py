@@ -119,7 +119,7 @@ def build(name: str, data: Dataset) -> nn.Module:
     if name == "blur pooling":
         norm = nn.Sequential(nn.BatchNorm2d(PLANES[0]), nn.ReLU())
         how: dict[str, Any] = {"padding": 2, "bias": False, "activation": norm, "conv_padding_mode": "zeros"}
-        model = nn.Sequential(BlurConv2d(in_shape[0], PLANES[0], 5, **how), MaxBlurPool2d(), *list(model)[4:])
+        model = nn.Sequential(BlurConv2d(None, in_shape[0], PLANES[0], 5, **how), MaxBlurPool2d(), *list(model)[4:])
     return model
 
 

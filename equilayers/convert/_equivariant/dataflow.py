@@ -1,133 +1,127 @@
-r"""What flows through a model: which layers read the image itself, and which what others have made of it."""
+r"""What flows through a model: which layers read the image itself, and which read features made of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from equilayers._modules import evaluation, tensors
+from equilayers._modules import CallTracer, evaluation, tensors
 
 IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
-SIDE_BY_SIDE = ("cat", "concat", "concatenate")
+CONCATENATIONS = ("cat", "concat", "concatenate")
 
 
 @dataclass(frozen=True)
 class Flow:
-    r"""What a tensor is: an image, lifted features, both side by side, or numbers that turns leave alone.
+    r"""What a tensor holds: an image, lifted features, both side by side, or numbers that rotations leave alone.
 
-    channels: of the map it was last. makers: the convolutions it comes from by other steps alone. parts: of what its
-    channels are put together, each the path of a convolution and its channels; () if that is not known.
+    channels: of the map it was last. producers: the convolutions it comes from by other steps alone. parts: the path
+    and channels of each convolution whose outputs stand side by side in it; () if that is not known.
     """
 
     kind: str
     channels: int
-    makers: frozenset[str] = frozenset()
+    producers: frozenset[str] = frozenset()
     parts: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
-class Role:
-    r"""What a module is fed: its first tensor's flow and shape, and the shape it puts out."""
+class Call:
+    r"""A call of a module: its path, the flow and shape of its first tensor, and the shape of its output."""
 
-    fed: Flow
+    path: str
+    input: Flow
     shape: tuple[int, ...]
     out: tuple[int, ...]
 
 
-@dataclass
-class Course:
-    r"""What was seen of a model: the roles of its modules, each time they are called, its flow and shapes at the end.
+@dataclass(frozen=True)
+class Dataflow:
+    r"""What was seen when a model ran: the calls of its modules by path, and the flow and shapes of its outputs.
 
     output: None where nothing comes out that depends on the input. single: whether it is one tensor.
     """
 
-    roles: dict[str, list[Role]] = field(default_factory=dict)
-    output: Flow | None = None
-    single: bool = True
-    shapes: list[torch.Size] = field(default_factory=list)
+    calls: dict[str, list[Call]]
+    output: Flow | None
+    single: bool
+    shapes: list[torch.Size]
 
 
-def course(model: nn.Module, x: Tensor) -> Course:
-    r"""Run the model on x in eval mode, without gradients, and see what flows where."""
-    tracker = _Tracker()
-    tracker.put(x, Flow(IMAGE, x.shape[1]))
-    handles = [
-        module.register_forward_hook(tracker.hook(path), with_kwargs=True) for path, module in model.named_modules()
-    ]
-    try:
-        with evaluation(model), torch.no_grad(), tracker:
-            out = model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = list(tensors(out))
-    output = _together([flow for t in found if (flow := tracker.get(t)) is not None])
-    return Course(tracker.roles, output, isinstance(out, Tensor), [t.shape for t in found])
+def dataflow(model: nn.Module, x: Tensor) -> Dataflow:
+    r"""Run the model on x in eval mode, without gradients, and record what each module reads."""
+    tracer = _FlowTracer()
+    tracer.put(x, Flow(IMAGE, x.shape[1]))
+    with evaluation(model), torch.no_grad(), tracer.watching(model.named_modules(), raising=False):
+        out = model(x)
+    outputs = list(tensors(out))
+    return Dataflow(tracer.calls, tracer.joined(outputs), isinstance(out, Tensor), [t.shape for t in outputs])
 
 
-class _Tracker(TorchFunctionMode):
+class _FlowTracer(CallTracer):
     def __init__(self) -> None:
         super().__init__()
         self.flows: dict[int, tuple[Tensor, Flow]] = {}  # the tensors are kept, so that no other takes their id
-        self.roles: dict[str, list[Role]] = {}
+        self.calls: dict[str, list[Call]] = {}
 
     def put(self, t: Tensor, flow: Flow) -> None:
         channels = t.shape[1] if t.ndim == 4 else flow.channels
         if t.ndim == 4 and channels == 1 and flow.kind == LIFTED:  # a gate, or a mean over all planes
             flow = Flow(IMAGE, 1)
         whole = sum(count for _, count in flow.parts) == channels
-        self.flows[id(t)] = t, Flow(flow.kind, channels, flow.makers, flow.parts if whole else ())
+        self.flows[id(t)] = t, Flow(flow.kind, channels, flow.producers, flow.parts if whole else ())
 
     def get(self, t: Tensor) -> Flow | None:
         return self.flows[id(t)][1] if id(t) in self.flows else None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
+    def joined(self, given: list[Tensor]) -> Flow | None:
+        r"""The flow of what is computed from several tensors."""
+        flows = [flow for t in given if (flow := self.get(t)) is not None]
+        if not flows:
+            return None
+        kind = next(k for k in (MIXED, LIFTED, INVARIANT, IMAGE) if any(flow.kind == k for flow in flows))
+        widest = max((flow for flow in flows if flow.kind == kind), key=lambda flow: flow.channels)
+        producers = frozenset[str]().union(*(flow.producers for flow in flows))
+        return Flow(kind, max(flow.channels for flow in flows), producers, widest.parts)
+
+    def concatenated(self, flow: Flow, given: list[Tensor]) -> Flow:
+        r"""The flow of tensors side by side, some of which may not come from the input at all."""
+        flows = [self.get(t) or _of_zeros(t) for t in given]
+        kinds = {None if each is None else each.kind for each in flows}
+        kind = MIXED if LIFTED in kinds and kinds != {LIFTED} else flow.kind
+        parts = tuple(part for each in flows if each is not None for part in each.parts)
+        return Flow(kind, flow.channels, flow.producers, parts)
+
+    def call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        out = function(*args, **kwargs)
         if name.startswith("new_") or name.endswith("_like"):  # numbers that do not come from the input
             return out
-        given = list(tensors((args, kwargs or {})))
-        flow = _together([flow for t in given if (flow := self.get(t)) is not None])
-        if flow is not None and name in SIDE_BY_SIDE:
-            flow = _side_by_side(flow, [self.get(t) or _of_zeros(t) for t in given])
+        given = list(tensors((args, kwargs)))
+        flow = self.joined(given)
         if flow is not None:
+            flow = self.concatenated(flow, given) if name in CONCATENATIONS else flow
             for t in tensors(args[0] if name == "__setitem__" else out):
                 self.put(t, flow)
         return out
 
-    def hook(self, path: str) -> Any:
-        def after(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-            given = next((t for t in tensors((args, kwargs)) if self.get(t) is not None), None)
-            if given is None:
-                return
-            fed = self.flows[id(given)][1]
-            first = next(tensors(out), None)
-            shape = tuple(first.shape) if first is not None else ()
-            self.roles.setdefault(path, []).append(Role(fed, tuple(given.shape), shape))
-            for t in tensors(out):
-                if isinstance(module, CONVOLUTIONS):
-                    self.put(t, Flow(LIFTED, t.shape[1], frozenset({path}), ((path, t.shape[1]),)))
-                elif isinstance(module, nn.Linear) and fed.kind != IMAGE:
-                    self.put(t, Flow(INVARIANT, t.shape[-1]))
-                elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
-                    self.put(t, fed)
-
-        return after
-
-
-def _together(flows: list[Flow]) -> Flow | None:
-    r"""What comes of several tensors."""
-    if not flows:
-        return None
-    kind = next(k for k in (MIXED, LIFTED, INVARIANT, IMAGE) if any(flow.kind == k for flow in flows))
-    widest = max((flow for flow in flows if flow.kind == kind), key=lambda flow: flow.channels)
-    makers = frozenset[str]().union(*(flow.makers for flow in flows))
-    return Flow(kind, max(flow.channels for flow in flows), makers, widest.parts)
+    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        given = next((t for t in tensors((args, kwargs)) if self.get(t) is not None), None)
+        if given is None:
+            return
+        flow, made = self.flows[id(given)][1], list(tensors(output))
+        shape = tuple(made[0].shape) if made else ()
+        self.calls.setdefault(path, []).append(Call(path, flow, tuple(given.shape), shape))
+        for t in made:
+            if isinstance(module, CONVOLUTIONS):
+                self.put(t, Flow(LIFTED, t.shape[1], frozenset({path}), ((path, t.shape[1]),)))
+            elif isinstance(module, nn.Linear) and flow.kind != IMAGE:
+                self.put(t, Flow(INVARIANT, t.shape[-1]))
+            elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
+                self.put(t, flow)
 
 
 def _of_zeros(t: Tensor) -> Flow | None:
@@ -135,11 +129,3 @@ def _of_zeros(t: Tensor) -> Flow | None:
     if t.ndim != 4 or bool(t.any()):
         return None
     return Flow(LIFTED, t.shape[1], parts=(("", t.shape[1]),))
-
-
-def _side_by_side(flow: Flow, given: list[Flow | None]) -> Flow:
-    r"""What comes of tensors in a row, some of which may not come from the input at all."""
-    kinds = {None if each is None else each.kind for each in given}
-    kind = MIXED if LIFTED in kinds and kinds != {LIFTED} else flow.kind
-    parts = tuple(part for each in given if each is not None for part in each.parts)
-    return Flow(kind, flow.channels, flow.makers, parts)

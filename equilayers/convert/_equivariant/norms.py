@@ -3,62 +3,51 @@ r"""The normalisations over whole fields that take the place of plain ones."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 
-from equilayers.convert._equivariant.dataflow import LIFTED, Role
+from equilayers.convert._equivariant.conversion import ALIKE, Conversion
+from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.fiber_layers import FiberNorm
-
-if TYPE_CHECKING:
-    from equilayers.convert._equivariant.to_equivariant import Conversion
-
-KEPT = "treats every plane and pixel alike"
+from equilayers.convert._report import Kept, Outcome, Refused, Replaced
 
 
-def batch_norm(path: str, module: nn.BatchNorm1d | nn.BatchNorm2d, role: Role, how: Conversion) -> nn.Module | str:  # noqa: ARG001
-    r"""Of maps, and of what is left of them after pooling."""
-    if role.fed.kind != LIFTED:
-        return f"{KEPT}, channel by channel"
-    flat = isinstance(module, nn.BatchNorm1d)
-    if flat and (len(role.shape) != 2 or module.num_features != role.fed.channels):
-        return "it has numbers of its own for every place"
-    fields = how.fields_of(role.fed, module.num_features)
-    kind = nn.BatchNorm1d if flat else nn.BatchNorm3d
-    norm = kind(fields, module.eps, module.momentum, module.affine, module.track_running_stats)
-    return _over_fields(norm, module, how)
+def batch_or_instance_norm(module: Any, call: Call, conversion: Conversion) -> Outcome:
+    r"""Statistics of a whole field, of maps or of what is left of them after pooling."""
+    if call.input.kind != LIFTED:
+        return Kept(f"{ALIKE}, channel by channel")
+    flat, instance = isinstance(module, nn.BatchNorm1d), isinstance(module, nn.InstanceNorm2d)
+    if flat and (len(call.shape) != 2 or module.num_features != call.input.channels):
+        return Refused("it has numbers of its own for every place")
+    kind = nn.BatchNorm1d if flat else nn.InstanceNorm3d if instance else nn.BatchNorm3d
+    momentum = 0.1 if instance and module.momentum is None else module.momentum
+    fields = conversion.fields_of(call.input, module.num_features)
+    return _over_fields(
+        kind(fields, module.eps, momentum, module.affine, module.track_running_stats), module, conversion
+    )
 
 
-def instance_norm(path: str, module: nn.InstanceNorm2d, role: Role, how: Conversion) -> nn.Module | str:  # noqa: ARG001
-    r"""Of maps: statistics of a whole field."""
-    if role.fed.kind != LIFTED:
-        return f"{KEPT}, channel by channel"
-    fields = how.fields_of(role.fed, module.num_features)
-    momentum = 0.1 if module.momentum is None else module.momentum
-    norm = nn.InstanceNorm3d(fields, module.eps, momentum, module.affine, module.track_running_stats)
-    return _over_fields(norm, module, how)
-
-
-def group_norm(path: str, module: nn.GroupNorm, role: Role, how: Conversion) -> nn.Module | str:  # noqa: ARG001
-    r"""Of as many groups of fields as there were of channels, or the most that divide both."""
-    if role.fed.kind != LIFTED:
-        return f"{KEPT}, channel by channel"
-    fields = how.fields_of(role.fed, module.num_channels)
-    if how.from_weights and fields % module.num_groups:
-        return f"from_weights takes fields that its {module.num_groups} groups divide, not {fields}"
+def group_norm(module: nn.GroupNorm, call: Call, conversion: Conversion) -> Outcome:
+    r"""As many groups of fields as there were of channels, or the most that divide both."""
+    if call.input.kind != LIFTED:
+        return Kept(f"{ALIKE}, channel by channel")
+    fields = conversion.fields_of(call.input, module.num_channels)
+    if conversion.from_weights and fields % module.num_groups:
+        return Refused(f"from_weights takes fields that its {module.num_groups} groups divide, not {fields}")
     groups = math.gcd(module.num_groups, fields)
-    return _over_fields(nn.GroupNorm(groups, fields, module.eps, module.affine), module, how)
+    return _over_fields(nn.GroupNorm(groups, fields, module.eps, module.affine), module, conversion)
 
 
-def _over_fields(norm: nn.Module, module: nn.Module, how: Conversion) -> FiberNorm:
+def _over_fields(norm: nn.Module, module: nn.Module, conversion: Conversion) -> Replaced:
     r"""On the device and in the dtype of the plain one; from_weights with its numbers, the mean over each fiber."""
-    order = how.group.order
+    order = conversion.group.order
     theirs = dict(module.state_dict())
     floating = next((t for t in theirs.values() if t.is_floating_point()), None)
     if floating is not None:
         norm.to(floating.device, floating.dtype)
-    if how.from_weights:
+    if conversion.from_weights:
         with torch.no_grad():
             for name, ours in norm.state_dict().items():
                 value = theirs[name]
@@ -66,4 +55,4 @@ def _over_fields(norm: nn.Module, module: nn.Module, how: Conversion) -> FiberNo
                     ours.copy_(value)
                 elif len(value) == len(ours) * order:
                     ours.copy_(value.unflatten(0, (-1, order)).mean(1))
-    return FiberNorm(norm, order)
+    return Replaced(FiberNorm(norm, order))

@@ -10,19 +10,21 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from equilayers._modules import tensors
+from equilayers.convert._report import Refused
 from equilayers.groups import Group
+from equilayers.metrics import equivariance_gaps
 
 # Errors by how much the outputs differ from sample to sample, and by the largest output.
 LIMITS = {torch.float64: (1e-6, 1e-11), torch.float32: (1e-3, 1e-5)}
 
 
-def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Size]) -> str:
-    r"""What is wrong with the converted model, in words; empty if nothing.
+def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Size]) -> Refused | None:
+    r"""What is wrong with the converted model; None if nothing.
 
     In float64 where it runs in that: it has to run, to put out what has the shapes of before, and that has to be an
     image that moves with x where it has two axes of space, and not to move where it has none.
     """
-    problem = ""
+    problem = None
     for dtype in (torch.float64, x.dtype):
         try:
             with torch.no_grad():
@@ -32,7 +34,7 @@ def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Siz
                 y, *moved = (list(tensors(wide(group.act(g, inputs).clone()))) for g in elements)
             return _compared(group, elements[1:], y, moved, shapes)
         except Exception as error:  # a model of others may raise anything
-            problem = f"it does not run any more: {str(error).splitlines()[0]}"
+            problem = Refused(f"it does not run any more: {str(error).splitlines()[0]}")
     return problem
 
 
@@ -50,19 +52,20 @@ def _settle(model: nn.Module, x: Tensor) -> None:
 
 def _compared(
     group: Group, elements: tuple[int, ...], y: list[Tensor], moved: list[list[Tensor]], shapes: list[torch.Size]
-) -> str:
+) -> Refused | None:
     for tensor, shape in zip(y, shapes, strict=True):
         if tensor.shape != shape:
-            return f"it puts out {tuple(tensor.shape)} where it was {tuple(shape)}"
+            return Refused(f"it puts out {tuple(tensor.shape)} where it was {tuple(shape)}")
     for number, before in enumerate(y):
         size = float(before.abs().max()) if before.numel() else 0.0
         spread = float((before - before[:1]).abs().max()) if len(before) > 1 else size
         by_spread, by_size = LIMITS.get(before.dtype, (0.1, 0.1))
-        expected = [group.act(g, before) if before.ndim == 4 else before for g in elements]
-        pairs = zip((outputs[number] for outputs in moved), expected, strict=True)
-        off = max((float((a - b).abs().max()) for a, b in pairs if b.numel()), default=0.0)
+        act = group.act if before.ndim == 4 else lambda g, y: y  # noqa: ARG005
+        pairs = zip(elements, (outputs[number] for outputs in moved), strict=True)
+        gaps = equivariance_gaps("to_equivariant", act, before, pairs)
+        off = max((float(gap.max()) for gap in gaps if gap.numel()), default=0.0)
         if not off <= max(by_spread * spread, by_size * size):
             what = "an image that moves with the input" if before.ndim == 4 else "the same for moved inputs"
             much = f"off by {off:.1g}, where outputs of other samples differ by {spread:.1g}"
-            return f"what it puts out is not {what}: {much}; see equilayers.testing.locate_break"
-    return ""
+            return Refused(f"what it puts out is not {what}: {much}; see equilayers.testing.locate_break")
+    return None

@@ -3,7 +3,7 @@ r"""Blur and subsample as a graph of torch's own operations, for maps of every s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,30 +11,19 @@ import torch.nn.functional as F
 from torch import fx
 
 from equilayers.convert._plain.graphs import graph
-from equilayers.functional._resample.axes import Reading, Weights, binomial
-
-Pool = Callable[..., Any]  # F.max_pool2d or F.avg_pool2d
+from equilayers.functional import BlurSpec, binomial
 
 
-def blur(
-    name: str, reading: Reading, pool: Pool | None = None, kernel_size: int = 1, padding: int = 0
-) -> fx.GraphModule:
-    r"""A module from maps (B, C, H, W) or (B, C, |G|, H, W) to blurred ones, whose windows are pooled before.
-
-    padding: pixels that no maximum is taken from, on every side.
-    """
+def blur(name: str, spec: BlurSpec) -> fx.GraphModule:
+    r"""A module from maps (B, C, H, W) or (B, C, |G|, H, W) to blurred ones, whose windows are pooled before."""
 
     def compute(x: Any) -> Any:
-        maps, offset = x.flatten(1, -3), (0, 0)
-        if padding:
-            maps = F.pad(maps, [padding] * 4, value=-math.inf)
-        if pool is not None:
-            maps, offset = _windows(maps, reading.mode, pool, kernel_size)
-        axes = [_Axis(maps, dim, reading, offset[dim], kernel_size) for dim in (0, 1)]
+        maps = _windows(x.flatten(1, -3), spec)
+        axes = [_Axis(maps, dim, spec) for dim in (0, 1)]
         down, right = axes
         filters = (down.weights[:, None] * right.weights).expand(maps.size(1), 1, -1, -1)
-        padded = _padded(maps, axes, reading.mode)[:, :, down.skip :, right.skip :]
-        y = F.conv2d(padded, filters, stride=reading.stride, groups=maps.size(1))[..., : down.count, : right.count]
+        padded = _padded(maps, axes, spec.padding_mode)[:, :, down.skip :, right.skip :]
+        y = F.conv2d(padded, filters, stride=spec.stride, groups=maps.size(1))[..., : down.count, : right.count]
         return y.reshape(x.shape[:-2] + y.shape[-2:])
 
     return graph(name, compute)
@@ -47,37 +36,42 @@ class _Axis:
     output reads at the beginning.
     """
 
-    def __init__(self, maps: Any, dim: int, reading: Reading, offset: Any, kernel_size: int) -> None:
-        stride, self.length = reading.stride[dim], maps.size(dim + 2)
+    def __init__(self, maps: Any, dim: int, spec: BlurSpec) -> None:
+        stride, kernel, self.length = spec.stride[dim], spec.kernel_size[dim], maps.size(dim + 2)
+        offset = torch.sym_min(kernel, self.length) - 1 if spec.padding_mode == "circular" else 0
         self.count = (self.length - 1) // stride + 1
         reach = (self.count - 1) * stride
         twice = self.length - 1 - offset - reach  # 2c of the symmetric grid
-        if reading.taps is None:
+        if spec.taps is None:
             odd = (stride + twice) % 2
             rows = [[*_normal(binomial(stride + 1)), 0.0], _normal(binomial(stride + 2))]
             taps: Any = stride + 1 + odd
             self.weights = maps.new_tensor(rows)[odd][:taps]
         else:
-            taps = len(reading.taps)
-            self.weights = maps.new_tensor(_normal(reading.taps))
-        published = reading.taps is not None and not reading.exact
-        start = -((taps - 1) // 2) if published else (twice - (taps - 1)) // 2
+            taps = len(spec.taps)
+            self.weights = maps.new_tensor(_normal(spec.taps))
+        start = (twice - (taps - 1)) // 2 if spec.on_grid else -((taps - 1) // 2)
         self.skip, self.before = torch.sym_max(start, 0), torch.sym_max(-start, 0)
         self.after = torch.sym_max(start + reach + taps - self.length, 0)
-        self.most = (len(reading.taps or range(stride + 2)) + kernel_size) // 2
+        self.most = (len(spec.taps or range(stride + 2)) + kernel) // 2
 
 
-def _normal(weights: Weights) -> list[float]:
+def _normal(weights: Sequence[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def _windows(maps: Any, mode: str, pool: Pool, kernel_size: int) -> tuple[Any, Any]:
+def _windows(maps: Any, spec: BlurSpec) -> Any:
     r"""All windows, pooled, as `equilayers.functional._resample.windows` does it."""
-    kh, kw = (torch.sym_min(kernel_size, maps.size(dim)) for dim in (2, 3))
-    if mode != "circular":
-        return pool(maps, (kh, kw), 1), (0, 0)
-    maps = torch.cat((maps, maps[:, :, : kh - 1]), 2)
-    return pool(torch.cat((maps, maps[..., : kw - 1]), 3), (kh, kw), 1), (kh - 1, kw - 1)
+    if spec.window is None:
+        return maps
+    (ph, pw), largest = spec.padding, spec.window == "max"
+    if ph or pw:
+        maps = F.pad(maps, [pw, pw, ph, ph], value=-math.inf if largest else 0.0)
+    kh, kw = (torch.sym_min(kernel, maps.size(dim)) for dim, kernel in zip((2, 3), spec.kernel_size, strict=True))
+    if spec.padding_mode == "circular":
+        maps = torch.cat((maps, maps[:, :, : kh - 1]), 2)
+        maps = torch.cat((maps, maps[..., : kw - 1]), 3)
+    return F.max_pool2d(maps, (kh, kw), 1) if largest else F.avg_pool2d(maps, (kh, kw), 1)
 
 
 def _padded(maps: Any, axes: list[_Axis], mode: str) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import refuse
@@ -26,8 +25,6 @@ from equilayers.convert._plain.graphs import (
 )
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional import expand, expand_matrix
-from equilayers.functional._blur_pool import check_taps
-from equilayers.functional._resample.axes import Reading
 from equilayers.nn import (
     AvgBlurPool2d,
     BlurConv2d,
@@ -172,10 +169,8 @@ def _harmonic(layer: HarmonicConv2d) -> nn.Module:
     return nn.Sequential(*([] if layer.in_order is None else [nn.Flatten(1, 2)]), made, fiber)
 
 
-def _blur(layer: BlurPool2d | MaxBlurPool2d | AvgBlurPool2d | BlurConv2d, pool: Any = None) -> nn.Module:
-    name, exact = type(layer).__name__.replace("Conv", "Pool"), getattr(layer, "exact", False)
-    reading = Reading(check_taps(name, layer.taps), layer.stride, layer.padding_mode, exact)
-    return blur(name, reading, pool, getattr(layer, "kernel_size", 1), getattr(layer, "padding", 0))
+def _blur(layer: BlurPool2d | MaxBlurPool2d | AvgBlurPool2d | BlurConv2d) -> nn.Module:
+    return blur(type(layer).__name__.replace("Conv", "Pool"), layer.spec)
 
 
 def _blur_conv(layer: BlurConv2d) -> nn.Module:
@@ -216,8 +211,8 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     OrbitPool: lambda layer: orbit_pool(layer.reduction),
     InvariantAvgPool2d: lambda layer: map_mean(),  # noqa: ARG005
     BlurPool2d: _blur,
-    MaxBlurPool2d: lambda layer: _blur(layer, F.max_pool2d),
-    AvgBlurPool2d: lambda layer: _blur(layer, F.avg_pool2d),
+    MaxBlurPool2d: _blur,
+    AvgBlurPool2d: _blur,
     BlurConv2d: _blur_conv,
     PolyphasePool2d: lambda layer: polyphase(layer.stride, layer.norm, layer.exact),
     HarmonicConv2d: _harmonic,

@@ -20,14 +20,19 @@ from torch.autograd import Function
 
 from equilayers._checks import in_autocast, is_exporting
 from equilayers.functional._index_tables import to_tensor
-from equilayers.functional._resample.axes import Axis, Reading, Weights, padded_places, read_places
+from equilayers.functional._resample.axes import Axis, BlurSpec, Weights, check_grid, padded_places, read_places
 
 
-def blurred_by(caller: str, x: Tensor, reading: Reading, *, bitwise: bool) -> Tensor:
-    r"""Maps (..., H, W) of float32 or float64, blurred and subsampled."""
+def blurred(caller: str, x: Tensor, spec: BlurSpec) -> Tensor:
+    r"""Maps (..., H, W) of float32 or float64, windowed before, blurred and subsampled."""
+    bitwise = spec.algorithm == "bitwise" and spec.on_grid
     if torch.compiler.is_compiling() and not is_exporting():  # sizes may be symbols: the operator is not looked into
-        return torch.ops.equilayers.blur(x, caller, *reading.plain, bitwise)
-    axes = reading.axes(caller, (x.shape[-2], x.shape[-1]))
+        steps = [*spec.stride, *spec.kernel_size]
+        taps = None if spec.taps is None else list(spec.taps)
+        return torch.ops.equilayers.blur(x, taps, steps, spec.padding_mode, spec.exact, bitwise)
+    size = x.shape[-2], x.shape[-1]
+    check_grid(caller, spec, size)
+    axes = spec.axes(size)
     if is_exporting():
         return blur_plainly(x, axes)
     y: Tensor = Blur.apply(x, axes) if bitwise or x.numel() == 0 else blur_densely(x, axes)

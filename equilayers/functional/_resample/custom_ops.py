@@ -10,40 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equilayers._checks import Pair
 from equilayers.functional._resample import blur as _blur
-from equilayers.functional._resample.axes import Reading
+from equilayers.functional._resample.axes import Axis, BlurSpec, check_grid
 from equilayers.functional._resample.selection import choose
 
 
 @torch.library.custom_op("equilayers::blur", mutates_args=())
 def blur(
-    x: Tensor,
-    caller: str,
-    taps: Sequence[float] | None,
-    stride: Sequence[int],
-    mode: str,
-    exact: bool,
-    offset: Sequence[int],
-    bitwise: bool,
+    x: Tensor, taps: Sequence[float] | None, steps: Sequence[int], mode: str, exact: bool, bitwise: bool
 ) -> Tensor:
-    r"""Blurred and subsampled maps."""
-    axes = Reading.of(taps, stride, mode, exact, offset).axes(caller, (x.shape[-2], x.shape[-1]))
+    r"""Blurred and subsampled maps; steps are the stride and the kernel size, height before width."""
+    axes = _axes((x.shape[-2], x.shape[-1]), taps, steps, mode, exact)
     return _blur.blur(x, axes) if bitwise or x.numel() == 0 else _blur.blur_densely(x, axes)
 
 
 @torch.library.custom_op("equilayers::blur_spread", mutates_args=())
 def spread(
-    v: Tensor,
-    caller: str,
-    taps: Sequence[float] | None,
-    stride: Sequence[int],
-    mode: str,
-    exact: bool,
-    offset: Sequence[int],
-    size: Sequence[int],
+    v: Tensor, taps: Sequence[float] | None, steps: Sequence[int], mode: str, exact: bool, size: Sequence[int]
 ) -> Tensor:
     r"""The transpose, for maps of this size."""
-    return _blur.spread(v, Reading.of(taps, stride, mode, exact, offset).axes(caller, (size[0], size[1])))
+    return _blur.spread(v, _axes((size[0], size[1]), taps, steps, mode, exact))
+
+
+def _axes(size: Pair, taps: Sequence[float] | None, steps: Sequence[int], mode: str, exact: bool) -> tuple[Axis, Axis]:
+    weights, (sh, sw, kh, kw) = None if taps is None else tuple(taps), steps
+    spec = BlurSpec(weights, (sh, sw), mode, exact, kernel_size=(kh, kw))
+    check_grid("blur_pool2d", spec, size)
+    return spec.axes(size)
 
 
 @torch.library.custom_op("equilayers::polyphase_choice", mutates_args=())
@@ -53,8 +47,8 @@ def polyphase_choice(x: Tensor, stride: Sequence[int], norm: float) -> Tensor:
 
 
 @blur.register_fake
-def _(x: Tensor, caller: str, taps: Any, stride: Any, *settings: Any) -> Tensor:  # noqa: ARG001
-    return x.new_empty(*x.shape[:-2], (x.shape[-2] - 1) // stride[0] + 1, (x.shape[-1] - 1) // stride[1] + 1)
+def _(x: Tensor, taps: Any, steps: Any, *settings: Any) -> Tensor:  # noqa: ARG001
+    return x.new_empty(*x.shape[:-2], (x.shape[-2] - 1) // steps[0] + 1, (x.shape[-1] - 1) // steps[1] + 1)
 
 
 @spread.register_fake
@@ -68,12 +62,12 @@ def _(x: Tensor, stride: Any, norm: float) -> Tensor:  # noqa: ARG001
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    x, *ctx.settings, _ = inputs
-    ctx.size = list(x.shape[-2:])
+    x, taps, steps, mode, exact, _ = inputs
+    ctx.settings, ctx.size = {"taps": taps, "steps": steps, "mode": mode, "exact": exact}, list(x.shape[-2:])
 
 
 def _back(ctx: Any, v: Tensor) -> tuple[Any, ...]:
-    return spread(v, *ctx.settings, ctx.size), *[None] * 7
+    return spread(v, **ctx.settings, size=ctx.size), None, None, None, None, None
 
 
 blur.register_autograd(_back, setup_context=_keep)

@@ -1,7 +1,8 @@
-r"""The maximum and the mean of every window of a map, at stride 1, as a turn or a mirror leaves them."""
+r"""The maximum and the mean of every window of a map, at stride 1; rotations and mirrors permute them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,20 +12,25 @@ from torch import Tensor
 from torch.autograd import Function
 
 from equilayers._checks import Pair
-from equilayers.functional._resample.axes import Axis
+from equilayers.functional._resample.axes import Axis, BlurSpec
 from equilayers.functional._resample.blur import Blur
 
 
-def windows(x: Tensor, kernel_size: int, mode: str, reduce: Callable[[Tensor, Pair], Tensor]) -> tuple[Tensor, Pair]:
-    r"""All windows of maps (..., H, W), reduced, and how much earlier than a map's its middle lies.
+def windows(x: Tensor, spec: BlurSpec) -> Tensor:
+    r"""The maxima or means over all windows of maps (..., H, W), which are cut to the map where that is smaller.
 
     With "circular" padding windows go around: as many as there are pixels, beginning with each.
     """
-    kh, kw = min(kernel_size, x.shape[-2]), min(kernel_size, x.shape[-1])
-    if mode != "circular":
-        return reduce(x, (kh, kw)), (0, 0)
-    x = torch.cat((x, x[..., : kh - 1, :]), -2)
-    return reduce(torch.cat((x, x[..., : kw - 1]), -1), (kh, kw)), (kh - 1, kw - 1)
+    if spec.window is None:
+        return x
+    ph, pw = spec.padding
+    if ph or pw:
+        x = F.pad(x, (pw, pw, ph, ph), value=-math.inf if spec.window == "max" else 0.0)
+    kh, kw = min(spec.kernel_size[0], x.shape[-2]), min(spec.kernel_size[1], x.shape[-1])
+    if spec.padding_mode == "circular":
+        x = torch.cat((x, x[..., : kh - 1, :]), -2)
+        x = torch.cat((x, x[..., : kw - 1]), -1)
+    return (window_max if spec.window == "max" else window_mean)(x, (kh, kw))
 
 
 def window_max(x: Tensor, window: Pair) -> Tensor:

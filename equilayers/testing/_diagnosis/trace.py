@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import resolve_name
 
-from equilayers._modules import tensors
+from equilayers._modules import CallTracer, tensors
 
 # Looks at a tensor without making another one.
 SILENT = ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "__len__", "__bool__", "item")
@@ -58,18 +58,10 @@ def trace(model: Callable[[Tensor], Any], x: Tensor) -> Event:
     root = Event("", type(model).__name__, model if isinstance(model, nn.Module) else None, [])
     recorder = _Recorder(root)
     root.inputs = recorder.copies(x)
-    handles = []
-    if isinstance(model, nn.Module):
-        for path, module in model.named_modules():
-            if module is not model:
-                handles += recorder.watch(path, module)
-    try:
-        with torch.no_grad(), _eager(), recorder:
-            out = model(x)
-        root.outputs = recorder.copies(getattr(out, "logits", out))
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = list(model.named_modules())[1:] if isinstance(model, nn.Module) else []
+    with torch.no_grad(), _eager(), recorder.watching(modules, raising=True):
+        out = model(x)
+    root.outputs = recorder.copies(getattr(out, "logits", out))
     return root
 
 
@@ -78,7 +70,7 @@ def _eager() -> contextlib.AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if has_stance else contextlib.nullcontext()
 
 
-class _Recorder(TorchFunctionMode):
+class _Recorder(CallTracer):
     r"""Writes down what is called, below the event on top of the stack."""
 
     def __init__(self, root: Event) -> None:
@@ -87,35 +79,25 @@ class _Recorder(TorchFunctionMode):
         self.copied: dict[int, tuple[weakref.ref[Tensor], int, Tensor]] = {}
         self.copying = False
 
-    def watch(self, path: str, module: nn.Module) -> list[Any]:
-        r"""Write down each call of the module, also one that ends in an error its caller catches."""
+    def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        event = Event(path, type(module).__name__, module, [])
+        if not self.inside_closed():
+            event.inputs = self.copies((args, kwargs))
+            self.stack[-1].inside.append(event)
+        self.stack.append(event)
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            event = Event(path, type(module).__name__, module, [])
-            if not self.inside_closed():
-                event.inputs = self.copies((args, kwargs))
-                self.stack[-1].inside.append(event)
-            self.stack.append(event)
+    def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:  # noqa: ARG002
+        event = self.stack.pop()
+        event.outputs = [] if self.inside_closed() else self.copies(output)
 
-        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
-            event = self.stack.pop()
-            event.outputs = [] if self.inside_closed() else self.copies(output)
-
-        return [
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_hook(after, always_call=True),
-        ]
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+    def call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
         if name in EMPTY:
-            return func(*args, **kwargs).zero_()
+            return function(*args, **kwargs).zero_()
         taken = [t for t in tensors((args, kwargs)) if not isinstance(t, nn.Parameter)]
         if self.copying or name in SILENT or not taken or self.inside_closed():
-            return func(*args, **kwargs)
-        event = Event(self.stack[-1].path, _name(func), None, self.copies(taken), arguments=_words(args, kwargs))
-        output = func(*args, **kwargs)
+            return function(*args, **kwargs)
+        event = Event(self.stack[-1].path, _name(function), None, self.copies(taken), arguments=_words(args, kwargs))
+        output = function(*args, **kwargs)
         event.outputs = self.copies(args[0] if name == "__setitem__" else output)
         if event.outputs:
             self.stack[-1].inside.append(event)

@@ -148,12 +148,12 @@ def _blurred_windows(draw: st.DrawFn, kind: Kind, group: Group, *, windows: bool
 def _blur_conv(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
     size, settings = draw(conv_settings(group, max_stride=1))
     stride = _pair(draw, group, FEW)
-    settings |= {"stride": stride, "conv_padding_mode": settings["padding_mode"], "group": group}
+    settings |= {"stride": stride, "conv_padding_mode": settings["padding_mode"]}
     settings["order"] = draw(st.sampled_from(["conv-activation-blur", "blur-conv-activation"]))
     if settings["order"] == "blur-conv-activation":  # the convolution reads the small map
         size = size[0] * stride[0], size[1] * stride[1]
     fields = draw(FEW)
-    return kind(fields, draw(FEW), bias=draw(st.booleans()), **settings), (fields, group.order, *size)
+    return kind(group, fields, draw(FEW), bias=draw(st.booleans()), **settings), (fields, group.order, *size)
 
 
 def _polyphase(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:

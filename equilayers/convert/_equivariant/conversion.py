@@ -1,0 +1,59 @@
+r"""The settings of a conversion, and how many fields take the place of so many channels."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
+from equilayers.groups import Group
+
+WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
+# Multiplications of the group Fourier transform by those of the expanded filter.
+SAVED = {2: 2 / 4, 4: 6 / 16, 8: 12 / 64}
+ALIKE = "treats every plane and pixel alike"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    r"""Settings of a conversion.
+
+    images: paths of the convolutions whose output becomes the model's: each channel of it has a field of its own.
+    heads: whether no convolution reads it: then its fibers are averaged right there.
+    """
+
+    group: Group
+    width: str
+    from_weights: bool
+    images: frozenset[str] = frozenset()
+    heads: bool = False
+
+    def fields(self, channels: int) -> int:
+        r"""How many fields of |G| planes take the place of so many channels."""
+        n = self.group.order
+        if self.width == "equal-width":
+            return math.ceil(channels / n)
+        factor = n if self.width == "equal-parameters" else 1 / SAVED.get(n, 1.0)
+        return max(1, round(math.sqrt(factor) * channels / n))
+
+    def fields_out(self, path: str, channels: int) -> int:
+        r"""How many fields the convolution of this path puts out."""
+        return channels if path in self.images else self.fields(channels)
+
+    def fields_of(self, flow: Flow, channels: int) -> int:
+        r"""How many fields the channels of a flow are."""
+        if sum(count for _, count in flow.parts) == channels:
+            return sum(self.fields_out(path, count) for path, count in flow.parts)
+        return channels if flow.producers and flow.producers <= self.images else self.fields(channels)
+
+    def averages(self, path: str, channels: int) -> bool:
+        r"""Whether the fibers of this convolution are averaged right there: of a head, or of a single channel."""
+        return channels == 1 or (self.heads and path in self.images)
+
+    def after(self, call: Call) -> Call:
+        r"""The call as it is after the conversion: the output of heads is an image by then."""
+        flow = call.input
+        if self.heads and flow.kind == LIFTED and flow.producers and flow.producers <= self.images:
+            return dataclasses.replace(call, input=dataclasses.replace(flow, kind=IMAGE))
+        return call

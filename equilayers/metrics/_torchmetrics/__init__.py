@@ -1,1 +1,0 @@
-r"""The measures as torchmetrics classes."""

@@ -19,7 +19,7 @@ import torch
 from equilayers._files import write_text
 from equilayers.cli._arguments import Settings, parse
 from equilayers.cli._data import inputs
-from equilayers.cli._html import page, require_jinja
+from equilayers.cli._html import page
 from equilayers.cli._load import importing_from_here, load_model, load_weights
 from equilayers.cli._measure import BAD_INPUT, INTERRUPTED, Report, examine
 from equilayers.cli._show import as_json, show
@@ -48,17 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _why(error: Exception) -> str:
     r"""What is wrong, in the form of every message of this library."""
-    words = said(error)
     if isinstance(error, BadInputError):
         return str(error)
-    if words.startswith(ours := f"{type(error).__name__}: {CALLER}: "):  # from a helper of the library, in our name
-        return f"{CALLER}: {words.removeprefix(ours)}"
-    return f"{CALLER}: expected the check to run to its end, got {words}. Add --traceback to see where."
+    return f"{CALLER}: expected the check to run to its end, got {said(error)}. Add --traceback to see where."
 
 
 def _check(settings: Settings) -> int:
-    if settings.html is not None:
-        require_jinja()
     with contextlib.redirect_stdout(sys.stderr), torch.random.fork_rng(devices=[]):  # what the model prints
         torch.manual_seed(settings.seed)
         model = load_model(settings.target)

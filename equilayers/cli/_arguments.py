@@ -13,7 +13,7 @@ from typing import NoReturn
 import torch
 
 from equilayers.cli._words import EXTRA, bad
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.groups import Group, group_from_name
 
 OUTPUTS = ("auto", "invariant", "image", "regular")
 CODES = """exit codes:
@@ -97,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = check.add_argument
     add("target", metavar="TARGET", help="pkg.module:name or file.py:name; a model, or what makes one when called")
-    add("--group", required=True, metavar="G", help="C2 C4 (turns), D1 D2 D4 (and mirrors), T3 (cyclic shifts along the"
-        " width; T3:-2 along the height)")  # fmt: skip
+    add("--group", required=True, metavar="G", help="C2 C4 (rotations), D1 D2 D4 (and mirrors), T3 (cyclic shifts along"
+        " the width; T3:-2 along the height), T3xT3:-2 (a product)")  # fmt: skip
     add("--input", required=True, metavar="C,H,W", help="shape of one input, without the batch")
     add("--weights", type=Path, metavar="FILE", help=".safetensors, or .pt with a state dict of tensors alone")
     add("--data", type=Path, metavar="DATA", help=".npz with an array x, or a folder of images (default: random input)")
@@ -127,31 +127,15 @@ def version() -> str:
 
 
 def _group(name: str) -> Group:
-    match = re.fullmatch(r"([CDT])([0-9]{1,6})(?::(-[12]))?", name)
-    if match is None or (match[3] and match[1] != "T"):
-        bad(
-            "--group to be a name such as C4, D4, T3 or T3:-2",
-            repr(name),
-            "Pick one of C2 C4 D1 D2 D4, or T and a number.",
-        )
-    kind, n = match[1], int(match[2])
+    hint = "Pick one of C2 C4 D1 D2 D4, T and a number, or a product such as T3xT3:-2."
     try:
-        if kind == "T":
-            group: Group = CyclicTranslation(n, int(match[3] or -1))
-        else:
-            group = CyclicRotation(n) if kind == "C" else Dihedral(n)
+        group = group_from_name(name)
     except ValueError as error:
-        bad(
-            "--group to be a group that is exact on pixels",
-            f"{name!r} ({error})",
-            "Pick one of C2 C4 D1 D2 D4, or T and a number.",
-        )
+        bad("--group to be a name such as C4, D4, T3 or T3:-2", f"{name!r} ({error})", hint)
+    if group.exactness != "bitwise":
+        bad("--group to be a group that is exact on pixels", repr(name), hint)
     if group.order == 1:
-        bad(
-            "--group to be of more than one element",
-            repr(name),
-            "The trivial group moves nothing: take C2, for example.",
-        )
+        bad("--group to be of more than one element", repr(name), "The trivial group moves nothing: take C2.")
     return group
 
 

@@ -23,8 +23,7 @@ from equilayers.metrics import (
     prediction_consistency,
     saliency_invariance_similarity,
 )
-from equilayers.testing import Check, LayerError, layer_errors
-from equilayers.testing._comparison import compare
+from equilayers.testing import Check, LayerError, compare, layer_errors
 
 INVARIANT, NOT_INVARIANT, BAD_INPUT, NOTHING_SHOWN, INTERRUPTED = 0, 1, 2, 3, 130
 FAINT = 1e-3  # outputs that lie apart by less, by their size, say the same of everything
@@ -65,7 +64,7 @@ def examine(subject: Subject) -> Report:
     settings, model, x, group = subject.settings, subject.model, subject.x, subject.group
     tolerance, action = settings.tolerance, subject.action
     with subject.running():
-        check = compare(CALLER, model, x, group, action, bitwise=settings.bitwise, tolerance=tolerance, diagnose=True)
+        check = compare(CALLER, model, x, group, action, bitwise=settings.bitwise, tolerance=tolerance)
         gap = _gap(subject)
         measures = _measures(subject, gap)
         layers, missing = _layers(subject, check)
@@ -75,7 +74,7 @@ def examine(subject: Subject) -> Report:
 
 def _verdict(subject: Subject, check: Check, gap: InvarianceGap | str) -> tuple[int, str]:
     group, location = subject.group, check.location
-    what = "invariant" if subject.action.name == "invariant" else "equivariant"
+    what = "invariant" if subject.action.fixed else "equivariant"
     allowed = check.tolerance / check.scale if check.scale else check.tolerance
     error = f"error {check.relative_error:.2g} of the largest output, tolerance {allowed:.2g}"
     if not check.passed:
@@ -162,8 +161,7 @@ def _measure(name: str, meaning: str, missing: str, value: Callable[[], Tensor])
             warnings.simplefilter("always")
             number = float(value())
     except ImportError as error:
-        needed = "captum" if "captum" in str(error) else said(error)
-        return Measure(name, meaning, missing=f"needs {needed}, {EXTRA}")
+        return Measure(name, meaning, missing=f"needs {error.name or said(error)}, {EXTRA}")
     except Exception as error:  # one that cannot be had does not take the others with it
         return Measure(name, meaning, missing=said(error))
     if math.isnan(number):

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from equilayers._modules import evaluation
 from equilayers.cli._arguments import Settings
 from equilayers.cli._words import CALLER, bad, said
 from equilayers.groups import Group
-from equilayers.testing._comparison import output_of
-from equilayers.testing._diagnosis.actions import Action, image, invariant, regular
-from equilayers.testing._execution import full_precision, placed, same_buffers
+from equilayers.testing import Action, declared, output_of, placed, undisturbed
 
 
 @dataclass(frozen=True)
@@ -33,11 +29,9 @@ class Subject:
         r"""The tensor that the model puts out, (B, 1) for one number each."""
         return _with_axis(output_of(CALLER, self.model(x)))
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> contextlib.AbstractContextManager[None]:
         r"""As it is checked: in eval mode, in full precision; afterwards as before."""
-        with evaluation(self.model), same_buffers(self.model), full_precision():
-            yield
+        return undisturbed(self.model)
 
     @property
     def group(self) -> Group:
@@ -47,7 +41,7 @@ class Subject:
     @property
     def logits(self) -> bool:
         r"""Whether the output is (B, K) and should not move."""
-        return self.y.ndim == 2 and self.action.name == "invariant"
+        return self.y.ndim == 2 and self.action.fixed
 
 
 def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
@@ -64,16 +58,18 @@ def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
     try:
         model.to(settings.device)
         x = placed(CALLER, model, x.to(settings.device))
-        with evaluation(model), same_buffers(model), torch.no_grad():
+        with undisturbed(model), torch.no_grad():
             out = model(x.clone())
     except Exception as error:
         hint = "Say the shape of its inputs with --input, or add --traceback to see where."
         bad(f"the model to run on {tuple(x.shape)}", said(error), hint)
-    y = output_of(CALLER, out)
+    try:
+        y = output_of(CALLER, out)
+    except TypeError:
+        bad("model to return a tensor", type(out).__name__, "Wrap it in a module that does.")
     if y.ndim < 1 or len(y) != len(x):
         bad(f"one output for each of {len(x)} inputs", tuple(y.shape), "Return a tensor (B, ...).")
-    kind, group = _output(settings, y), settings.group
-    action = invariant() if kind == "invariant" else image(group) if kind == "image" else regular(group)
+    action = declared(settings.group, _output(settings, y))
     try:
         action.move(settings.group.order - 1, y)
     except ValueError as error:

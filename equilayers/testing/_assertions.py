@@ -2,12 +2,14 @@ r"""Assertions of invariance and equivariance for any model, with a diagnosis wh
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from equilayers.groups import Group
 from equilayers.testing._comparison import Model, Output, compare, require
-from equilayers.testing._diagnosis.actions import Action, invariant
+from equilayers.testing._diagnosis.actions import invariant
 
 
 def invariance_error(model: Model, x: Tensor, group: Group | str) -> Tensor:
@@ -25,7 +27,7 @@ def invariance_error(model: Model, x: Tensor, group: Group | str) -> Tensor:
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group does not act on x, or is trivial.
     """
-    found = compare("invariance_error", model, x, group, invariant(), bitwise=True, tolerance=None)
+    found = compare("invariance_error", model, x, group, invariant(), bitwise=True, diagnose=False)
     return torch.tensor(found.error, dtype=torch.float64)
 
 
@@ -56,7 +58,9 @@ def assert_invariant(
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group does not act on x, or is trivial.
     """
-    _assert("assert_invariant", model, x, group, invariant(), bitwise, tolerance, diagnose)
+    options: dict[str, Any] = {"bitwise": bitwise, "tolerance": tolerance, "diagnose": diagnose}
+    check = compare("assert_invariant", model, x, group, invariant(), **options)
+    require(check, "assert_invariant", model, group)
 
 
 def assert_equivariant(
@@ -84,18 +88,6 @@ def assert_equivariant(
     Raises:
         AssertionError, TypeError, ValueError: as `assert_invariant`; ValueError also for an unknown output.
     """
-    _assert("assert_equivariant", model, x, group, output, bitwise, tolerance, diagnose)
-
-
-def _assert(
-    caller: str,
-    model: Model,
-    x: Tensor,
-    group: Group | str,
-    output: Output | Action,
-    bitwise: bool,
-    tolerance: float | None,
-    diagnose: bool,
-) -> None:
-    check = compare(caller, model, x, group, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
-    require(check, caller, model, group)
+    options: dict[str, Any] = {"bitwise": bitwise, "tolerance": tolerance, "diagnose": diagnose}
+    check = compare("assert_equivariant", model, x, group, output, **options)
+    require(check, "assert_equivariant", model, group)

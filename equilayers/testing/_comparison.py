@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from equilayers._checks import refuse
 from equilayers._modules import evaluation
 from equilayers.groups import Group, as_group
-from equilayers.testing._diagnosis.actions import Action, candidates, distance, gaps, image, largest, regular
+from equilayers.metrics import equivariance_gaps
+from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance, largest
 from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
-from equilayers.testing._execution import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
+from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
 
 __all__ = ["Check", "Model", "Output", "compare", "name_of", "output_of", "require"]
 
@@ -82,9 +83,9 @@ def compare(
     group: Group | str,
     output: Output | Action,
     *,
-    bitwise: bool,
-    tolerance: float | None,
-    diagnose: bool = False,
+    bitwise: bool = False,
+    tolerance: float | None = None,
+    diagnose: bool = True,
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
     group, x, elements = orbit_inputs(caller, model, x, group)
@@ -92,7 +93,7 @@ def compare(
         refuse(caller, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
     if bitwise and tolerance is not None:
         refuse(caller, "bitwise=True without tolerance", tolerance, "Bitwise allows no error: leave one of them out.")
-    with evaluation(model), same_buffers(model), torch.no_grad(), full_precision():
+    with undisturbed(model), torch.no_grad():
         y, *moved = (output_of(caller, model(group.act(g, x).clone())) for g in (0, *elements))
         action = output if isinstance(output, Action) else _action(caller, group, output, y)
         if tolerance is None:
@@ -119,18 +120,14 @@ def _action(caller: str, group: Group, output: Output, y: Tensor) -> Action:
         output = "regular" if y.ndim in (3, 5) and y.shape[2] == group.order else "image"
     if output not in ("image", "regular"):
         refuse(caller, "output in {'auto', 'image', 'regular'} or a function", repr(output), "Pick one of those.")
-    return regular(group) if output == "regular" else image(group)
+    return declared(group, output)
 
 
 def _worst(caller: str, action: Action, y: Tensor, moved: list[Tensor], relative: float) -> Check:
     scale = max(map(largest, (y, *moved)))
     worst, element, place = -1.0, 1, 0
-    for g, after in enumerate(moved, start=1):
-        expected = action.move(g, y)
-        if expected.shape != after.shape:
-            got = f"{tuple(after.shape)} for g = {g} in the place of {tuple(expected.shape)}"
-            refuse(caller, "outputs of one shape, however the input is moved", got, "Say how the output moves.")
-        off = gaps(after, expected).flatten()
+    found = equivariance_gaps(caller, action.move, y, enumerate(moved, start=1))
+    for g, off in enumerate(map(torch.flatten, found), start=1):
         if off.numel() and float(off.max()) > worst:
             worst, element, place = float(off.max()), g, int(off.argmax())
     sample, *index = (int(i) for i in torch.unravel_index(torch.tensor(place), y.shape)) if y.numel() else (0,)
@@ -165,7 +162,7 @@ def _diagnosis(
     if location is None and not lost:
         others = candidates(group, wide[0].shape, [])
         how = next((a.name for a in others if distance(a, wide[0], wide[1:]) <= STRUCTURAL), "in some other way")
-        hint = "pool over what moves" if action.name == "invariant" else f"it does not move as declared ({action.name})"
+        hint = "pool over what moves" if action.fixed else f"it does not move as declared ({action.name})"
         return f"structural: every module is equivariant, and so is the output ({how}): {hint}", None
     return f"structural: {left} as well{lost}", location
 

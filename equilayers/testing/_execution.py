@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import check_float
+from equilayers._modules import evaluation
 from equilayers.groups import Group
 from equilayers.metrics import compared_elements
 
@@ -69,6 +70,13 @@ def same_buffers(model: Model) -> Iterator[None]:
             if not torch.equal(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
+
+
+@contextlib.contextmanager
+def undisturbed(model: Model) -> Iterator[None]:
+    r"""The model as it is checked: in eval mode and full precision; afterwards all is as before."""
+    with evaluation(model), same_buffers(model), full_precision():
+        yield
 
 
 def orbit_inputs(caller: str, model: Model, x: Tensor, group: Group | str) -> tuple[Group, Tensor, range]:

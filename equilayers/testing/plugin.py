@@ -14,11 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from equilayers._files import strict, write_text
+from equilayers._files import html_page, strict, table, tag, write_text
 from equilayers.groups import Group, as_group
 from equilayers.testing._comparison import Check, Model, Output, compare, name_of, require
 from equilayers.testing._diagnosis.actions import Action, invariant
-from equilayers.testing._html_report import page
 
 PROPERTY = "equilayers.invariance"
 
@@ -73,12 +72,9 @@ class Invariance:
         x: Tensor,
         group: Group | str,
         output: Output | Action,
-        *,
-        bitwise: bool = False,
-        tolerance: float | None = None,
-        diagnose: bool = True,
+        **options: Any,
     ) -> Check:
-        check = compare(caller, model, x, group, output, bitwise=bitwise, tolerance=tolerance, diagnose=diagnose)
+        check = compare(caller, model, x, group, output, **options)
         entry = {
             "what": caller.removeprefix("assert_"),
             "model": name_of(model),
@@ -96,6 +92,21 @@ class Invariance:
         return check
 
 
+def _page(checks: list[dict[str, Any]]) -> str:
+    r"""The checks as a page: how many passed, and a row for each."""
+    rows, failed = [], [not check["passed"] for check in checks]
+    for check in checks:
+        verdict = "passed" if check["passed"] else "failed"
+        why = [tag("div", str(check[key]), class_="note") for key in ("diagnosis", "lost_at") if check[key]]
+        test = tag("div", str(check["test"]), *why)
+        shape, error = " × ".join(map(str, check["input"])), f"{float(check['relative_error']):.2g}"
+        rows.append((test, check["model"], check["group"], shape, f"{check['what']}: {verdict}", error))
+    head = ("test", "model", "group", "input", "", "relative error")
+    title = "Checks of invariance"
+    summary = tag("p", f"{len(checks)} checks, {sum(failed)} failed.")
+    return html_page(title, tag("h1", title), summary, table(rows, head, numbers=(5,), marked=failed))
+
+
 class _Recorder:
     r"""Collects the checks of all tests, which pytest-xdist sends along, and writes the report at the end."""
 
@@ -110,7 +121,7 @@ class _Recorder:
 
     def pytest_sessionfinish(self) -> None:
         write_text(self.path, json.dumps({"torch": torch.__version__, "checks": self.checks}, indent=2) + "\n")
-        write_text(self.path.with_suffix(".html"), page(self.checks))
+        write_text(self.path.with_suffix(".html"), _page(self.checks))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         failed = sum(not check["passed"] for check in self.checks)

@@ -641,7 +641,7 @@ def test_quick(check: Check, project: Path) -> None:
     assert "Not shown: --quick leaves it out" in (project / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("missing", ["captum", "jinja2", "matplotlib", "safetensors", "PIL", "rich"])
+@pytest.mark.parametrize("missing", ["captum", "matplotlib", "safetensors", "PIL", "rich"])
 def test_without_an_extra(check: Check, project: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     for name in [*sys.modules]:
         if name.split(".")[0] == missing:
@@ -654,7 +654,7 @@ def test_without_an_extra(check: Check, project: Path, monkeypatch: pytest.Monke
     (project / "images" / "0.png").write_bytes(b"")
     more = {"safetensors": ["--weights", "w.safetensors"], "PIL": ["--data", "images"]}.get(missing, [])
     found = check("tied", "--html", "page.html", *more, gradients=missing in ("captum", "matplotlib"))
-    if missing in ("jinja2", "safetensors", "PIL"):
+    if missing in ("safetensors", "PIL"):
         assert_one_line(found, "to be installed", "pip install 'equilayers[check]'")
         return
     assert found.code == 0

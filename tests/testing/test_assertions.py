@@ -96,7 +96,7 @@ def test_the_message() -> None:
     x = torch.zeros(3, 1, 4, 4)
     x[2, 0, 2, 0] = 2.0  # comes to the place of the weight under g = 3 alone
     x[1, 0, 2, 0] = 1.0
-    check = compare("test", model, x, C4, lambda g, y: y, bitwise=False, tolerance=0.125)
+    check = compare("test", model, x, C4, lambda g, y: y, tolerance=0.125, diagnose=False)
     assert (check.passed, check.error, check.scale, check.tolerance) == (False, 6.0, 6.0, 0.75)
     assert (check.element, check.sample, check.index, check.expected, check.found) == (3, 2, (1,), 0.0, 6.0)
     with pytest.raises(AssertionError) as caught:

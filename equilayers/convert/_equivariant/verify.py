@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from equilayers._modules import tensors
 from equilayers.convert._report import Refused
 from equilayers.groups import Group
+from equilayers.metrics import equivariance_gaps
 
 # Errors by how much the outputs differ from sample to sample, and by the largest output.
 LIMITS = {torch.float64: (1e-6, 1e-11), torch.float32: (1e-3, 1e-5)}
@@ -59,9 +60,10 @@ def _compared(
         size = float(before.abs().max()) if before.numel() else 0.0
         spread = float((before - before[:1]).abs().max()) if len(before) > 1 else size
         by_spread, by_size = LIMITS.get(before.dtype, (0.1, 0.1))
-        expected = [group.act(g, before) if before.ndim == 4 else before for g in elements]
-        pairs = zip((outputs[number] for outputs in moved), expected, strict=True)
-        off = max((float((a - b).abs().max()) for a, b in pairs if b.numel()), default=0.0)
+        act = group.act if before.ndim == 4 else lambda g, y: y  # noqa: ARG005
+        pairs = zip(elements, (outputs[number] for outputs in moved), strict=True)
+        gaps = equivariance_gaps("to_equivariant", act, before, pairs)
+        off = max((float(gap.max()) for gap in gaps if gap.numel()), default=0.0)
         if not off <= max(by_spread * spread, by_size * size):
             what = "an image that moves with the input" if before.ndim == 4 else "the same for moved inputs"
             much = f"off by {off:.1g}, where outputs of other samples differ by {spread:.1g}"

@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from equilayers.groups import Group
+from equilayers.metrics import equivariance_gaps
 
 Move = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Action:
-    r"""One way that elements move a tensor (B, ...)."""
+    r"""One way that elements move a tensor (B, ...); `fixed` where they leave it as it is."""
 
     name: str
     move: Move
+    fixed: bool = False
 
 
 def image(group: Group) -> Action:
@@ -34,7 +36,13 @@ def regular(group: Group) -> Action:
 
 def invariant() -> Action:
     r"""Nothing moves."""
-    return Action("invariant", lambda g, y: y)  # noqa: ARG005
+    return Action("invariant", lambda g, y: y, fixed=True)  # noqa: ARG005
+
+
+def declared(group: Group, name: str) -> Action:
+    r"""The action of this name: "invariant", "image" or "regular"."""
+    actions = {action.name: action for action in (invariant(), image(group), regular(group))}
+    return actions[name]
 
 
 def carried(action: Action, shape: Sequence[int]) -> Action:
@@ -108,22 +116,17 @@ def _acts(group: Group, space: Sequence[int]) -> bool:
 
 
 def distance(action: Action, y: Tensor, moved: Sequence[Tensor]) -> float:
-    r"""The largest entry of `f(gx) - act(g, f(x))` over the moved outputs of g = 1, 2, ..., by that of f(x)."""
-    wide = _wide(y)
+    r"""The largest entry of `f(gx) - act(g, f(x))` over the moved outputs of g = 1, 2, ..., by that of f(x).
+
+    Infinite where the action does not make the shape of f(gx).
+    """
     scale = max(largest(m) for m in (y, *moved)) or 1.0
-    worst = 0.0
-    for g, after in enumerate(moved, start=1):
-        expected = action.move(g, wide)
-        if expected.shape != after.shape:
-            return math.inf
-        worst = max(worst, largest(gaps(_wide(after), expected), finite=False))
-    return worst / scale
-
-
-def gaps(found: Tensor, expected: Tensor) -> Tensor:
-    r"""Absolute differences: 0 where the two are equal, infinite or not, and infinity where one is NaN."""
-    off = (found - expected).abs().nan_to_num(nan=math.inf, posinf=math.inf)
-    return off.masked_fill_(found == expected, 0.0)
+    pairs = ((g, _wide(after)) for g, after in enumerate(moved, start=1))
+    try:
+        found = equivariance_gaps("distance", action.move, _wide(y), pairs)
+        return max((largest(gap, finite=False) for gap in found), default=0.0) / scale
+    except ValueError:
+        return math.inf
 
 
 def largest(t: Tensor, *, finite: bool = True) -> float:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from equilayers._modules import evaluation
 from equilayers.groups import Group
 from equilayers.testing._diagnosis.actions import image
 from equilayers.testing._diagnosis.locate import (
@@ -20,7 +19,7 @@ from equilayers.testing._diagnosis.locate import (
     sources,
 )
 from equilayers.testing._diagnosis.trace import Event
-from equilayers.testing._execution import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
+from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def layer_errors(model: Model, x: Tensor, group: Group | str) -> list[LayerError
     """
     caller = "layer_errors"
     group, x, _ = orbit_inputs(caller, model, x, group)
-    with evaluation(model), same_buffers(model), full_precision():
+    with undisturbed(model):
         precise = in_double(model)
         runs = None if precise is None else runs_in_double(precise, x, group)
         search = Search(group, rounding(model, x.dtype) if runs is None else STRUCTURAL)

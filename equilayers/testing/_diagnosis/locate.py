@@ -14,7 +14,7 @@ from equilayers.groups import Group
 from equilayers.testing._diagnosis.actions import Action, candidates, distance, image
 from equilayers.testing._diagnosis.advice import Advice, advice
 from equilayers.testing._diagnosis.trace import Event, trace
-from equilayers.testing._execution import Model, full_precision, in_double, orbit_inputs, rounding, same_buffers
+from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
 
 STRUCTURAL = 1e-6  # relative, in float64: what float32 weights leave of a symmetry is smaller
 
@@ -67,7 +67,7 @@ def locate_break(model: Model, x: Tensor, group: Group | str, *, tolerance: floa
     """
     caller = "locate_break"
     group, x, _ = orbit_inputs(caller, model, x, group)
-    with evaluation(model), same_buffers(model), full_precision():
+    with undisturbed(model):
         random = _random(model, x)
         if random is not None:
             return random
@@ -138,7 +138,7 @@ def _break(event: Event, kind: str, error: float, what: Advice) -> Break:
     if "\n" in described:
         described = event.name
     shape = tuple(event.inputs[0].shape) if event.inputs else ()
-    return Break(event.path, event.name, described, shape, kind, error, *what)
+    return Break(event.path, event.name, described, shape, kind, error, what.why, what.hint)
 
 
 Known = list[tuple[Action, torch.Size]]

@@ -183,9 +183,9 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
         refuse(caller, "the same outputs for every moved input", f"none of name {name!r} for one of them", "Return it.")
     outputs = [after for after in moved if after is not None]
     action = _action(caller, runs.group, output, y)
+    found = list(equivariance_gaps(caller, action.move, y, enumerate(outputs, start=1)))
     scale = _scale([y, *outputs], runs.noisy.get(name))
     largest_error = allowed.at(scale, rounding(runs.model, y.dtype))
-    found = list(equivariance_gaps(caller, action.move, y, enumerate(outputs, start=1)))
     check = _worst(action, y, outputs, found, scale, largest_error)
     check = replace(check, output=name, dtype=str(y.dtype).removeprefix("torch."))
     if not check.passed or runs.mixed is None or len(y) != len(runs.x) or name not in runs.mixed:

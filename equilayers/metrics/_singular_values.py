@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import refuse
-<<<<<<< HEAD
-from equilayers._matmul import wide_products
-from equilayers.metrics._orbit import Model, output_of, outside_inference
-=======
 from equilayers._matmul import onednn_products
-from equilayers.metrics._orbit import Model
->>>>>>> main
+from equilayers.metrics._orbit import Model, output_of, outside_inference
 
 BASIS, ROUNDS = 24, 30  # vectors on either side, at least; restarts, at most
 # Steps whose backward passes for all outputs are one product: autograd can batch them, and gains by it. Of
@@ -46,17 +41,10 @@ class Linearised:
     """
 
     def __init__(self, caller: str, model: Model, x: Tensor, *, twice: bool) -> None:
-<<<<<<< HEAD
         self.x = outside_inference(x).detach().requires_grad_()
-        with wide_products(x):
+        with onednn_products(x):
             self.y = output_of(caller, model, self.x)
         if not _depends(self.y, self.x):
-=======
-        self.x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-        with onednn_products(x):
-            self.y = model(self.x)
-        if not self.y.requires_grad:
->>>>>>> main
             hint = "It may be detached, rounded or an argmax on the way."
             refuse(caller, "a model whose output depends on x by differentiable steps", "one without a gradient", hint)
         if twice:
@@ -73,13 +61,8 @@ class Linearised:
         r"""The Jacobians themselves, (B, K, N)."""
         size, outputs = self.y.flatten(1).shape
         units = torch.eye(outputs, dtype=self.y.dtype, device=self.y.device)[:, None].expand(-1, size, -1)
-<<<<<<< HEAD
         if {step.name() for step in _steps(self.y)} <= BATCHED:
-            with wide_products(self.x):
-=======
-        if _steps(self.y) <= BATCHED:
             with onednn_products(self.x):
->>>>>>> main
                 units = units.reshape(outputs, *self.y.shape)
                 (J,) = torch.autograd.grad(self.y, self.x, units, retain_graph=True, is_grads_batched=True)
             return J.flatten(2).transpose(0, 1)

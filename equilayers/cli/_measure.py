@@ -76,19 +76,17 @@ def _verdict(subject: Subject, check: Check, gap: InvarianceGap | str) -> tuple[
     group, location = subject.group, check.location
     what = "invariant" if subject.action.fixed else "equivariant"
     allowed = check.tolerance / check.scale if check.scale else check.tolerance
-    error = f"error {check.relative_error:.2g} of the largest output, tolerance {allowed:.2g}"
+    error = f"error {check.relative_error:.2g} of the size of the outputs there, tolerance {allowed:.2g}"
+    if check.nothing_shown:
+        return NOTHING_SHOWN, f"nothing shown of {group!r}: {error}, but {check.nothing_shown}"
     if not check.passed:
         random = "it is random, two identical calls differ; " if location and location.kind == "random" else ""
         lost = f"; lost at {location.path or 'the model itself'}: {location.description}" if location else ""
         return NOT_INVARIANT, f"not {what} under {group!r}: {random}{error}{lost}"
-    if all(torch.equal(group.act(g, subject.x), subject.x) for g in range(group.order)):
-        why = "the inputs are the same however they are moved"
-    elif isinstance(gap, str) or not gap.trivial:
+    if isinstance(gap, str) or not gap.trivial:
         return INVARIANT, f"{what} under {group!r}: {error}"
-    elif gap.spread > FAINT:
-        why = "the model hears no noise either"
-    else:
-        why = "the model says nearly the same of every input"
+    near = "the model says nearly the same of every input"
+    why = "the model hears no noise either" if gap.spread > FAINT else near
     return NOTHING_SHOWN, f"nothing shown of {group!r}: {error}, but {why}"
 
 
@@ -114,7 +112,6 @@ def _measures(subject: Subject, gap: InvarianceGap | str) -> list[Measure]:
     x, group, size = subject.x, subject.group, subject.settings.batch_size
     outputs = f"the output {tuple(subject.y.shape)} is no (B, K) of logits that stay"
     logits = "" if subject.logits else outputs
-    classes = logits or ("one output, no classes" if subject.y.shape[1] < 2 else "")
 
     def similarity() -> Tensor:
         target = subject.y.argmax(1)
@@ -132,9 +129,9 @@ def _measures(subject: Subject, gap: InvarianceGap | str) -> list[Measure]:
     found = [
         _measure("LI", "half the squared distance that the logits move with the input; 0: they stay", logits,
                  lambda: logit_invariance_error(subject, x, group, batch_size=size)),
-        _measure("DI", "how far the predicted distribution moves, in nats; 0: it stays", classes,
+        _measure("DI", "how far the predicted distribution moves, in nats; 0: it stays", logits,
                  lambda: distribution_invariance_error(subject, x, group, batch_size=size)),
-        _measure("consistency", "share of moved inputs that keep their class; 1: all", classes,
+        _measure("consistency", "share of moved inputs that keep their class; 1: all", logits,
                  lambda: prediction_consistency(subject, x, group, batch_size=size)),
         _measure("SI", "does it look at the same thing when the input moves? 1: always", logits or quick, similarity),
     ]  # fmt: skip

@@ -254,7 +254,7 @@ def _shown(caller: str, runs: Runs, output: Output | Action, allowed: Allowed, c
     r"""A check that passed, if it could have failed; else the check in float64, or why nothing was shown."""
     answers = [_answer(runs, name, allowed) for name in runs.plain]
     if runs.still:
-        why = "the inputs x are the same however they are moved"
+        why = "the inputs are the same however they are moved"
     elif not any(bool(y.isfinite().any()) for y in runs.plain.values()):
         why = "no entry of the output is finite"
     elif any(sharp for sharp, _ in answers):

@@ -66,7 +66,7 @@ def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
     try:
         y = output_of(CALLER, out)
     except TypeError:
-        bad("model to return a tensor", type(out).__name__, "Wrap it in a module that does.")
+        bad("model to return one tensor", type(out).__name__, "Wrap it in a module that does.")
     if y.ndim < 1 or len(y) != len(x):
         bad(f"one output for each of {len(x)} inputs", tuple(y.shape), "Return a tensor (B, ...).")
     action = declared(settings.group, _output(settings, y))

@@ -493,7 +493,7 @@ BAD_INPUT: dict[str, tuple[list[str], list[str]]] = {
     "not square": (["tied", "--input", "1,8,9"], ["--input that CyclicRotation(4) moves", "(1, 8, 9)", "H == W"]),
     "no shape": (["tied", "--input", "1,8,x"], ["--input to be the shape", "'1,8,x'"]),
     "an axis of none": (["tied", "--input", "1,0,8"], ["--input to be the shape"]),
-    "output no tensor": (["Wrong"], ["model to return one tensor", "got a, b"]),
+    "output no tensor": (["Wrong"], ["model to return one tensor", "got dict"]),
     "output too few": (["Few"], ["one output for each of 2 inputs", "(1, 1, 8, 8)"]),
     "output not moved": (
         ["lifted", "--group", "T4", "--input", "1,8,8"],

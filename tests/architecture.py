@@ -43,7 +43,7 @@ WORDS = {"caller", "hint", "message", "reason", "why", "words", "repr", "str"}
 # Folders of tests that mirror no folder of a package.
 TEST_FOLDERS = {"golden", "project"}
 # How many breaches of a rule pass. Private imports have ten by design; the others are to go.
-ALLOWED = {"private_imports": 26, "detours": 26, "parameters": 1, "splats": 6, "decisions": 4, "cycles": 1}
+ALLOWED = {"private_imports": 15, "detours": 15, "parameters": 1, "splats": 5}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from baselines.common.figures import BLUE, GREEN, ORANGE, VERMILLION
-from baselines.common.figures import figure as new_figure
-from baselines.common.tables import head_lines, row_line
+from benchmarks import canvas
 from benchmarks.peers import import_escnn
 from benchmarks.rotation_speed import speed
 from benchmarks.timing import machine
@@ -181,7 +179,8 @@ def report(seconds: float) -> Iterator[str]:
     r"""Errors at 45 and 90 degrees beside their floors, then speed ratios."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        yield head_lines(["error / floor at 45 degrees", *(f"{size}x{size}" for size in SIZES), "at 90 degrees"])
+        yield f"| error / floor at 45 degrees | {' | '.join(f'{size}x{size}' for size in SIZES)} | at 90 degrees |"
+        yield f"|---|{'---|' * (len(SIZES) + 1)}"
         for name, subject in (subjects() | layer_subjects()).items():
             yield _row(name, curves(subject))
         yield ""
@@ -196,7 +195,7 @@ def _row(name: str, found: dict[int, RotationErrorCurve]) -> str:
         at = curve.angles.tolist().index(45)
         cells.append(f"{float(curve.error[at]):.2g} / {float(curve.floor[at]):.2g}")
     right = max(float(curve.error[curve.angles.tolist().index(90)]) for curve in found.values())
-    return row_line([name, *cells, f"{right:.1e}"])
+    return f"| {name} | {' | '.join(cells)} | {right:.1e} |"
 
 
 def error_figure() -> Figure:
@@ -207,9 +206,10 @@ def error_figure() -> Figure:
 
 
 def _figure(found: dict[int, RotationErrorCurve]) -> Figure:
-    figure = new_figure(8, 4.2, None)
+    figure = canvas.figure(8, 4.2)
     place = figure.subplots()
-    for (size, curve), colour in zip(found.items(), (VERMILLION, ORANGE, GREEN, BLUE), strict=True):
+    colours = ("#D55E00", "#E69F00", "#009E73", "#0072B2")
+    for (size, curve), colour in zip(found.items(), colours, strict=True):
         drawn = curve.error.clamp(min=1e-16)
         place.plot(curve.angles, drawn, color=colour, label=f"{size}x{size} pixels", linewidth=1.8)
         place.plot(curve.angles, curve.floor.clamp(min=1e-16), color=colour, linestyle=":", linewidth=1.2)

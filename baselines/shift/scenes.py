@@ -32,9 +32,12 @@ class Layout:
         return self.window + self.shifts - 1
 
 
-@dataclass(frozen=True, eq=False)  # comparing tensors gives tensors
+# eq=False: comparing tensors gives tensors.
+@dataclass(frozen=True, eq=False)
 class Scenes:
-    r"""Canvases x (N, L, L); the class of each pixel, labels (N, L, L), 0 background, k + 1 digit k; digits y (N,)."""
+    r"""Canvases x (N, L, L), float32; the class of each pixel, labels (N, L, L), int64, 0 the background, k + 1 the
+    digit k; and the digits y (N,), int64.
+    """
 
     layout: Layout
     x: Tensor
@@ -74,8 +77,9 @@ def scenes(split: Split, data: Dataset, layout: Layout, generator: torch.Generat
     x = NOISE * torch.randn(count, side, side, generator=generator)
     labels = torch.zeros(count, side, side, dtype=torch.int64)
     low, high = layout.shifts - 1, layout.window - layout.digit
-    drawn = (torch.randint(low, high + 1, (count, 1), generator=generator) for _ in range(2))
-    rows, columns = (first + torch.arange(layout.digit) for first in drawn)
+    rows, columns = (
+        torch.randint(low, high + 1, (count, 1), generator=generator) + torch.arange(layout.digit) for _ in range(2)
+    )
     at = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
     x[at] += digits
     labels[at] = torch.where(digits >= INK, split.y[:, None, None] + 1, 0)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks import canvas
+from baselines.common.figures import BLUE, GREEN, ORANGE, VERMILLION
+from baselines.common.figures import figure as new_figure
+from baselines.common.tables import head_lines, row_line
 from benchmarks.peers import import_escnn
 from benchmarks.rotation_speed import speed
 from benchmarks.timing import machine
@@ -179,8 +181,7 @@ def report(seconds: float) -> Iterator[str]:
     r"""Errors at 45 and 90 degrees beside their floors, then speed ratios."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        yield f"| error / floor at 45 degrees | {' | '.join(f'{size}x{size}' for size in SIZES)} | at 90 degrees |"
-        yield f"|---|{'---|' * (len(SIZES) + 1)}"
+        yield head_lines(["error / floor at 45 degrees", *(f"{size}x{size}" for size in SIZES), "at 90 degrees"])
         for name, subject in (subjects() | layer_subjects()).items():
             yield _row(name, curves(subject))
         yield ""
@@ -195,7 +196,7 @@ def _row(name: str, found: dict[int, RotationErrorCurve]) -> str:
         at = curve.angles.tolist().index(45)
         cells.append(f"{float(curve.error[at]):.2g} / {float(curve.floor[at]):.2g}")
     right = max(float(curve.error[curve.angles.tolist().index(90)]) for curve in found.values())
-    return f"| {name} | {' | '.join(cells)} | {right:.1e} |"
+    return row_line([name, *cells, f"{right:.1e}"])
 
 
 def error_figure() -> Figure:
@@ -206,10 +207,9 @@ def error_figure() -> Figure:
 
 
 def _figure(found: dict[int, RotationErrorCurve]) -> Figure:
-    figure = canvas.figure(8, 4.2)
+    figure = new_figure(8, 4.2, None)
     place = figure.subplots()
-    colours = ("#D55E00", "#E69F00", "#009E73", "#0072B2")
-    for (size, curve), colour in zip(found.items(), colours, strict=True):
+    for (size, curve), colour in zip(found.items(), (VERMILLION, ORANGE, GREEN, BLUE), strict=True):
         drawn = curve.error.clamp(min=1e-16)
         place.plot(curve.angles, drawn, color=colour, label=f"{size}x{size} pixels", linewidth=1.8)
         place.plot(curve.angles, curve.floor.clamp(min=1e-16), color=colour, linestyle=":", linewidth=1.2)

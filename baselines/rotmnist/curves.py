@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from baselines.common.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, figure
 from baselines.rotmnist.models import build
-from baselines.rotmnist.runs import Run, data_of, load_checkpoint
+from baselines.rotmnist.runs import Run, digits_of, load_checkpoint
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def invariance_curves(runs: list[Run], out: Path) -> dict[str, RotationErrorCurv
             continue
         model = build(run.model, run.seed)
         model.load_state_dict(load_checkpoint(path, run)["model"])
-        found[run.model] = rotation_error_curve(model, data_of(run)[1].x[:DIGITS], ANGLES)
+        _, test = digits_of(run.data_dir, run.validate)
+        found[run.model] = rotation_error_curve(model, test.x[:DIGITS], ANGLES)
     return found
 
 

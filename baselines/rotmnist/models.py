@@ -1,7 +1,5 @@
 r"""The networks of `python -m baselines rotmnist`, of about 25,000 parameters each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 r"""What a trained model is measured by: accuracy over the orbit, and whether it moves with its input."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch
@@ -61,8 +59,8 @@ def similarity(model: nn.Module, x: Tensor, y: Tensor, group: Group, batches: Ba
 def exact(model: nn.Module) -> None:
     r"""Have every tied convolution keep the bitwise contract.
 
-    Trained with the fastest algorithm, whose last bits may depend on the turn of the input, it is the same function up
-    to rounding.
+    Trained with the fastest algorithm, whose last bits may depend on the rotation of the input, it is the same function
+    up to rounding.
     """
     for layer in model.modules():
         if isinstance(layer, LiftingConv2d | GroupConv2d):

@@ -1,7 +1,5 @@
 r"""The trainings of the study: what one is, how it is carried out, and what is kept of it."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable
@@ -55,9 +53,8 @@ class Run:
 
     def settings(self) -> Result:
         r"""Everything the result depends on, as JSON; where the files lie is not part of it."""
-        settings: Result = asdict(self)
+        settings: Result = {**asdict(self), "group": paper_label(self.group)}
         del settings["source"]["data_dir"]
-        settings["group"] = paper_label(self.group)
         return {"format": FORMAT, "torch": torch.__version__.split("+")[0], **settings}
 
 

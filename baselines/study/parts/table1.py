@@ -1,13 +1,11 @@
 r"""Table 1: accuracy and invariance of weight tying, augmentation and regularisation."""
 
-from __future__ import annotations
-
 from statistics import fmean
 
 from baselines.common.runner import Result
+from baselines.study.config import SALIENCY_TARGET
 from baselines.study.measures import BATCHES, exact, invariance, orbit_logits, similarity
 from baselines.study.parts.base import Finding, Page, RunPart, Table
-from baselines.study.protocols import SALIENCY_TARGET
 from baselines.study.runs import Subject
 from baselines.study.tables import COLUMNS, grouped, head_and_rows, protocol, sizes, verdict
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from baselines.shift import figures as shift_figures
 from baselines.shift import runs as shift_runs
-from baselines.shift.scenes import Layout
+from baselines.study.config import FORMS
 from baselines.study.parts import PARTS
 from baselines.study.parts.base import Finding, Page, Verdict
 from baselines.study.parts.deform import DeformPart
@@ -22,11 +21,10 @@ from baselines.study.parts.shift import ShiftPart
 from baselines.study.parts.spectral_decay import DecayPart
 from baselines.study.parts.table1 import TablePart
 from baselines.study.parts.tsne import TsnePart
-from baselines.study.protocols import FORMS
 from baselines.study.runs import Result
 from baselines.study.tables import PAPER_COLUMNS
 from equilayers.groups import group_from_name
-from studies import entry, plan, run_of
+from studies import entry, plan, run_of, small_shifts
 
 
 @pytest.mark.parametrize(
@@ -302,7 +300,7 @@ def test_a_rising_singular_value_or_an_inexact_flow_is_a_false_claim(flow: Resul
 
 def test_the_flow_is_of_the_groups_of_the_plan_and_one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("baselines.study.parts.gradient_flow.SAMPLES", 5)
-    asked, told = plan("--groups", "R4", "D4"), []
+    asked, told = plan("--groups", "C4", "D4"), []
     results = FlowPart().results(asked, tmp_path, told.append, resume=False)
     assert [result["group"] for result in results] == ["R4", "D4"]
     assert told == [1, 2]
@@ -374,9 +372,7 @@ def test_claims_of_shift(
 
 
 def test_shift_keeps_its_runs_and_no_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = replace(shift_runs.PROTOCOLS["digits"], layout=Layout(8, 16, 4), planes=(4, 8, 8), splits=(64, 40, 1))
-    monkeypatch.setitem(shift_runs.PROTOCOLS, "digits", replace(small, detector_grid=12, segmentor_grid=4))
-    shift_runs.data_of.cache_clear()
+    small_shifts(monkeypatch)
     asked, told = plan("--epochs", "1"), []
     results = ShiftPart().results(asked, tmp_path, told.append, resume=False)
     assert ShiftPart().steps(asked) == max(told) == told[-1] == 6

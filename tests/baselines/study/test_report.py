@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from baselines.__main__ import main
 from baselines.study import report
 from baselines.study.parts import PARTS
 from baselines.study.parts.base import Finding, Page, Table
-from studies import in_this_process, refused, results_of
+from baselines.study.runs import cached_dataset
+from studies import few_digits, in_this_process, refused, results_of
 
 SHOWN = ["table", "drift", "decay", "saliency", "tsne", "flow"]
-STUDY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--parts", *SHOWN]
+STUDY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "C4", "--parts", *SHOWN]
 WEIGHTS = ["--nu", "30", "--nu-distribution", "10", "--nu-normalized-logit", "10"]
 
 
@@ -29,11 +30,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study, every part of it on few images."""
     out = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        in_this_process(patch, saliency_samples=5)
-        for name, samples in (("saliency", 40), ("tsne", 40), ("spectral_decay", 50), ("gradient_flow", 30)):
-            patch.setattr(f"baselines.study.parts.{name}.SAMPLES", samples)
+        in_this_process(patch)
+        few_digits(patch)
+        for name in ("saliency", "tsne", "spectral_decay", "gradient_flow"):
+            patch.setattr(f"baselines.study.parts.{name}.SAMPLES", 20)
         assert main([*STUDY, *WEIGHTS, "--out", str(out)]) == 0
+    cached_dataset.cache_clear()
     return out
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_pictures() -> Iterator[None]:
+    """Pictures of few dots, which are written sooner."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "DPI", 30)
+        yield
 
 
 @pytest.fixture

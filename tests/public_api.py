@@ -49,19 +49,19 @@ def _member(owner: str, name: str, thing: object) -> str:
     if isinstance(thing, property | functools.cached_property):
         return f"{owner}.{name}"
     function = thing.__func__ if isinstance(thing, classmethod | staticmethod) else thing
-    bound = not isinstance(thing, staticmethod)
-    return f"{owner}.{name}{_signature(function, bound)}" if inspect.isfunction(function) else ""
+    return f"{owner}.{name}{_signature(function)}" if inspect.isfunction(function) else ""
 
 
-def _signature(thing: object, bound: bool = False) -> str:
-    """Names and defaults, without that of a bound first argument: what a call spells. Types are mypy's business."""
+def _signature(thing: object) -> str:
+    """Names and defaults: what a call spells. Types are mypy's business."""
     if not callable(thing):
         return ""
     if inspect.isclass(thing) and thing.__init__ is nn.Module.__init__:
         return "()"
     bare = [
         parameter.replace(annotation=parameter.empty, default=_Shown.of(parameter.default))
-        for parameter in list(inspect.signature(thing).parameters.values())[bound:]
+        for parameter in inspect.signature(thing).parameters.values()
+        if parameter.name != "self"
     ]
     return str(inspect.Signature(bare))
 

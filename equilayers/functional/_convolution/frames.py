@@ -1,7 +1,7 @@
-r"""Index tables of a convolution: its output positions in orbits, and the places that its taps read.
+r"""Where the numbers of a convolution stand: its output positions in orbits, and the places its taps read.
 
 The output positions are split into orbits under the group, p = k·q with q among the representatives; the positions of
-one k are a *frame*, see `patches`.
+one k are a *frame*, see `_patches`.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Part:
 def parts(spec: ConvSpec, size: Pair, device: torch.device) -> tuple[Part, ...]:
     r"""How the outputs for an input of this size are computed.
 
-    Free orbits take every frame. Under a dihedral group any other position is fixed by a mirror, so that rotations
-    alone reach its whole orbit; under rotations the one other position is the centre, which one frame reaches.
+    Free orbits take every frame. Under a dihedral group any other position is fixed by a mirror, so that turns alone
+    reach its whole orbit; under turns the one other position is the centre, which one frame reaches.
     """
     group, out = spec.group, spec.out_size(size)
     n, (ph, pw), (sh, sw) = group.order, spec.padding, spec.stride

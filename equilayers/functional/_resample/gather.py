@@ -22,9 +22,12 @@ def take(x: Tensor, choice: Tensor, strides: Pair) -> Tensor:
 
 def put(y: Tensor, choice: Tensor, strides: Pair) -> Tensor:
     r"""Maps with y at the chosen offsets and zeros elsewhere."""
-    down, right = (
-        choice[:, axis, None] == torch.arange(stride, device=y.device) for axis, stride in enumerate(strides)
-    )
+    if torch.compiler.is_compiling() or is_plain(y, choice):
+        x = y.new_zeros(*y.shape[:-2], y.shape[-2] * strides[0], y.shape[-1] * strides[1])
+        components(x, strides)[torch.arange(y.shape[0], device=y.device), choice[:, 0], choice[:, 1]] = y
+        return x
+    # Under torch.func the choice may be batched where y is not, and y cannot be written in place.
+    down, right = (choice[:, k, None] == torch.arange(step, device=y.device) for k, step in enumerate(strides))
     here = (down[:, :, None] & right[:, None, :]).view(-1, *[1] * (y.ndim - 2), strides[0], 1, strides[1])
     return torch.where(here, y[..., :, None, :, None], 0).flatten(-4, -3).flatten(-2)
 

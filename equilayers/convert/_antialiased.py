@@ -81,23 +81,17 @@ def _convolution(module: nn.Conv2d, taps: int | str) -> Outcome:
     return Replaced(made)
 
 
-def _max_pool(module: nn.MaxPool2d, taps: int | str) -> Outcome:
-    if module.return_indices:
+def _pool(module: nn.MaxPool2d | nn.AvgPool2d, taps: int | str) -> Outcome:
+    largest = isinstance(module, nn.MaxPool2d)
+    if largest and module.return_indices:
         return Kept("its indices are asked for, and blurred maxima have none")
     if module.ceil_mode:
         return Refused(CEIL)
     kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
-    if kernel[0] == kernel[1] and padding[0] == padding[1] and _pair(module.dilation) == (1, 1):
+    if largest and kernel[0] == kernel[1] and padding[0] == padding[1] and _pair(module.dilation) == (1, 1):
         return Replaced(MaxBlurPool2d(kernel, stride, padding, taps=taps, algorithm="dense"))
-    dense = nn.MaxPool2d(module.kernel_size, 1, module.padding, module.dilation)
-    return Replaced(nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense")))
-
-
-def _avg_pool(module: nn.AvgPool2d, taps: int | str) -> Outcome:
-    if module.ceil_mode:
-        return Refused(CEIL)
-    kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
-    dense = nn.AvgPool2d(kernel, 1, padding, False, module.count_include_pad, module.divisor_override)
+    names = ("dilation",) if largest else ("count_include_pad", "divisor_override")
+    dense = type(module)(kernel, 1, padding, **{name: getattr(module, name) for name in names})
     return Replaced(nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense")))
 
 
@@ -110,6 +104,6 @@ def _pair(value: object) -> tuple[int, int]:
 
 CONVERSIONS: dict[type[nn.Module], Callable[..., Outcome]] = {
     nn.Conv2d: _convolution,
-    nn.MaxPool2d: _max_pool,
-    nn.AvgPool2d: _avg_pool,
+    nn.MaxPool2d: _pool,
+    nn.AvgPool2d: _pool,
 }

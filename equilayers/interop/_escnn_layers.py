@@ -97,11 +97,10 @@ def _pool(plane: Callable[..., nn.Module], solid: Callable[..., nn.Module], **ov
     r"""What makes a pool of the kind `solid`, with these settings along the fiber, or `plane` where there is none."""
 
     def make(module: Any, fields: Fields, _: str) -> nn.Module:
-        settings = {name: tuple(getattr(module, name)) for name in over_fiber}
-        if fields.regular:
-            settings = {name: (over_fiber[name], *size) for name, size in settings.items()}
+        fiber = {name: (size,) if fields.regular else () for name, size in over_fiber.items()}
+        settings: dict[str, Any] = {name: (*size, *getattr(module, name)) for name, size in fiber.items()}
         if "kernel_size" in settings:
-            return (solid if fields.regular else plane)(**settings, ceil_mode=module.ceil_mode)
+            settings["ceil_mode"] = module.ceil_mode
         return (solid if fields.regular else plane)(**settings)
 
     return make

@@ -323,7 +323,9 @@ def test_refusals(caller: str) -> None:
     assert_refused(lambda: check(net, [1.0], C4), TypeError, caller, "x to be a torch.Tensor", "got list")
     assert_refused(lambda: check(net, x, 4), TypeError, caller, "group to be a group", "got 4.", "CyclicRotation(4)")
     assert_refused(lambda: check(net, x, "R4"), ValueError, caller, "a name such as", "'R4'", "The paper's R4 is 'C4'")
-    assert_refused(lambda: check(net, C4, x), TypeError, caller, "(model, x, group) in this order", "Swap x and group")
+    assert_refused(
+        lambda: check(net, C4, x), TypeError, caller, "(model, x, group) in this order", "Pass the group last"
+    )
     trivial = CyclicRotation(1)
     assert_refused(lambda: check(Net(trivial), x, trivial), ValueError, caller, "more than one element", repr(trivial))
     assert_refused(lambda: check(net, x[..., 1:], C4), ValueError, caller, "H == W", "H=8, W=7")

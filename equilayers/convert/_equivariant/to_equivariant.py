@@ -70,8 +70,13 @@ def to_equivariant(
         refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
     made = copy.deepcopy(model)
     x = _example(caller, made, x)
-    flow = _observed(caller, made, x)
-    conversion = Conversion(group, width, from_weights, *_images(made, flow))
+    try:
+        flow = dataflow(made, x)
+    except RuntimeError as error:
+        got = f"{tuple(x.shape)}, and it raised: {str(error).splitlines()[0]}"
+        refuse(caller, "x that the model takes", got, "Pass images of the size it is used at.")
+    images, only = _images(made, flow)
+    conversion = Conversion(group, width, from_weights, images, only)
 
     def convert(path: str, module: nn.Module) -> Outcome | None:
         return _outcome(module, [conversion.after(call) for call in flow.calls.get(path, [])], conversion)
@@ -87,14 +92,6 @@ def to_equivariant(
     if problem is not None:
         entries.append(entry("", name, problem))
     return made, report(entries, model, made)
-
-
-def _observed(caller: str, model: nn.Module, x: Tensor) -> Dataflow:
-    try:
-        return dataflow(model, x)
-    except RuntimeError as error:
-        got = f"{tuple(x.shape)}, and it raised: {str(error).splitlines()[0]}"
-        refuse(caller, "x that the model takes", got, "Pass images of the size it is used at.")
 
 
 def _images(model: nn.Module, flow: Dataflow) -> tuple[frozenset[str], bool]:

@@ -45,34 +45,6 @@ def graph(name: str, compute: Callable[..., Tensor], **parts: nn.Module) -> fx.G
     return fx.GraphModule(root, traced, class_name=name)
 
 
-REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "max": lambda f: f.amax(2),
-    "mean": lambda f: f.mean(2),
-    "logsumexp": lambda f: f.logsumexp(2),
-    "norm": lambda f: f.norm(dim=2),
-}
-
-
-def orbit_pool(reduction: str) -> fx.GraphModule:
-    r"""Of `equilayers.nn.OrbitPool`."""
-    return graph("OrbitPool", REDUCE[reduction])
-
-
-def map_mean() -> fx.GraphModule:
-    r"""Of `equilayers.nn.InvariantAvgPool2d`."""
-    return graph("MapMean", lambda x: x.mean((-2, -1)))
-
-
-def fiber_mean(order: int) -> fx.GraphModule:
-    r"""The mean over fibers that lie in the channels."""
-    return graph("FiberMean", lambda x: x.unflatten(1, (-1, order)).mean(2))
-
-
-def magnitudes() -> fx.GraphModule:
-    r"""Of `equilayers.nn.HarmonicMagnitude`."""
-    return graph("HarmonicMagnitude", lambda z: z.unflatten(2, (-1, 2)).norm(dim=3).flatten(1, 2))
-
-
 def magnitude_relu(bias: Tensor) -> fx.GraphModule:
     r"""Of `equilayers.nn.HarmonicNonlinearity`; a magnitude of zero stays zero."""
     tiny, kept = torch.finfo(bias.dtype).tiny, bias.detach().clone()[:, :, None, None, None]
@@ -83,12 +55,6 @@ def magnitude_relu(bias: Tensor) -> fx.GraphModule:
         return (streams * ((size + kept).relu() / size)).flatten(2, 3)
 
     return graph("HarmonicNonlinearity", compute)
-
-
-def magnitude_scale(scale: Tensor) -> fx.GraphModule:
-    r"""Of `equilayers.nn.HarmonicBatchNorm` in eval mode."""
-    kept = scale.detach().clone()[:, :, None, None, None]
-    return graph("HarmonicBatchNorm", lambda z: (z.unflatten(2, (-1, 2)) * kept).flatten(2, 3))
 
 
 def averaged(model: nn.Module, group: Group, reduction: str) -> fx.GraphModule:

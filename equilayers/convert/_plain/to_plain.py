@@ -5,43 +5,18 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equilayers import nn as ours
 from equilayers._checks import refuse
 from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberLinear, FiberMean, FiberNorm
 from equilayers.convert._plain.blur_graphs import blur
-from equilayers.convert._plain.graphs import (
-    averaged,
-    fiber_mean,
-    magnitude_relu,
-    magnitude_scale,
-    magnitudes,
-    map_mean,
-    orbit_pool,
-    polyphase,
-)
+from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional import expand, expand_matrix
-from equilayers.nn import (
-    AvgBlurPool2d,
-    BlurConv2d,
-    BlurPool2d,
-    GroupConv2d,
-    GroupLinear,
-    HarmonicBatchNorm,
-    HarmonicConv2d,
-    HarmonicMagnitude,
-    HarmonicNonlinearity,
-    InvariantAvgPool2d,
-    LiftingConv2d,
-    LiftingLinear,
-    MaxBlurPool2d,
-    OrbitPool,
-    PolyphasePool2d,
-)
 
 
 def to_plain(model: nn.Module) -> nn.Module:
@@ -107,35 +82,31 @@ class _Plain:
         return new
 
 
-def _conv(layer: LiftingConv2d | GroupConv2d) -> nn.Conv2d:
+def _conv(layer: ours.LiftingConv2d | ours.GroupConv2d) -> nn.Conv2d:
     r"""The convolution with the expanded filter, fibers in the channels."""
-    shape, n = layer.spec, layer.group.order
-    inputs = layer.in_channels * (1 if isinstance(layer, LiftingConv2d) else n)
-    made = nn.Conv2d(
-        inputs,
-        layer.out_channels * n,
-        shape.kernel_size,
-        shape.stride,
-        shape.padding,
-        shape.dilation,
-        shape.groups,
-        layer.bias is not None,
-        cast(Any, shape.padding_mode),
-        device="meta",
-    )
-    return _filled(made, layer, expand(layer.weight, layer.group))
+    return _filled(_unfilled_conv(layer, expand(layer.weight, layer.group), layer.weight), layer)
 
 
-def _linear(layer: LiftingLinear | GroupLinear) -> nn.Linear:
+def _unfilled_conv(layer: Any, filters: Tensor, like: Tensor) -> nn.Conv2d:
+    r"""A convolution of torch with these filters and the settings of the layer."""
+    names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    settings = {name: getattr(layer.spec, name) for name in names}
+    inputs, bias = filters.shape[1] * layer.spec.groups, getattr(layer, "bias", None) is not None
+    made = nn.Conv2d(inputs, filters.shape[0], bias=bias, device="meta", **settings)
+    made.weight = _parameter(filters, like)
+    return made
+
+
+def _linear(layer: ours.LiftingLinear | ours.GroupLinear) -> nn.Linear:
     r"""The product with the expanded matrix."""
     matrix = expand_matrix(layer.weight, layer.spec)
     made = nn.Linear(matrix.shape[1], matrix.shape[0], layer.bias is not None, device="meta")
-    return _filled(made, layer, matrix)
+    made.weight = _parameter(matrix, layer.weight)
+    return _filled(made, layer)
 
 
-def _filled(made: Any, layer: Any, weight: Tensor) -> Any:
-    r"""The module with that weight, and the bias of the layer for every plane."""
-    made.weight = _parameter(weight, layer.weight)
+def _filled(made: Any, layer: Any) -> Any:
+    r"""The module with the bias of the layer for every plane."""
     if layer.bias is not None:
         made.bias = _parameter(layer.bias.repeat_interleave(layer.group.order), layer.bias)
     return made
@@ -150,30 +121,18 @@ def _lifted(layer: Any, *steps: nn.Module) -> nn.Module:
     return nn.Sequential(*steps, nn.Unflatten(1, (len(layer.weight), layer.group.order)))
 
 
-def _harmonic(layer: HarmonicConv2d) -> nn.Module:
+def _harmonic(layer: ours.HarmonicConv2d) -> nn.Module:
     r"""The one real convolution."""
-    shape = layer.spec
-    filters = layer.filters()
-    made = nn.Conv2d(
-        filters.shape[1],
-        filters.shape[0],
-        shape.kernel_size,
-        shape.stride,
-        shape.padding,
-        bias=False,
-        padding_mode=cast(Any, shape.padding_mode),
-        device="meta",
-    )
-    made.weight = _parameter(filters, layer.profile)
     fiber = nn.Unflatten(1, (layer.out_channels, -1))
-    return nn.Sequential(*([] if layer.in_order is None else [nn.Flatten(1, 2)]), made, fiber)
+    flat = [] if layer.in_order is None else [nn.Flatten(1, 2)]
+    return nn.Sequential(*flat, _unfilled_conv(layer, layer.filters(), layer.profile), fiber)
 
 
-def _blur(layer: BlurPool2d | MaxBlurPool2d | AvgBlurPool2d | BlurConv2d) -> nn.Module:
+def _blur(layer: Any) -> nn.Module:
     return blur(type(layer).__name__.replace("Conv", "Pool"), layer.spec)
 
 
-def _blur_conv(layer: BlurConv2d) -> nn.Module:
+def _blur_conv(layer: ours.BlurConv2d) -> nn.Module:
     steps = OrderedDict(conv=layer.conv, activation=layer.activation, blur=_blur(layer))
     if layer.order.startswith("blur"):
         steps.move_to_end("blur", last=False)
@@ -203,24 +162,34 @@ def _fiber_linear(layer: FiberLinear) -> nn.Module:
     return made
 
 
+def _harmonic_norm(layer: ours.HarmonicBatchNorm) -> nn.Module:
+    scale = layer.scale(layer.running_square).detach().clone()[:, :, None, None, None]
+    return graph("HarmonicBatchNorm", lambda z: (z.unflatten(2, (-1, 2)) * scale).flatten(2, 3))
+
+
+REDUCE: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda f: f.amax(2),
+    "mean": lambda f: f.mean(2),
+    "logsumexp": lambda f: f.logsumexp(2),
+    "norm": lambda f: f.norm(dim=2),
+}
 PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
-    LiftingLinear: lambda layer: _lifted(layer, nn.Flatten(), _linear(layer)),
-    GroupLinear: lambda layer: _lifted(layer, nn.Flatten(), _linear(layer)),
-    LiftingConv2d: lambda layer: _lifted(layer, _conv(layer)),
-    GroupConv2d: lambda layer: _lifted(layer, nn.Flatten(1, 2), _conv(layer)),
-    OrbitPool: lambda layer: orbit_pool(layer.reduction),
-    InvariantAvgPool2d: lambda layer: map_mean(),  # noqa: ARG005
-    BlurPool2d: _blur,
-    MaxBlurPool2d: _blur,
-    AvgBlurPool2d: _blur,
-    BlurConv2d: _blur_conv,
-    PolyphasePool2d: lambda layer: polyphase(layer.stride, layer.norm, layer.exact),
-    HarmonicConv2d: _harmonic,
-    HarmonicNonlinearity: lambda layer: magnitude_relu(layer.bias),
-    HarmonicBatchNorm: lambda layer: magnitude_scale(layer.scale(layer.running_square)),
-    HarmonicMagnitude: lambda layer: magnitudes(),  # noqa: ARG005
+    **dict.fromkeys((ours.LiftingLinear, ours.GroupLinear), lambda layer: _lifted(layer, nn.Flatten(), _linear(layer))),
+    ours.LiftingConv2d: lambda layer: _lifted(layer, _conv(layer)),
+    ours.GroupConv2d: lambda layer: _lifted(layer, nn.Flatten(1, 2), _conv(layer)),
+    ours.OrbitPool: lambda layer: graph("OrbitPool", REDUCE[layer.reduction]),
+    ours.InvariantAvgPool2d: lambda _: graph("MapMean", lambda x: x.mean((-2, -1))),
+    **dict.fromkeys((ours.BlurPool2d, ours.MaxBlurPool2d, ours.AvgBlurPool2d), _blur),
+    ours.BlurConv2d: _blur_conv,
+    ours.PolyphasePool2d: lambda layer: polyphase(layer.stride, layer.norm, layer.exact),
+    ours.HarmonicConv2d: _harmonic,
+    ours.HarmonicNonlinearity: lambda layer: magnitude_relu(layer.bias),
+    ours.HarmonicBatchNorm: _harmonic_norm,
+    ours.HarmonicMagnitude: lambda _: graph(
+        "HarmonicMagnitude", lambda z: z.unflatten(2, (-1, 2)).norm(dim=3).flatten(1, 2)
+    ),
     FiberConv2d: lambda layer: _conv(layer.conv),
-    FiberMean: lambda layer: fiber_mean(layer.order),
+    FiberMean: lambda layer: graph("FiberMean", lambda x: x.unflatten(1, (-1, layer.order)).mean(2)),
     FiberNorm: _fiber_norm,
     FiberLinear: _fiber_linear,
     Symmetrized: lambda layer: averaged(layer.model, layer.group, layer.reduction),

@@ -188,8 +188,12 @@ def features(
     r"""Regular features (B, C, |G|, H, W) of the group, or (B, C, |G|) for `size=()`; values as of `images`.
 
     Args:
-        group, batch, channels, dtype, max_size: as of `images`; channels are fields.
+        group: the symmetry.
+        batch: number of samples; 1 to 3 if None.
+        channels: fields of each; 1 to 3 if None.
         size: (H, W), or (); drawn if None.
+        dtype: floating-point.
+        max_size: of H and W where they are drawn, unless the group needs more.
 
     Raises:
         TypeError, ValueError: as `images`.

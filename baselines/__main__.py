@@ -1,7 +1,5 @@
 r"""`python -m baselines study | report | shift | deform | rotmnist`: the command lines."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence
@@ -16,12 +14,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import baselines.rotmnist.command as rotmnist
         import baselines.shift.command as shift
         import baselines.study.command as study
-        from baselines.study import deform, report
+        from baselines.study import report
+        from baselines.study.parts import deform
     except ImportError as error:
-        print(
-            f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", file=sys.stderr
-        )
-        return 2
+        return _say(f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", 2)
     modules = {"study": study, "report": report, "shift": shift, "deform": deform, "rotmnist": rotmnist}
     for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__, description=module.__doc__))
@@ -29,17 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         modules[args.command].main(args)
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on with the finished runs", file=sys.stderr)
-        return 130
+        return _say("interrupted; --resume goes on with the finished runs", 130)
     except BrokenProcessPool:
-        print(
-            "study: a worker was killed, perhaps for memory; --resume goes on, --workers 1 needs less", file=sys.stderr
-        )
-        return 1
+        return _say("study: a worker was killed, perhaps for memory; --resume goes on, --workers 1 needs less", 1)
     except (ValueError, OSError, ImportError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return _say(error, 2)
     return 0
+
+
+def _say(message: object, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

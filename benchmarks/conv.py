@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from baselines.common.tables import head_lines, row_line
 from benchmarks.peers import escnn_convolution, import_escnn
-from benchmarks.timing import Call, Timing, in_turn, machine, threads
+from benchmarks.timing import Call, Timing, in_turn, machine, thread_count, threads
 from equilayers.groups import group_from_name
 from equilayers.nn import GroupConv2d
 
@@ -32,10 +33,9 @@ class Case:
     threads: int = 1
 
     def __str__(self) -> str:
-        what = "training step" if self.training else "forward"
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        how = f"{'training step' if self.training else 'forward'}, {thread_count(self.threads)}"
         maps = f"{self.size}x{self.size}, batch {self.batch}"
-        return f"{self.group} {self.fields} fields {maps}, {self.kernel}x{self.kernel}, {what}, {threads}"
+        return f"{self.group} {self.fields} fields {maps}, {self.kernel}x{self.kernel}, {how}"
 
 
 def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Call]:
@@ -66,8 +66,8 @@ def _escnn(case: Case, x: Tensor) -> dict[str, tuple[nn.Module, Any]]:
     return made
 
 
-def call(model: nn.Module, x: Any, *, training: bool) -> Call:
-    r"""A forward pass without gradients, or a forward and a backward pass down to the input."""
+def call(model: nn.Module, x: Any, *, training: bool, input_gradient: bool = True) -> Call:
+    r"""A forward pass without gradients, or a forward and a backward pass down to the input or the weights."""
     if not training:
 
         def forward() -> object:
@@ -75,7 +75,7 @@ def call(model: nn.Module, x: Any, *, training: bool) -> Call:
                 return model(x)
 
         return forward
-    leaf = (x if isinstance(x, Tensor) else x.tensor).clone().requires_grad_()
+    leaf = (x if isinstance(x, Tensor) else x.tensor).clone().requires_grad_(input_gradient)
     given = leaf if isinstance(x, Tensor) else type(x)(leaf, x.type)
     read = (lambda y: y) if isinstance(x, Tensor) else (lambda y: y.tensor)
     upstream = torch.randn_like(read(model(given)))
@@ -120,15 +120,18 @@ def ratio(timings: Mapping[str, Timing], slow: str, fast: str) -> str:
     return f"{timings[slow].median / timings[fast].median:.2f}" if {slow, fast} <= set(timings) else "–"
 
 
+def median(timings: Mapping[str, Timing], name: str, form: str = ".2f") -> str:
+    r"""The median in milliseconds, or a dash where it is missing."""
+    return f"{timings[name].median:{form}}" if name in timings else "–"
+
+
 def report(seconds: float) -> Iterator[str]:
     r"""The lines of a Markdown report, as they are measured."""
     yield f"Machine: {machine()}. Medians in ms, competitors timed in turn. The last columns say how many times faster "
     yield "`auto` is than torch's Conv2d of the same width, and than escnn: below 1 it is slower.\n"
     columns = PLAIN, *ALGORITHMS, ESCNN, ESCNN_EVAL
-    yield f"| case | {' | '.join(columns)} | Conv2d / auto | escnn train / auto | escnn eval / auto |"
-    yield f"|{'---|' * (len(columns) + 4)}"
+    yield head_lines(["case", *columns, "Conv2d / auto", "escnn train / auto", "escnn eval / auto"])
     for case in both_passes(CASES):
         timings = measure(case, seconds)
-        cells = [f"{timings[name].median:.2f}" if name in timings else "–" for name in columns]
-        cells += [ratio(timings, peer, "auto") for peer in (PLAIN, ESCNN, ESCNN_EVAL)]
-        yield f"| {case} | {' | '.join(cells)} |"
+        ratios = (ratio(timings, peer, "auto") for peer in (PLAIN, ESCNN, ESCNN_EVAL))
+        yield row_line([str(case), *(median(timings, name) for name in columns), *ratios])

@@ -1,4 +1,4 @@
-r"""The pictures of the documentation: what a quarter turn does to features, layers and predictions.
+r"""The pictures of the documentation: features, layers and predictions under a quarter turn.
 
 Nothing is timed, and every picture is the same at every call on the same machine.
 """
@@ -6,7 +6,6 @@ Nothing is timed, and every picture is the same at every call on the same machin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.common.data import load_dataset
-from baselines.common.files import writable_folder, write
+from baselines.common.figures import BLUE, ORANGE, VERMILLION, save
+from baselines.common.figures import figure as new_figure
+from baselines.common.files import writable_folder
 from baselines.study.models import cnn, weight_tied_cnn
-from benchmarks import canvas, rotations, turning
+from benchmarks import rotations, turning
 from equilayers.groups import CyclicRotation
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, MaxBlurPool2d, OrbitPool
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GROUP = CyclicRotation(4)
-# Okabe and Ito's colours, which the colour-blind can tell apart.
-PLAIN, LOPSIDED, TIED = "#D55E00", "#E69F00", "#0072B2"
+PLAIN, LOPSIDED, TIED = VERMILLION, ORANGE, BLUE
 INK = "#1f2a37"
 
 
@@ -38,7 +38,7 @@ def lines(out: Path, names: Sequence[str] = ()) -> Iterator[str]:
             torch.manual_seed(0)
             figure = DRAWINGS[name]()
         path = folder / f"{name}.png"
-        write(path, partial(figure.savefig, format="png", dpi=150, metadata={"Software": None}))
+        save(figure, path, dpi=150, metadata={"Software": None})
         yield str(path)
     if not names:
         yield turning.animation(folder / "turning.gif")
@@ -68,7 +68,7 @@ def features() -> Figure:
 
 
 def _grid(rows: list[tuple[str, list[Tensor | None]]], titles: list[str]) -> Figure:
-    figure = canvas.figure(9, 4.9)
+    figure = new_figure(9, 4.9, None)
     axes = figure.subplots(len(rows), len(titles))
     for column, title in enumerate(titles):
         shown = [row[1][column] for row in rows]
@@ -101,19 +101,10 @@ def lost() -> Figure:
     r"""How far each layer of three networks is from following a quarter turn."""
     x = F.pad(F.interpolate(_digit(), size=(29, 29), mode="bilinear"), (3, 3, 3, 3)).double()
     curves = {name: _errors(model.double().eval(), x) for name, model in _networks().items()}
-    figure = canvas.figure(8, 4.4)
+    figure = new_figure(8, 4.4, None)
     place = figure.subplots()
-    steps = [
-        "input",
-        "convolution",
-        "ReLU",
-        "pool by 2",
-        "convolution",
-        "ReLU",
-        "mean over\nthe map",
-        "fibers",
-        "linear",
-    ]
+    first = ["input", "convolution", "ReLU", "pool by 2", "convolution", "ReLU"]
+    steps = [*first, "mean over\nthe map", "fibers", "linear"]
     for (name, errors), colour, marker in zip(curves.items(), (PLAIN, LOPSIDED, TIED), "os^", strict=True):
         drawn = [max(error, FLOOR) for error in errors]
         place.plot(range(len(drawn)), drawn, marker=marker, color=colour, label=name, linewidth=1.8, markersize=5)
@@ -179,7 +170,7 @@ def predictions() -> Figure:
         _train(model, data.train.x, data.train.y)
     x = data.test.x[data.test.y == 7][:1]
     orbit = GROUP.orbit(x)[:, 0]
-    figure = canvas.figure(7.5, 3.9)
+    figure = new_figure(7.5, 3.9, None)
     axes = figure.subplots(3, 4, height_ratios=(1.25, 1, 1))
     for g, place in enumerate(axes[0]):
         place.imshow(orbit[g, 0].numpy(), cmap="gray_r")

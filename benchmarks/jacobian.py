@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from baselines.common.tables import head_lines, row_line
 from baselines.study.models import mlp
-from benchmarks.timing import Call, Timing, in_turn, machine, threads
+from benchmarks.conv import median
+from benchmarks.timing import Call, in_turn, machine, thread_count, threads
 from equilayers.metrics import jacobian_spectral_norm
 
 LOOP, VMAP, SVDS = "loop over samples", "vmap(jacrev) + svdvals", "scipy svds"
@@ -27,7 +29,7 @@ class Case:
     threads: int = 1
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.samples} samples, {self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.name}, {self.samples} samples, {thread_count(self.threads)}"
 
 
 SMALL = (GRAM, LANCZOS, LOOP, VMAP)
@@ -99,21 +101,15 @@ def competitors(case: Case) -> dict[str, Call]:
     return {name: made[name] for name in case.names}
 
 
-def measure(case: Case, seconds: float) -> dict[str, Timing]:
-    r"""The timings of one case, under its number of threads."""
-    with threads(case.threads):
-        return in_turn(competitors(case), seconds=seconds, warmup=1, rounds=5)
-
-
 def report(seconds: float) -> Iterator[str]:
     r"""The lines of a Markdown report, as they are measured."""
     yield f"Machine: {machine()}. Medians in ms, competitors timed in turn; the last columns say how many times as long"
     yield "the others take as `auto`, which is `gram` up to 64 outputs and `lanczos` above.\n"
-    yield f"| case | {' | '.join(COLUMNS)} | {LOOP} / auto | {VMAP} / auto | {SVDS} / auto |"
-    yield f"|{'---|' * (len(COLUMNS) + 4)}"
+    yield head_lines(["case", *COLUMNS, *(f"{name} / auto" for name in (LOOP, VMAP, SVDS))])
     for case in CASES:
-        timings = measure(case, seconds)
+        with threads(case.threads):
+            timings = in_turn(competitors(case), seconds=seconds, warmup=1, rounds=5)
         auto = timings.get(GRAM, timings[LANCZOS]).median
-        cells = [f"{timings[name].median:.2f}" if name in timings else "–" for name in COLUMNS]
+        cells = [median(timings, name) for name in COLUMNS]
         cells += [f"{timings[name].median / auto:.1f}" if name in timings else "–" for name in (LOOP, VMAP, SVDS)]
-        yield f"| {case} | {' | '.join(cells)} |"
+        yield row_line([str(case), *cells])

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from baselines.common.tables import head_lines, row_line
 from baselines.study.models import mlp, weight_tied_mlp
-from benchmarks.timing import Call, Timing, in_turn, machine, threads
+from benchmarks.conv import call
+from benchmarks.timing import Call, in_turn, machine, thread_count, threads
 from equilayers.groups import group_from_name
 from equilayers.nn import LiftingLinear
 
@@ -32,16 +34,15 @@ class Case:
 
     def __str__(self) -> str:
         what = "forward + backward" if self.backward else "forward"
-        what += ", input gradient too" if self.input_gradient else ""
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{self.group} 1x{self.size}x{self.size} -> {self.features}, batch {self.batch}, {what}, {threads}"
+        what += f"{', input gradient too' if self.input_gradient else ''}, {thread_count(self.threads)}"
+        return f"{self.group} 1x{self.size}x{self.size} -> {self.features}, batch {self.batch}, {what}"
 
 
 def competitors(case: Case) -> dict[str, Call]:
     r"""What is timed: torch.nn.Linear, the expanded matrix as a ready nn.Linear, and the layer in each algorithm."""
     torch.manual_seed(0)
     group = group_from_name(case.group)
-    x = torch.randn(case.batch, 1, case.size, case.size, requires_grad=case.input_gradient)
+    x = torch.randn(case.batch, 1, case.size, case.size)
     pixels = math.prod(x.shape[1:])
     plain: dict[str, nn.Module] = {
         "torch Linear": nn.Sequential(nn.Flatten(), nn.Linear(pixels, case.features)),
@@ -50,25 +51,8 @@ def competitors(case: Case) -> dict[str, Call]:
     layers = {
         name: LiftingLinear(group, (1, case.size, case.size), case.features, algorithm=name) for name in ALGORITHMS
     }
-    return {name: _call(model, x, case) for name, model in {**plain, **layers}.items()}
-
-
-def _call(model: nn.Module, x: Tensor, case: Case) -> Call:
-    if not case.backward:
-
-        def forward() -> object:
-            with torch.no_grad():
-                return model(x)
-
-        return forward
-    upstream = torch.randn_like(model(x))
-
-    def step() -> object:
-        model.zero_grad()
-        x.grad = None
-        return model(x).backward(upstream)
-
-    return step
+    how = {"training": case.backward, "input_gradient": case.input_gradient}
+    return {name: call(model, x, **how) for name, model in {**plain, **layers}.items()}
 
 
 def training_step(tied: bool, group: str = "C4", batch: int = 512) -> Call:
@@ -95,35 +79,21 @@ CASES = [
 ]
 
 
-def measure(case: Case, seconds: float) -> dict[str, Timing]:
-    r"""The timings of one case, under its number of threads."""
-    with threads(case.threads):
-        return in_turn(competitors(case), seconds=seconds)
-
-
 def report(seconds: float) -> Iterator[str]:
     r"""The lines of a Markdown report, as they are measured."""
     yield f"Machine: {machine()}. Medians, competitors timed in turn; below 1 means faster than the column's head.\n"
     head = "torch Linear, ms", *ALGORITHMS, "fourier / Linear", "expanded / fourier", "auto / best"
-    yield f"| case | {' | '.join(head)} |"
-    yield f"|{'---|' * (len(head) + 1)}"
+    yield head_lines(["case", *head])
     for case in CASES:
-        ms = {name: timing.median for name, timing in measure(case, seconds).items()}
+        with threads(case.threads):
+            ms = {name: timing.median for name, timing in in_turn(competitors(case), seconds=seconds).items()}
         best = min(ms["orbit"], ms["fourier"])  # the algorithms that keep the contract
         cells = [f"{ms[name]:.3f}" for name in ("torch Linear", *ALGORITHMS)]
-        cells += [
-            f"{ms['fourier'] / ms['torch Linear']:.2f}",
-            f"{ms['expanded matrix'] / ms['fourier']:.2f}",
-            f"{ms['auto'] / best:.2f}",
-        ]
-        yield f"| {case} | {' | '.join(cells)} |"
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+        ratios = ms["fourier"] / ms["torch Linear"], ms["expanded matrix"] / ms["fourier"], ms["auto"] / best
+        yield row_line([str(case), *cells, *(f"{ratio:.2f}" for ratio in ratios)])
+    with threads(1):
         for group in ("C4", "T3"):
             steps = {"WT": training_step(True, group), "DA": training_step(False, group)}
             ms = {name: timing.median for name, timing in in_turn(steps, seconds=2 * seconds).items()}
             yield f"\nTraining step of the study's MLP, {group}, batch 512, 1 thread: WT {ms['WT']:.2f} ms, "
             yield f"DA {ms['DA']:.2f} ms, ratio {ms['WT'] / ms['DA']:.2f}."
-    finally:
-        torch.set_num_threads(before)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from baselines.common.tables import head_lines, row_line
 from benchmarks.conv import ALGORITHMS, PLAIN, Case, competitors
 from benchmarks.timing import machine
 
@@ -15,7 +16,7 @@ CASES = (Case("C4", 64, 18, batch=64, training=True), Case("D4", 32, 18, batch=6
 
 
 def peak(case: Case, name: str) -> float:
-    r"""Megabytes that a few training steps add to the process at their height."""
+    r"""Peak memory in megabytes that a few training steps add to the process."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak, (case, name))
@@ -26,7 +27,7 @@ def _peak(case: Case, name: str) -> float:
     competitors(Case("C2", 2, 4, batch=1, training=True), [name])[name]()  # libraries load what they load at first
     before = _resident("VmRSS")
     step = competitors(case, [name])[name]
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the height is measured from here
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     for _ in range(5):
         step()
     return (_resident("VmHWM") - before) / 1e3
@@ -41,9 +42,8 @@ def report(seconds: float) -> Iterator[str]:  # noqa: ARG001  every report takes
     r"""The lines of a Markdown report, as they are measured."""
     yield f"Machine: {machine()}. Peak memory of a training step in megabytes, inputs and gradients included.\n"
     names = PLAIN, *ALGORITHMS
-    yield f"| case | {' | '.join(names)} | auto / Conv2d |"
-    yield f"|{'---|' * (len(names) + 2)}"
+    yield head_lines(["case", *names, "auto / Conv2d"])
     for case in CASES:
         megabytes = {name: peak(case, name) for name in names}
-        cells = [f"{megabytes[name]:.0f}" for name in names]
-        yield f"| {case} | {' | '.join(cells)} | {megabytes['auto'] / megabytes[PLAIN]:.2f} |"
+        cells = (f"{megabytes[name]:.0f}" for name in names)
+        yield row_line([str(case), *cells, f"{megabytes['auto'] / megabytes[PLAIN]:.2f}"])

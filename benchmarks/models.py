@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from torch import Tensor, nn
 
 from baselines.common.files import writable_folder, write_text
+from baselines.common.tables import markdown_table, rich_table
 from baselines.common.terminal import console_of_output
+from baselines.study.models import parameters
 from benchmarks.third_party import Network, error, images, networks, random_loss, tensor_of, train, versions
 from benchmarks.timing import Call, Timing, in_turn, machine, threads
 from equilayers.convert import Report, to_equivariant
@@ -62,24 +62,17 @@ class Section:
         r"""Line by line."""
         yield f"\n## {self.title}\n"
         yield from (f"- {line}" for line in self.breaks)
-        yield f"\n| {' | '.join(self.head)} |"
-        yield f"|{'---|' * len(self.head)}"
-        yield from (f"| {' | '.join(row)} |" for row in self.rows)
+        yield "\n" + markdown_table(self.head, self.rows)
         if self.notes:
             yield ""
         yield from (f"- {line}" for line in self.notes)
 
     def show(self, console: Console) -> None:
         r"""On the terminal."""
-        table = Table(box=box.SIMPLE_HEAD)
-        for name in self.head:
-            table.add_column(name, no_wrap=True)
-        for row in self.rows:
-            table.add_row(*map(escape, row))
         console.print(f"\n[bold]{escape(self.title)}[/bold]")
         for line in self.breaks:
             console.print(f"- {line}", markup=False, highlight=False)
-        console.print(table)
+        console.print(rich_table(self.head, ([escape(cell) for cell in row] for row in self.rows)))
         for line in self.notes:
             console.print(f"- {line}", markup=False, highlight=False)
 
@@ -142,17 +135,13 @@ def measure(network: Network, how: Effort, console: Console) -> Section:
             notes = section.notes if width in sound else []  # of what is refused the report says why
             errors = [_error(network, model, name, x, f"{name}, {width}", notes) for x in inputs]
             times = [_ratio(forward, width), _ratio(step, width)]
-            row = [name, width, f"{_parameters(model):,}", _counts(report), *errors, *times, losses[width]]
+            row = [name, width, f"{parameters(model):,}", _counts(report), *errors, *times, losses[width]]
             section.rows.append(row)
             if report is not None and not report.complete:
                 first, *others = report.of("refused")
                 section.notes.append(f"{name}, {width}: {first}" + (f"; {len(others)} more" if others else ""))
     section.notes = list(dict.fromkeys(section.notes))
     return section
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def _counts(report: Report | None) -> str:

@@ -2,6 +2,7 @@ r"""The peer libraries, importable beside today's numpy."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -10,12 +11,14 @@ import warnings
 from itertools import accumulate
 from typing import Any
 
+from torch import nn
+
 
 def import_escnn() -> types.ModuleType:
     r"""Import escnn 1.0.11 beside today's numpy and scikit-learn, for groups of the plane.
 
-    It asks lie_learn, whose wheel is compiled against numpy 1, for one function that only SO(3) uses: an empty module
-    stands in. It prefers scikit-learn's `randomized_svd`, which no longer takes its `np.matrix`, over scipy's `svd`.
+    It imports one function of lie_learn, whose wheel is compiled against numpy 1, for SO(3) only: an empty module
+    replaces it. It prefers scikit-learn's `randomized_svd`, which no longer takes its `np.matrix`, over scipy's `svd`.
 
     Raises:
         ImportError: escnn or something else that it needs is not installed.
@@ -30,6 +33,20 @@ def import_escnn() -> types.ModuleType:
         escnn = importlib.import_module("escnn")
     vars(escnn.group._numerical)["randomized_svd"] = None
     return escnn
+
+
+def blur_pools(channels: int, taps: int) -> dict[str, nn.Module]:
+    r"""The BlurPools of kornia and of antialiased-cnns, stride 2, where they are installed."""
+    found: dict[str, nn.Module] = {}
+    with contextlib.suppress(ImportError):
+        from kornia.filters import BlurPool2D
+
+        found["kornia"] = BlurPool2D(taps)
+    with contextlib.suppress(ImportError):
+        from antialiased_cnns import BlurPool
+
+        found["antialiased-cnns"] = BlurPool(channels, filt_size=taps)
+    return found
 
 
 def escnn_convolution(group: str, fields_in: int, fields_out: int, kernel: int) -> Any:

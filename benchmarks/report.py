@@ -1,11 +1,13 @@
-r"""What invariance costs: ratios of medians against torch's Conv2d of the same width, as tables and as a drawing."""
+r"""Cost of invariance: ratios of medians against torch's Conv2d of the same width, as tables and as a drawing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from baselines.common.figures import figure, save
 from baselines.common.files import writable_folder
+from baselines.common.tables import head_lines, row_line
 from benchmarks.conv import ESCNN, PLAIN, Case, measure, ratio
 from benchmarks.timing import Timing, machine
 from equilayers.groups import group_from_name
@@ -14,6 +16,7 @@ WIDTHS = (16, 32, 64, 128, 256, 512)  # channels
 ESCNN_WIDTH = 256  # above, escnn takes minutes to make one layer
 GROUPS = ("C2", "D1", "C4", "D2", "D4")
 NAMES = (PLAIN, "dense", "fourier", "auto", ESCNN)
+HEAD = "Conv2d, ms", *NAMES[1:]
 Point = tuple[int, dict[str, Timing]]
 
 
@@ -25,13 +28,13 @@ def lines(seconds: float, out: Path) -> Iterator[str]:
     for training in (False, True):
         what = "training step" if training else "forward"
         for group in ("C4", "D4"):
-            yield from _head(f"{group}, 9x9 maps, {what}: channels")
+            yield "\n" + head_lines([f"{group}, 9x9 maps, {what}: channels", *HEAD])
             curve = curves.setdefault(f"{group}, {what}", [])
             for width in WIDTHS:
                 case = Case(group, width // group_from_name(group).order, 9, training=training)
                 curve.append((width, measure(case, seconds, NAMES if width <= ESCNN_WIDTH else NAMES[:-1])))
                 yield _row(*curve[-1])
-        yield from _head(f"256 channels, 18x18 maps, {what}: |G|")
+        yield "\n" + head_lines([f"256 channels, 18x18 maps, {what}: |G|", *HEAD])
         curve = curves.setdefault(f"|G|, {what}", [])
         for group in GROUPS:
             order = group_from_name(group).order
@@ -43,23 +46,14 @@ def lines(seconds: float, out: Path) -> Iterator[str]:
     yield f"\nThe same as a drawing: {path}"
 
 
-def _head(title: str) -> Iterator[str]:
-    yield f"\n| {title} | Conv2d, ms | {' | '.join(NAMES[1:])} |"
-    yield f"|{'---|' * (len(NAMES) + 1)}"
-
-
 def _row(x: int, timings: dict[str, Timing], note: str = "") -> str:
-    cells = [ratio(timings, PLAIN, name) for name in NAMES[1:]]
-    return f"| {x}{note} | {timings[PLAIN].median:.2f} | {' | '.join(cells)} |"
+    cells = (ratio(timings, PLAIN, name) for name in NAMES[1:])
+    return row_line([f"{x}{note}", f"{timings[PLAIN].median:.2f}", *cells])
 
 
 def _draw(curves: dict[str, list[Point]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3, sharey=True)
+    made = figure(13, 8, None)
+    axes = made.subplots(2, 3, sharey=True)
     for place, (title, curve) in zip(axes.flat, curves.items(), strict=True):
         for name in NAMES[1:]:
             points = [(x, timings[PLAIN].median / timings[name].median) for x, timings in curve if name in timings]
@@ -72,9 +66,5 @@ def _draw(curves: dict[str, list[Point]], path: Path) -> None:
     for row in axes:
         row[0].set_ylabel("times as fast as torch's Conv2d")
     axes[0, 0].legend()
-    figure.suptitle(
-        "A weight-tied 3x3 convolution against torch's Conv2d of the same width: above the line it costs less"
-    )
-    unfinished = path.with_suffix(".part.png")
-    figure.savefig(unfinished, dpi=120)
-    unfinished.replace(path)
+    made.suptitle("A weight-tied 3x3 convolution against torch's Conv2d of the same width: cheaper above the line")
+    save(made, path, dpi=120)

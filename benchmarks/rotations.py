@@ -1,4 +1,4 @@
-r"""Turns by any angle: the errors of layers against the floor of the test and against escnn's, and what they cost."""
+r"""Rotations by any angle: equivariance errors of layers beside the interpolation floor and escnn's, and speed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks import canvas
+from baselines.common.figures import BLUE, GREEN, ORANGE, VERMILLION
+from baselines.common.figures import figure as new_figure
+from baselines.common.tables import head_lines, row_line
 from benchmarks.peers import import_escnn
 from benchmarks.rotation_speed import speed
 from benchmarks.timing import machine
@@ -41,7 +43,7 @@ Turn = Callable[[Tensor, float], Tensor]
 
 
 class Subject(NamedTuple):
-    r"""A network in one or several draws, how its output turns, at which angles, and how its images are turned."""
+    r"""A network in one or several draws, the action on its output, the angles, and how images are interpolated."""
 
     models: Sequence[Callable[[Tensor], Any]]
     action: Turn
@@ -73,7 +75,7 @@ def harmonic_stack(kernel_size: int, order: int = 1) -> nn.Sequential:
 
 
 def group_stack(kernel_size: int, group: Group = C8) -> nn.Sequential:
-    r"""A lifting and two group convolutions of random weights, with no bias: a constant would not turn."""
+    r"""A lifting and two group convolutions of random weights, with no bias: a constant would not rotate."""
     pad = kernel_size // 2
     return nn.Sequential(
         LiftingConv2d(group, 1, FIELDS, kernel_size, padding=pad, bias=False),
@@ -85,7 +87,7 @@ def group_stack(kernel_size: int, group: Group = C8) -> nn.Sequential:
 
 
 def escnn_stack(kernel_size: int, group: Group = C8) -> Callable[[Tensor], Tensor]:
-    r"""The same of escnn, whose biases begin at zero, on plain tensors; its fibers turn as ours do."""
+    r"""The same of escnn, whose biases begin at zero, on plain tensors; its fibers rotate as ours do."""
     library = import_escnn()
     space, pad = library.gspaces.rot2dOnR2(group.order), kernel_size // 2
     image = library.nn.FieldType(space, [space.trivial_repr])
@@ -106,7 +108,7 @@ def escnn_stack(kernel_size: int, group: Group = C8) -> Callable[[Tensor], Tenso
 
 
 def subjects() -> dict[str, Subject]:
-    r"""What is turned, by name."""
+    r"""The networks that are measured, by name."""
     found = {}
     for k in (5, 7):
         stack = harmonic_stack(k)
@@ -179,8 +181,7 @@ def report(seconds: float) -> Iterator[str]:
     r"""Errors at 45 and 90 degrees beside their floors, then speed ratios."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        yield f"| error / floor at 45 degrees | {' | '.join(f'{size}x{size}' for size in SIZES)} | at 90 degrees |"
-        yield f"|---|{'---|' * (len(SIZES) + 1)}"
+        yield head_lines(["error / floor at 45 degrees", *(f"{size}x{size}" for size in SIZES), "at 90 degrees"])
         for name, subject in (subjects() | layer_subjects()).items():
             yield _row(name, curves(subject))
         yield ""
@@ -195,7 +196,7 @@ def _row(name: str, found: dict[int, RotationErrorCurve]) -> str:
         at = curve.angles.tolist().index(45)
         cells.append(f"{float(curve.error[at]):.2g} / {float(curve.floor[at]):.2g}")
     right = max(float(curve.error[curve.angles.tolist().index(90)]) for curve in found.values())
-    return f"| {name} | {' | '.join(cells)} | {right:.1e} |"
+    return row_line([name, *cells, f"{right:.1e}"])
 
 
 def error_figure() -> Figure:
@@ -206,10 +207,9 @@ def error_figure() -> Figure:
 
 
 def _figure(found: dict[int, RotationErrorCurve]) -> Figure:
-    figure = canvas.figure(8, 4.2)
+    figure = new_figure(8, 4.2, None)
     place = figure.subplots()
-    colours = ("#D55E00", "#E69F00", "#009E73", "#0072B2")
-    for (size, curve), colour in zip(found.items(), colours, strict=True):
+    for (size, curve), colour in zip(found.items(), (VERMILLION, ORANGE, GREEN, BLUE), strict=True):
         drawn = curve.error.clamp(min=1e-16)
         place.plot(curve.angles, drawn, color=colour, label=f"{size}x{size} pixels", linewidth=1.8)
         place.plot(curve.angles, curve.floor.clamp(min=1e-16), color=colour, linestyle=":", linewidth=1.2)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from benchmarks.conv import call, ratio
-from benchmarks.timing import Call, Timing, in_turn, machine, threads
+from baselines.common.tables import head_lines, row_line
+from benchmarks.conv import call, median, ratio
+from benchmarks.peers import blur_pools
+from benchmarks.timing import Call, in_turn, machine, thread_count, threads
 from equilayers.nn import BlurPool2d, MaxBlurPool2d, PolyphasePool2d
 
 KORNIA, ANTIALIASED = "kornia", "antialiased-cnns"
@@ -35,8 +37,8 @@ class Case:
 
     def __str__(self) -> str:
         what = "training step" if self.training else "forward"
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{self.batch}x{self.channels}x{self.size}x{self.size}, {self.taps} taps, {what}, {threads}"
+        maps = f"{self.batch}x{self.channels}x{self.size}x{self.size}"
+        return f"{maps}, {self.taps} taps, {what}, {thread_count(self.threads)}"
 
 
 def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Call]:
@@ -52,18 +54,7 @@ def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Cal
         "AvgPool2d": nn.AvgPool2d(2),
         "MaxPool2d": nn.MaxPool2d(2),
     }
-    try:
-        from kornia.filters import BlurPool2D
-
-        made[KORNIA] = BlurPool2D(case.taps)
-    except ImportError:
-        pass
-    try:
-        from antialiased_cnns import BlurPool
-
-        made[ANTIALIASED] = BlurPool(case.channels, filt_size=case.taps)
-    except ImportError:
-        pass
+    made |= blur_pools(case.channels, case.taps)
     wanted = [name for name in (COLUMNS if names is None else names) if name in made]
     return {name: call(made[name], x, training=case.training) for name in wanted}
 
@@ -78,22 +69,15 @@ CASES = [
 ]
 
 
-def measure(case: Case, seconds: float, names: Iterable[str] | None = None) -> dict[str, Timing]:
-    r"""The timings of one case, under its number of threads."""
-    with threads(case.threads):
-        return in_turn(competitors(case, names), seconds=seconds)
-
-
 def report(seconds: float) -> Iterator[str]:
     r"""The lines of a Markdown report, as they are measured."""
     yield f"Machine: {machine()}. Medians in ms, stride 2, competitors timed in turn. The last columns: how many times "
     yield "faster `auto` is than the faster of the peers, and what polyphase pooling costs in blur poolings.\n"
-    yield f"| case | {' | '.join(COLUMNS)} | peers / auto | PolyphasePool2d / auto |"
-    yield f"|{'---|' * (len(COLUMNS) + 3)}"
+    yield head_lines(["case", *COLUMNS, "peers / auto", "PolyphasePool2d / auto"])
     for case in (replace(case, training=training) for case in CASES for training in (False, True)):
-        timings = measure(case, seconds)
-        cells = [f"{timings[name].median:.3f}" if name in timings else "–" for name in COLUMNS]
+        with threads(case.threads):
+            timings = in_turn(competitors(case), seconds=seconds)
+        cells = [median(timings, name, ".3f") for name in COLUMNS]
         peers = [name for name in (KORNIA, ANTIALIASED) if name in timings]
         fastest = min(peers, key=lambda name: timings[name].median, default=KORNIA)
-        cells += [ratio(timings, fastest, OURS), ratio(timings, POLYPHASE, OURS)]
-        yield f"| {case} | {' | '.join(cells)} |"
+        yield row_line([str(case), *cells, ratio(timings, fastest, OURS), ratio(timings, POLYPHASE, OURS)])

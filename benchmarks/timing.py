@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from baselines.common.terminal import processor
+
 Call = Callable[[], object]
 SETTLE = 2e-3
 
@@ -28,9 +30,8 @@ class Timing:
 def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3, rounds: int = 9) -> dict[str, Timing]:
     r"""Time the calls A B C A B C ..., at least `rounds` and about `seconds` in all, garbage collection off.
 
-    Each is called uncounted for `SETTLE` seconds, once at least, right before its counted call: what its predecessor
-    left in the caches and in the allocator is not its own, and memory that was given back to the system and has to be
-    had again is nobody's.
+    Each is called uncounted for `SETTLE` seconds, at least once, right before its counted call: so what its predecessor
+    left in the caches and in the allocator, and memory that has to be fetched from the system again, are not counted.
 
     Args:
         calls: the competitors, by name.
@@ -73,13 +74,12 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def thread_count(count: int) -> str:
+    r"""The number of threads in words."""
+    return f"{count} thread{'s' * (count > 1)}"
+
+
 def machine() -> str:
     r"""One line on what was measured where."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    except OSError:
-        pass
-    cpu = f"{cpu} ({torch.backends.cpu.get_cpu_capability()})"
+    cpu = f"{processor()} ({torch.backends.cpu.get_cpu_capability()})"
     return f"{cpu}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"

@@ -1,4 +1,4 @@
-r"""Feature maps of a plain and of a harmonic network while a digit turns: as a strip, and as an animation."""
+r"""Feature maps of a plain and of a harmonic network under rotations of a digit: a strip, and an animation."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.common.data import load_dataset
+from baselines.common.figures import figure as new_figure
 from baselines.common.files import write
-from benchmarks import canvas
 from equilayers.functional import rotate
 from equilayers.nn import HarmonicBatchNorm, HarmonicConv2d, HarmonicMagnitude, HarmonicNonlinearity
 
@@ -30,7 +30,7 @@ class Frame(NamedTuple):
 
 
 def frames(angles: list[float]) -> list[Frame]:
-    r"""One channel of either network, as it comes out and turned back by the angle."""
+    r"""One channel of either network, as it comes out and rotated back by the angle."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
         plain, harmonic = _plain().eval(), _harmonic().eval()
@@ -47,7 +47,7 @@ def frames(angles: list[float]) -> list[Frame]:
 def strip() -> Figure:
     r"""The frames side by side."""
     shown = frames([float(a) for a in range(0, 100, 15)])
-    figure = canvas.figure(1.35 * len(shown) + 1, 1.35 * len(ROWS))
+    figure = new_figure(1.35 * len(shown) + 1, 1.35 * len(ROWS), None)
     axes = figure.subplots(len(ROWS), len(shown))
     for column, frame in enumerate(shown):
         axes[0, column].set_title(f"{frame.degrees:.0f}°", fontsize=10)
@@ -63,7 +63,7 @@ def animation(path: Path) -> str:
     from matplotlib.animation import PillowWriter
 
     shown = frames([float(a) for a in range(0, 360, 6)])
-    figure = canvas.figure(8, 2)
+    figure = new_figure(8, 2, None)
     axes = figure.subplots(1, len(ROWS))
     images = [
         _show(place, picture, row, shown)

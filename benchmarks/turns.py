@@ -1,4 +1,4 @@
-r"""How far a quarter turn and a mirror are from commuting with the BlurPools of others and of ours."""
+r"""Equivariance error of blur pooling under quarter turns and mirror images, for our layers and for those of others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from baselines.common.tables import head_lines, row_line
+from benchmarks.peers import blur_pools
 from benchmarks.timing import machine
 from equilayers.groups import Dihedral
 from equilayers.nn import BlurPool2d, MaxBlurPool2d
@@ -19,18 +21,8 @@ def pools() -> dict[str, Pool]:
     r"""The pools by name; a peer only where it is installed."""
     made: dict[str, Pool] = {"BlurPool2d()": BlurPool2d(), "MaxBlurPool2d()": MaxBlurPool2d()}
     made |= {f"BlurPool2d({taps})": BlurPool2d(taps) for taps in (3, 4)}
-    try:
-        from antialiased_cnns import BlurPool
-
-        made |= {f"antialiased-cnns, {taps} taps": BlurPool(3, filt_size=taps) for taps in (3, 4)}
-    except ImportError:
-        pass
-    try:
-        from kornia.filters import BlurPool2D
-
-        made |= {f"kornia, {taps} taps": BlurPool2D(taps) for taps in (3, 4)}
-    except ImportError:
-        pass
+    for taps in (3, 4):
+        made |= {f"{name}, {taps} taps": pool for name, pool in blur_pools(3, taps).items()}
     return made
 
 
@@ -47,8 +39,7 @@ def report(seconds: float) -> Iterator[str]:  # noqa: ARG001 - nothing is timed
     r"""The lines of a Markdown table."""
     yield f"{machine()}. Stride 2, normal noise."
     yield "The largest `|pool(gx) - g pool(x)|` over D4, relative to the largest output.\n"
-    yield f"| pool | {' | '.join(f'{size}x{size}' for size in SIZES)} |"
-    yield f"|{'---|' * (len(SIZES) + 1)}"
+    yield head_lines(["pool", *(f"{size}x{size}" for size in SIZES)])
     for name, pool in pools().items():
         errors = (worst(pool, size) for size in SIZES)
-        yield f"| {name} | {' | '.join('0' if error == 0 else f'{error:.1g}' for error in errors)} |"
+        yield row_line([name, *("0" if error == 0 else f"{error:.1g}" for error in errors)])

@@ -1,4 +1,4 @@
-r"""The one way this library says no.
+r"""Checks of arguments, and the error messages of this library.
 
 Every message reads `<caller>: expected <argument> <condition>, got <value>. <What to do.>`.
 """
@@ -89,5 +89,5 @@ def autocast(x: Tensor) -> Tensor:
 
 
 def is_exporting() -> bool:
-    r"""Whether torch.export or an ONNX exporter looks on, which should find plain operations."""
+    r"""Whether torch.export or an ONNX exporter is tracing, which should find plain operations."""
     return getattr(torch.compiler, "is_exporting", lambda: False)() or torch.onnx.is_in_onnx_export()

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 LARGE = 1_500_000  # multiplications
 
 
-def times(a: Tensor, b: Tensor) -> Tensor:
+def matmul(a: Tensor, b: Tensor) -> Tensor:
     r"""The product a @ b; not differentiable where `b` is large."""
     if torch.compiler.is_compiling():  # a question about the size would tie the graph to the batch
         return a @ b
@@ -31,7 +31,7 @@ def times(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-def wide_products(x: Tensor) -> contextlib.AbstractContextManager[object]:
+def onednn_products(x: Tensor) -> contextlib.AbstractContextManager[object]:
     r"""Within it the large products of any code, autograd's included, on float32 like x go through oneDNN as well."""
     plain = x.dtype == torch.float32 and x.device.type == "cpu" and type(x) is Tensor
     return _WideProducts() if plain and _onednn() else contextlib.nullcontext()
@@ -65,11 +65,11 @@ def _linear(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 
 def _onednn() -> bool:
     # A compiler has its own way with products, and derives them.
-    return not torch.compiler.is_compiling() and wide()
+    return not torch.compiler.is_compiling() and has_avx512()
 
 
 @functools.cache
-def wide() -> bool:
+def has_avx512() -> bool:
     r"""Whether the processor has AVX-512 and torch the library that uses it everywhere."""
     capable = "AVX512" in torch.backends.cpu.get_cpu_capability() and torch.backends.mkldnn.is_available()
     return capable and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -45,7 +45,7 @@ class Settings(NamedTuple):
         """The arguments of the reference, and of the functions."""
         return {name: value for name, value in self._asdict().items() if name not in ("size", "kernel_size")}
 
-    def rooms(self) -> Pair:
+    def sampling_spans(self) -> Pair:
         """`H + 2p - d(k-1) - 1` along both axes."""
         axes = zip(self.size, self.padding, self.dilation, self.kernel_size, strict=True)
         height, width = (length + 2 * p - d * (k - 1) - 1 for length, p, d, k in axes)
@@ -64,7 +64,7 @@ def has_quarter_turns(group: Group) -> bool:
 def entitled(group: Group, s: Settings) -> set[str]:
     """Words of every refusal to which a layer with these settings has a right."""
     found = set()
-    for axis, room in enumerate(s.rooms()):
+    for axis, room in enumerate(s.sampling_spans()):
         length, padding = s.size[axis], s.padding[axis]
         most = {"reflect": length - 1, "circular": length}.get(s.padding_mode, padding)
         if room < 0:

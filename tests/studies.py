@@ -15,26 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from baselines.__main__ import main
+from baselines.common import data
 from baselines.common.data import Dataset, Split
 from baselines.common.runner import SerialExecutor
+from baselines.shift import runs as shift_runs
+from baselines.shift.scenes import Layout
 from baselines.study import command as study
-from baselines.study.config import Plan, plan_of
-from baselines.study.jobs import RunJob, StandaloneJob
+from baselines.study.config import PROTOCOLS, Plan, plan_of
 from baselines.study.models import UPRIGHT
-from baselines.study.protocols import PROTOCOLS
-from baselines.study.runs import TRAINING, Result, Run, Source, Subject
+from baselines.study.runner import RunJob, StandaloneJob
+from baselines.study.runs import TRAINING, Result, Run, Source, Subject, cached_dataset
 from baselines.study.training import Recipe
 from equilayers.groups import group_from_name
 
-TINY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--methods", "WT", "DA"]
+TINY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "C4", "--methods", "WT", "DA"]
 Jobs = list[RunJob | StandaloneJob]
 
 
-def in_this_process(patch: pytest.MonkeyPatch, saliency_samples: int | None = None) -> Jobs:
-    """Have every study carried out here, on one thread, instead of in a pool; the jobs it does, as it does them.
-
-    SI on few images: on 200 it takes longer than to train.
-    """
+def in_this_process(patch: pytest.MonkeyPatch) -> Jobs:
+    """Have every study carried out here, on one thread, instead of in a pool; the jobs it does, as it does them."""
     jobs: Jobs = []
 
     def results(given: Sequence[Any], progress: Callable[[int, Any], object]) -> Iterator[tuple[Any, Any]]:
@@ -42,11 +41,28 @@ def in_this_process(patch: pytest.MonkeyPatch, saliency_samples: int | None = No
         yield from SerialExecutor().results(given, progress)
 
     patch.setattr(study, "pool", lambda workers: contextlib.nullcontext(SimpleNamespace(results=results)))
-    if saliency_samples is not None:
-        for model in ("mlp", "cnn"):
-            few = replace(PROTOCOLS[model, "digits"], saliency_samples=saliency_samples)
-            patch.setitem(PROTOCOLS, (model, "digits"), few)
+    few_saliency_samples(patch)
     return jobs
+
+
+def few_saliency_samples(patch: pytest.MonkeyPatch) -> None:
+    """SI on few images: on 200 it takes longer than to train."""
+    for model in ("mlp", "cnn"):
+        patch.setitem(PROTOCOLS, (model, "digits"), replace(PROTOCOLS[model, "digits"], saliency_samples=5))
+
+
+def few_digits(patch: pytest.MonkeyPatch) -> None:
+    """Small splits of the digits, in this process."""
+    patch.setitem(data._PROTOCOLS, "digits", replace(data._PROTOCOLS["digits"], splits=(120, 60, 40)))
+    cached_dataset.cache_clear()
+
+
+def small_shifts(patch: pytest.MonkeyPatch) -> None:
+    """Small networks on few small scenes, for the experiments with shifts."""
+    own = shift_runs.PROTOCOLS["digits"]
+    small = replace(own, layout=Layout(8, 16, 4), planes=(4, 8, 8), splits=(64, 40, 1))
+    patch.setitem(shift_runs.PROTOCOLS, "digits", replace(small, detector_grid=12, segmentor_grid=4))
+    shift_runs.data_of.cache_clear()
 
 
 def trained(jobs: Jobs) -> list[Run]:
@@ -94,8 +110,8 @@ def run_of(
 def subject_of(model: nn.Module, x: Tensor, run: Run | None = None, classes: int = 9) -> Subject:
     """A network as if it had been trained, and test images x (N, ...) of classes 0, 1, 2, ... again and again."""
     split = Split(x, torch.arange(len(x)) % classes)
-    data = Dataset("digits", split, split, split, 0.0, 1.0, classes)
     run = run or run_of()
+    data = Dataset("digits", split, split, split, 0.0, 1.0, classes)
     return Subject(run, model.eval(), data, group_from_name(run.group))
 
 

@@ -1,6 +1,4 @@
-"""The study's data: digits, MNIST and Fashion-MNIST without class 9, split, padded and standardised."""
-
-from __future__ import annotations
+r"""The study's data: digits, MNIST and Fashion-MNIST without class 9, split, padded and standardised."""
 
 import math
 import os
@@ -12,36 +10,31 @@ from numpy.typing import NDArray
 
 from baselines.common.download import FILES, check_name, check_sum, locate
 from baselines.common.download import download as download_files
-from baselines.common.idx import kind_of, parse_idx, read_idx, unpack
+from baselines.common.idx import kind_of, parse_idx, unpack
 
-__all__ = ["DATASETS", "Dataset", "Split", "download_files", "load_arrays", "load_dataset", "read_idx"]
+__all__ = ["DATASETS", "Dataset", "Split", "download_files", "load_arrays", "load_dataset"]
 
-#: The paper's choice, for both data sets: among the digits, a 6 turned by 180 degrees is a 9.
-DROPPED_CLASS = 9
+Folder = str | os.PathLike[str] | None
+Sizes = tuple[int, int, int]
+DROPPED_CLASS = 9  # the paper's choice, for both data sets: among the digits, a 6 rotated by 180 degrees is a 9
 NUM_CLASSES = 9
 
 
 @dataclass(frozen=True)
 class _Protocol:
-    splits: tuple[int, int, int]  # train, test, validation: the order of the paper
+    splits: Sizes  # train, test, validation: the order of the paper
     padding: int  # pixels on each side
     scale: int  # the largest pixel value
 
 
-_PROTOCOLS = {
-    "digits": _Protocol((900, 517, 200), padding=2, scale=16),
-    "mnist": _Protocol((10_000, 50_000, 2_000), padding=4, scale=255),
-    "fashion-mnist": _Protocol((10_000, 50_000, 2_000), padding=4, scale=255),
-}
-
-#: The names that :func:`load_dataset` knows.
-DATASETS: tuple[str, ...] = tuple(_PROTOCOLS)
+_LARGE = _Protocol((10_000, 50_000, 2_000), padding=4, scale=255)
+_PROTOCOLS = {"digits": _Protocol((900, 517, 200), padding=2, scale=16), "mnist": _LARGE, "fashion-mnist": _LARGE}
+DATASETS: tuple[str, ...] = tuple(_PROTOCOLS)  # the names that `load_dataset` knows
 
 
-# eq=False: comparing tensors gives tensors, so a generated == would raise.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # comparing tensors gives tensors, so a generated == would raise
 class Split:
-    """Images ``x`` (float32, ``(N, 1, H, W)``, standardised) and their classes ``y`` (int64, ``(N,)``, 0..8)."""
+    r"""Images ``x`` (float32, ``(N, 1, H, W)``, standardised) and their classes ``y`` (int64, ``(N,)``, 0..8)."""
 
     x: torch.Tensor
     y: torch.Tensor
@@ -49,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three disjoint splits, and the mean and deviation (in 0..1 pixel units) that standardised all of them."""
+    r"""Three disjoint splits, and the mean and deviation (in 0..1 pixel units) that standardised all of them."""
 
     name: str
     train: Split
@@ -60,22 +53,19 @@ class Dataset:
     num_classes: int = NUM_CLASSES
 
 
-def load_arrays(
-    name: str, data_dir: str | os.PathLike[str] | None = None
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def load_arrays(name: str, data_dir: Folder = None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     r"""Read MNIST or Fashion-MNIST from idx files and check every file's sum.
 
     Args:
         name: ``"mnist"`` or ``"fashion-mnist"``.
-        data_dir: folder with the four idx files, plain or gzipped, or with a folder ``<name>`` that holds them.
-            None: the environment variable EQUILAYERS_DATA.
+        data_dir: folder with the four idx files, plain or gzipped, or with a folder ``<name>`` that holds them. None:
+            the environment variable EQUILAYERS_DATA.
 
     Returns:
         Images ``(70000, 28, 28)`` and labels ``(70000,)``, both uint8, train first and t10k after.
 
     Raises:
-        FileNotFoundError: no folder given, or the folder or a file is missing.
-        ValueError: an unknown name, a damaged file, a wrong sum, or swapped files.
+        FileNotFoundError, ValueError: no folder or file; an unknown name, a damaged file, a wrong sum, swapped files.
     """
     check_name("load_arrays", name)
     parts = []
@@ -88,12 +78,7 @@ def load_arrays(
 
 
 def load_dataset(
-    name: str,
-    *,
-    data_dir: str | os.PathLike[str] | None = None,
-    download: bool = False,
-    seed: int = 0,
-    splits: tuple[int, int, int] | None = None,
+    name: str, *, data_dir: Folder = None, download: bool = False, seed: int = 0, splits: Sizes | None = None
 ) -> Dataset:
     r"""Load a data set by the study's protocol.
 
@@ -103,28 +88,25 @@ def load_dataset(
 
     Args:
         name: ``"digits"`` (scikit-learn's, 1617 images), ``"mnist"`` (63042) or ``"fashion-mnist"`` (63000).
-        data_dir: as for :func:`load_arrays`; not used for digits.
+        data_dir: as for `load_arrays`; not used for digits.
         download: fetch the files that are not there yet; not used for digits.
         seed: of the split, and of nothing else.
-        splits: ``(n_train, n_test, n_validation)``, each at least 1. None: the paper's 10,000 / 50,000 / 2,000,
-            for digits 900 / 517 / 200.
+        splits: ``(n_train, n_test, n_validation)``, each at least 1. None: the paper's 10,000 / 50,000 / 2,000, for
+            digits 900 / 517 / 200.
 
     Returns:
-        A :class:`Dataset` on the CPU, float32 images and int64 classes, H = W = 36 (digits: 12).
+        A `Dataset` on the CPU, float32 images and int64 classes, H = W = 36 (digits: 12).
 
     Raises:
-        ValueError: an unknown name, splits larger than the data, a training split of one value, or bad files.
+        ValueError, FileNotFoundError: as `load_arrays`; splits larger than the data, a training split of one value.
         TypeError: a seed or a split size that is not an int.
-        FileNotFoundError: as :func:`load_arrays`.
-        ConnectionError: ``download`` and no network.
-        ImportError: digits without scikit-learn.
+        ConnectionError, ImportError: ``download`` without network; digits without scikit-learn.
 
     Source: Moskalev, Sepliarskaia, Bekkers, Smeulders 2023, arXiv:2308.03904.
     """
     if name not in _PROTOCOLS:
-        raise ValueError(
-            f"load_dataset: expected name to be one of {list(DATASETS)}, got {name!r}. Choose one of these."
-        )
+        wanted = f"one of {list(DATASETS)}"
+        raise ValueError(f"load_dataset: expected name to be {wanted}, got {name!r}. Choose one of these.")
     protocol = _PROTOCOLS[name]
     sizes = protocol.splits if splits is None else splits
     _check_request(seed, sizes)
@@ -135,8 +117,11 @@ def load_dataset(
     mean, std = _moments(images[train], protocol)
 
     def make(index: NDArray[np.int64]) -> Split:
-        y = torch.from_numpy(labels[index].astype(np.int64))
-        return Split(_standardised(images[index], protocol, mean, std), y)
+        p, (height, width) = protocol.padding, images.shape[1:]
+        x = torch.zeros(len(index), 1, height + 2 * p, width + 2 * p, dtype=torch.float32, device="cpu")
+        x[:, 0, p : p + height, p : p + width] = torch.from_numpy(images[index])
+        x.div_(protocol.scale).sub_(mean).div_(std)  # in place: the test split of MNIST is a quarter of a gigabyte
+        return Split(x, torch.from_numpy(labels[index].astype(np.int64)))
 
     return Dataset(name, make(train), make(validation), make(test), mean, std)
 
@@ -145,15 +130,13 @@ def _digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     try:
         from sklearn.datasets import load_digits  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError as error:
-        raise ImportError(
-            "load_dataset: expected scikit-learn to be installed for 'digits', got no module sklearn. "
-            "Run `pip install equilayers[study]`."
-        ) from error
+        message = "load_dataset: expected scikit-learn to be installed for 'digits', got no module sklearn."
+        raise ImportError(f"{message} Run `pip install equilayers[study]`.") from error
     digits = load_digits()
     return digits.images.astype(np.uint8), digits.target.astype(np.uint8)
 
 
-def _check_request(seed: int, sizes: tuple[int, int, int]) -> None:
+def _check_request(seed: int, sizes: Sizes) -> None:
     # bool is an int to Python; here it is a slip.
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise TypeError(f"load_dataset: expected seed to be an int, got {seed!r}. Pass a whole number.")
@@ -164,17 +147,14 @@ def _check_request(seed: int, sizes: tuple[int, int, int]) -> None:
         raise ValueError(f"load_dataset: expected splits to be three ints of at least 1, got {sizes!r}. {hint}")
 
 
-def _split_indices(
-    name: str, labels: NDArray[np.uint8], sizes: tuple[int, int, int], seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the indices of train, test and validation, disjoint and without class 9."""
+def _split_indices(name: str, labels: NDArray[np.uint8], sizes: Sizes, seed: int) -> tuple[NDArray[np.int64], ...]:
+    r"""Return the indices of train, test and validation, disjoint and without class 9."""
     kept = np.flatnonzero(labels != DROPPED_CLASS)
     n_train, n_test, n_validation = sizes
     if sum(sizes) > len(kept):
-        raise ValueError(
-            f"load_dataset: expected splits to add up to at most the {len(kept)} images of {name} without class "
-            f"{DROPPED_CLASS}, got {n_train} + {n_test} + {n_validation} = {sum(sizes)}. Ask for fewer."
-        )
+        most = f"at most the {len(kept)} images of {name} without class {DROPPED_CLASS}"
+        got = f"{n_train} + {n_test} + {n_validation} = {sum(sizes)}"
+        raise ValueError(f"load_dataset: expected splits to add up to {most}, got {got}. Ask for fewer.")
     generator = torch.Generator(device="cpu").manual_seed(seed)
     order = kept[torch.randperm(len(kept), generator=generator, device="cpu").numpy()]
     # Validation before test: another test size then leaves what is trained and selected on as it was.
@@ -183,7 +163,7 @@ def _split_indices(
 
 
 def _moments(images: NDArray[np.uint8], protocol: _Protocol) -> tuple[float, float]:
-    """Return the mean and deviation of the images after scaling and zero-padding."""
+    r"""Return the mean and deviation of the images after scaling and zero-padding."""
     n, height, width = images.shape
     count = n * (height + 2 * protocol.padding) * (width + 2 * protocol.padding)
     # Zeros add nothing to either sum, so nothing is padded here; integers make both sums exact.
@@ -191,17 +171,6 @@ def _moments(images: NDArray[np.uint8], protocol: _Protocol) -> tuple[float, flo
     squares = int(np.square(images, dtype=np.uint16).sum(dtype=np.int64))
     variance = count * squares - total * total  # times count^2
     if variance == 0:
-        raise ValueError(
-            f"load_dataset: expected the training split to hold more than one pixel value, got {n} constant images. "
-            "Ask for a larger training split."
-        )
+        wanted, got = "the training split to hold more than one pixel value", f"{n} constant images"
+        raise ValueError(f"load_dataset: expected {wanted}, got {got}. Ask for a larger training split.")
     return total / count / protocol.scale, math.sqrt(variance) / count / protocol.scale
-
-
-def _standardised(images: NDArray[np.uint8], protocol: _Protocol, mean: float, std: float) -> torch.Tensor:
-    n, height, width = images.shape
-    p = protocol.padding
-    x = torch.zeros(n, 1, height + 2 * p, width + 2 * p, dtype=torch.float32, device="cpu")
-    x[:, 0, p : p + height, p : p + width] = torch.from_numpy(images)
-    # In place: the test split of MNIST is a quarter of a gigabyte.
-    return x.div_(protocol.scale).sub_(mean).div_(std)

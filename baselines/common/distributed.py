@@ -4,8 +4,6 @@ The gradient of a batch is the sum of those of its shares, so that two processes
 the rounding of that sum.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

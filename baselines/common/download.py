@@ -1,9 +1,7 @@
-"""Where the idx files of MNIST and Fashion-MNIST come from, where they lie, and what they must add up to.
+r"""Where the idx files of MNIST and Fashion-MNIST come from, where they lie, and what they must add up to.
 
 Sums are those of the unpacked bytes: compressing again changes the .gz file and leaves the data as it was.
 """
-
-from __future__ import annotations
 
 import hashlib
 import http.client
@@ -11,17 +9,13 @@ import os
 import urllib.request
 from pathlib import Path
 
+from baselines.common.files import write
 from baselines.common.idx import unpack, unpack_gzip
 
 ENVIRONMENT_VARIABLE = "EQUILAYERS_DATA"
 
 #: The four files of a data set: train images, train labels, t10k images, t10k labels.
-FILES: tuple[str, str, str, str] = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 #: MD5 of the unpacked bytes, in the order of FILES.
 CHECKSUMS: dict[str, tuple[str, str, str, str]] = {
@@ -51,13 +45,12 @@ _TIMEOUT_SECONDS = 60.0
 def download(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     r"""Fetch the four idx files of a data set and check their sums; files that are right already stay.
 
-    The files go to ``data_dir/<name>`` (the two data sets share their file names), or to ``data_dir``
-    when that is its name already. A file is written only after its sum was checked, and appears whole or not at all.
+    The files go to ``data_dir/<name>`` (the two data sets share their file names), or to ``data_dir`` when that is its
+    name already. A file is written only after its sum was checked.
 
     Args:
         name: ``"mnist"`` or ``"fashion-mnist"``.
-        data_dir: folder, made if it is missing. None: EQUILAYERS_DATA, and without that
-            ``equilayers`` in the user's cache folder.
+        data_dir: folder, made if it is missing. None: EQUILAYERS_DATA, else ``equilayers`` in the user's cache folder.
 
     Returns:
         The folder that holds the four files.
@@ -67,7 +60,8 @@ def download(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
         ValueError: an unknown name, or what came is not the file.
     """
     check_name("download", name)
-    given = given_folder(data_dir) or _cache_folder()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    given = given_folder(data_dir) or Path(cache) / "equilayers"
     for folder in _candidates(name, given):
         if all(_is_right(folder, file, md5) for file, md5 in zip(FILES, CHECKSUMS[name], strict=True)):
             return folder
@@ -77,16 +71,12 @@ def download(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
             url = f"{BASE_URLS[name].rstrip('/')}/{file}.gz"
             packed = _fetch(name, url)
             check_sum("download", name, file, unpack_gzip(packed, "download", url), url)
-            _write_whole(target / f"{file}.gz", packed)
+            write(target / f"{file}.gz", lambda path, packed=packed: path.write_bytes(packed))  # type: ignore[misc]
     return target
 
 
 def locate(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Path, ...]:
-    r"""Find the four files, in the order of FILES, in ``data_dir/<name>`` or ``data_dir``.
-
-    Args:
-        name: ``"mnist"`` or ``"fashion-mnist"``.
-        data_dir: the folder; None: EQUILAYERS_DATA.
+    r"""Find the four files, in the order of FILES, in ``data_dir/<name>`` or ``data_dir``; None: EQUILAYERS_DATA.
 
     Raises:
         FileNotFoundError: no folder given, a missing folder or a missing file; says both ways to get the data.
@@ -108,39 +98,38 @@ def locate(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[Path, ..
 
 
 def find_file(folder: Path, file: str) -> Path | None:
-    """Return the path of one of FILES in a folder, the gzipped one first, or None."""
+    r"""Return the path of one of FILES in a folder, the gzipped one first, or None."""
     # The gzipped one first: it is the one that download() can put right.
     return next((path for path in (folder / f"{file}.gz", folder / file) if path.is_file()), None)
 
 
 def check_name(caller: str, name: str) -> None:
-    """Raise a ValueError that lists the names when there are no idx files of this name."""
+    r"""Raise a ValueError that lists the names when there are no idx files of this name."""
     if name not in CHECKSUMS:
         raise ValueError(f"{caller}: expected name to be one of {list(CHECKSUMS)}, got {name!r}. Choose one of these.")
 
 
 def check_sum(caller: str, name: str, file: str, data: bytes, source: str) -> None:
-    """Raise a ValueError when the unpacked bytes are not those of ``file`` of data set ``name``; say whose they are."""
+    r"""Raise a ValueError when the unpacked bytes are not those of a file of a data set; say whose they are."""
     expected = CHECKSUMS[name][FILES.index(file)]
     found = _md5(data)
     if found == expected:
         return
     known = {md5: (other, of) for other, sums in CHECKSUMS.items() for of, md5 in zip(FILES, sums, strict=True)}
-    advice = "Fetch the file again."
+    hint = "Fetch the file again."
     if found in known:
         other, of = known[found]
-        same = other == name and of.partition("-")[2] == file.partition("-")[2]
-        advice = "train and t10k are swapped. Give the two files each other's name." if same else "Put it in its place."
-        found = f"{found}, which is {of} of {other}" + (":" if same else ".")
-    else:
-        found += "."
-    raise ValueError(
-        f"{caller}: expected {source} to be {file} of {name} (MD5 unpacked {expected}), got {found} {advice}"
-    )
+        found += f", which is {of} of {other}"
+        hint = "Put it in its place."
+        if other == name and of.partition("-")[2] == file.partition("-")[2]:
+            found += ": train and t10k are swapped"
+            hint = "Give the two files each other's name."
+    wanted = f"{source} to be {file} of {name} (MD5 unpacked {expected})"
+    raise ValueError(f"{caller}: expected {wanted}, got {found}. {hint}")
 
 
 def given_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    """Return the folder the user named, by argument or else by environment variable."""
+    r"""Return the folder the user named, by argument or else by environment variable."""
     named = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
     return None if named is None else Path(named).expanduser()
 
@@ -148,10 +137,6 @@ def given_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
 def _candidates(name: str, given: Path) -> tuple[Path, Path]:
     # The folder that bears the name goes first: the parent may hold the other data set's files.
     return given / name, given
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equilayers"
 
 
 def _no_data(name: str, expected: str, got: str) -> FileNotFoundError:
@@ -179,22 +164,8 @@ def _is_right(folder: Path, file: str, md5: str) -> bool:
 def _fetch(name: str, url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
-            content: bytes = answer.read()
-            return content
+            return bytes(answer.read())
     except (OSError, http.client.HTTPException) as error:
-        raise ConnectionError(
-            f"download: expected {url} to be reachable, got {error!r}. Check the network, or get the {name} files on "
-            f"another machine and pass --data-dir DIR or set {ENVIRONMENT_VARIABLE}."
-        ) from error
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a replacement is atomic only within one file system.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        way = f"get the {name} files on another machine and pass --data-dir DIR or set {ENVIRONMENT_VARIABLE}"
+        message = f"download: expected {url} to be reachable, got {error!r}. Check the network, or {way}."
+        raise ConnectionError(message) from error

@@ -1,10 +1,10 @@
-r"""How figures begin and are saved, and their colours."""
+r"""Empty figures, saving them, and their colours."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from baselines.common.files import write
 
@@ -25,6 +25,6 @@ def figure(width: float, height: float, dpi: float | None = 110) -> Figure:
     return made
 
 
-def save(made: Figure, path: Path) -> None:
-    r"""Write a figure as a PNG file, whole."""
-    write(path, partial(made.savefig, format="png"))
+def save(made: Figure, path: Path, **how: Any) -> None:
+    r"""Write a figure as a PNG file, whole; further arguments are those of `savefig`."""
+    write(path, partial(made.savefig, format="png", **how))

@@ -1,6 +1,4 @@
-"""The idx file format of MNIST and its siblings: a magic number, the sizes, then the bytes."""
-
-from __future__ import annotations
+r"""The idx file format of MNIST and its siblings: a magic number, the sizes, then the bytes."""
 
 import gzip
 import math
@@ -18,6 +16,7 @@ Kind = Literal["images", "labels"]
 #: The magic number says the element type (0x08: unsigned byte) and the number of axes.
 MAGIC: dict[Kind, int] = {"images": 0x00000803, "labels": 0x00000801}
 _GZIP_START = b"\x1f\x8b"
+_AGAIN = "Fetch the file again."
 
 
 def read_idx(path: str | os.PathLike[str], kind: Kind | None = None) -> NDArray[np.uint8]:
@@ -25,8 +24,7 @@ def read_idx(path: str | os.PathLike[str], kind: Kind | None = None) -> NDArray[
 
     Args:
         path: the file. A name that ends in ``.gz`` has to be gzipped; any other name may be.
-        kind: ``"images"`` (three axes) or ``"labels"`` (one axis). None: the file's name decides
-            (``images-idx3`` or ``labels-idx1``); a name that tells nothing lets both pass.
+        kind: ``"images"`` (three axes) or ``"labels"`` (one axis). None: as `kind_of` the file's name.
 
     Returns:
         Writable uint8 array, ``(N, H, W)`` for images and ``(N,)`` for labels.
@@ -41,14 +39,12 @@ def read_idx(path: str | os.PathLike[str], kind: Kind | None = None) -> NDArray[
 
 
 def kind_of(file_name: str) -> Kind | None:
-    """Tell from a file's name what it should hold; None when the name tells nothing."""
-    if "images-idx3" in file_name:
-        return "images"
-    return "labels" if "labels-idx1" in file_name else None
+    r"""Tell from a file's name what it should hold; None when the name tells nothing."""
+    return "images" if "images-idx3" in file_name else "labels" if "labels-idx1" in file_name else None
 
 
 def unpack(path: Path) -> bytes:
-    """Read a file and unpack it if it is gzipped; the errors are those of :func:`read_idx`."""
+    r"""Read a file and unpack it if it is gzipped; the errors are those of `read_idx`."""
     if not path.is_file():
         raise FileNotFoundError(f"read_idx: expected path to be a file, got {path}. Check the name.")
     raw = path.read_bytes()
@@ -59,19 +55,16 @@ def unpack(path: Path) -> bytes:
 
 
 def unpack_gzip(raw: bytes, caller: str, source: str) -> bytes:
-    """Unpack a gzip stream; ``who`` and ``source`` are named in the ValueError if it is not a whole one."""
+    r"""Unpack a gzip stream; the ValueError for one that is not whole names `caller` and `source`."""
     if not raw.startswith(_GZIP_START):
-        raise ValueError(
-            f"{caller}: expected {source} to be gzipped (to start with 1f 8b), got the first bytes "
-            f"'{raw[:4].hex(' ')}'. If it is unpacked already, take '.gz' off its name; otherwise fetch it again."
-        )
+        wanted, got = "gzipped (to start with 1f 8b)", f"the first bytes '{raw[:4].hex(' ')}'"
+        hint = "If it is unpacked already, take '.gz' off its name; otherwise fetch it again."
+        raise ValueError(f"{caller}: expected {source} to be {wanted}, got {got}. {hint}")
     try:
         return gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{caller}: expected {source} to be a whole gzip stream, got a corrupt one of {len(raw)} bytes ({error}). "
-            "Fetch the file again."
-        ) from error
+        got = f"a corrupt one of {len(raw)} bytes ({error})"
+        raise ValueError(f"{caller}: expected {source} to be a whole gzip stream, got {got}. {_AGAIN}") from error
 
 
 def parse_idx(data: bytes, source: str, kind: Kind | None = None) -> NDArray[np.uint8]:
@@ -86,40 +79,25 @@ def parse_idx(data: bytes, source: str, kind: Kind | None = None) -> NDArray[np.
         Read-only uint8 view of ``data``, ``(N, H, W)`` or ``(N,)``.
 
     Raises:
-        ValueError: as :func:`read_idx`.
+        ValueError: as `read_idx`.
     """
-    shape, start = _header(data, source, kind)
-    expected, found = math.prod(shape), len(data) - start
-    if found < expected:
-        raise ValueError(
-            f"read_idx: expected {source} to hold {expected} bytes of data for the shape {shape}, got {found}: "
-            "it is truncated. Fetch the file again."
-        )
-    if found > expected:
-        raise ValueError(
-            f"read_idx: expected {source} to end after {expected} bytes of data for the shape {shape}, got "
-            f"{found - expected} trailing bytes. Fetch the file again."
-        )
-    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
-
-
-def _header(data: bytes, source: str, kind: Kind | None) -> tuple[tuple[int, ...], int]:
-    """Return the shape and the offset of the first data byte."""
-    if len(data) < 4:
-        raise ValueError(
-            f"read_idx: expected {source} to start with a magic number of 4 bytes, got {len(data)} bytes: "
-            "it is truncated. Fetch the file again."
-        )
+    size = len(data)
+    if size < 4:
+        raise _refused(source, "start with a magic number of 4 bytes", f"{size} bytes: it is truncated")
     (magic,) = struct.unpack(">I", data[:4])
     _check_magic(magic, source, kind)
     axes = magic & 0xFF
     start = 4 + 4 * axes
-    if len(data) < start:
-        raise ValueError(
-            f"read_idx: expected {source} to have a header of {start} bytes, got {len(data)} bytes: "
-            "it is truncated. Fetch the file again."
-        )
-    return struct.unpack(f">{axes}I", data[4:start]), start
+    if size < start:
+        raise _refused(source, f"have a header of {start} bytes", f"{size} bytes: it is truncated")
+    shape = struct.unpack(f">{axes}I", data[4:start])
+    expected, found = math.prod(shape), size - start
+    content = f"{expected} bytes of data for the shape {shape}"
+    if found < expected:
+        raise _refused(source, f"hold {content}", f"{found}: it is truncated")
+    if found > expected:
+        raise _refused(source, f"end after {content}", f"{found - expected} trailing bytes")
+    return np.frombuffer(data, dtype=np.uint8, offset=start).reshape(shape)
 
 
 def _check_magic(magic: int, source: str, kind: Kind | None) -> None:
@@ -127,13 +105,13 @@ def _check_magic(magic: int, source: str, kind: Kind | None) -> None:
     allowed: tuple[Kind, ...] = ("images", "labels") if kind is None else (kind,)
     if names.get(magic) in allowed:
         return
-    wanted = " or ".join(f"0x{MAGIC[name]:08x} ({name})" for name in allowed)
+    wanted = "have the magic number " + " or ".join(f"0x{MAGIC[name]:08x} ({name})" for name in allowed)
+    got, hint = f"0x{magic:08x}", "This is no idx file of unsigned bytes; fetch it again."
     if magic in names:
-        raise ValueError(
-            f"read_idx: expected {source} to have the magic number {wanted}, got 0x{magic:08x} ({names[magic]}): "
-            "images and labels are swapped. Give the two files each other's name."
-        )
-    raise ValueError(
-        f"read_idx: expected {source} to have the magic number {wanted}, got 0x{magic:08x}. "
-        "This is no idx file of unsigned bytes; fetch it again."
-    )
+        got += f" ({names[magic]}): images and labels are swapped"
+        hint = "Give the two files each other's name."
+    raise _refused(source, wanted, got, hint)
+
+
+def _refused(source: str, wanted: str, got: str, hint: str = _AGAIN) -> ValueError:
+    return ValueError(f"read_idx: expected {source} to {wanted}, got {got}. {hint}")

@@ -1,7 +1,5 @@
 r"""The runner of all commands: jobs are carried out in this process or in a pool, with a progress bar and resuming."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import os
@@ -9,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -23,24 +22,18 @@ Result = dict[str, Any]
 
 
 class Job(Protocol):
-    r"""Something that takes a known number of steps; it is pickled to travel to another process."""
+    r"""Something that takes a known number of steps; it is pickled to be sent to another process."""
 
     @property
-    def steps(self) -> int:
-        r"""How many steps it takes."""
-        ...
+    def steps(self) -> int: ...
 
-    def carry_out(self, advance: Advance) -> Any:
-        r"""Its result; the number of each finished step is told."""
-        ...
+    def carry_out(self, advance: Advance) -> Any: ...
 
 
 class StoredJob(Job, Protocol):
-    r"""A job that leaves its result in a folder."""
+    r"""A job that writes its result to a file; `finished` reads the one of an earlier invocation, or is None."""
 
-    def finished(self) -> Any:
-        r"""The result that an earlier invocation left, or None."""
-        ...
+    def finished(self) -> Any: ...
 
 
 J = TypeVar("J", bound=Job)
@@ -48,19 +41,15 @@ S = TypeVar("S", bound=StoredJob)
 
 
 class Executor(Protocol):
-    r"""Where jobs are carried out."""
+    r"""Carries out jobs: yields each with its result as it finishes, and calls `progress(step, job)` meanwhile."""
 
-    def results(self, jobs: Sequence[J], progress: Callable[[int, J], object]) -> Iterator[tuple[J, Any]]:
-        r"""The jobs and their results in the order they finish; `progress(step, job)` is called meanwhile."""
-        ...
+    def results(self, jobs: Sequence[J], progress: Callable[[int, J], object]) -> Iterator[tuple[J, Any]]: ...
 
 
-def carry_out(
-    jobs: Sequence[J], executor: Executor, console: Console, title: str, *, quiet: bool = False
-) -> Iterator[tuple[J, Any]]:
+def carry_out(jobs: Sequence[J], executor: Executor, console: Console, title: str) -> Iterator[tuple[J, Any]]:
     r"""The jobs and their results in the order they finish, under one progress bar."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet)
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=console.quiet)
     steps = dict.fromkeys(jobs, 0)
     with bar:
         task = bar.add_task(title, total=sum(job.steps for job in jobs))
@@ -92,12 +81,15 @@ def nested_results(jobs: Sequence[StoredJob], advance: Advance, *, resume: bool)
     return results
 
 
-def stored_result(caller: str, path: Path, settings: Result) -> Result | None:
-    r"""The result in a file, or None without the file.
+def settings_of(run: Any, format_: int, **more: Any) -> Result:
+    r"""Everything that the result of a run depends on, as JSON; where the files lie is not part of it."""
+    settings = asdict(run)
+    del settings["data_dir"]
+    return {"format": format_, "torch": torch.__version__.split("+")[0], **settings, **more}
 
-    Raises:
-        ValueError: it is of other settings, or no JSON.
-    """
+
+def stored_result(caller: str, path: Path, settings: Result) -> Result | None:
+    r"""The result in a file, or None without the file; ValueError where it is of other settings, or no JSON."""
     if not path.exists():
         return None
     result = read_json(path)

@@ -1,7 +1,5 @@
 r"""Tables for the terminal and in Markdown, and their cells."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -11,7 +9,12 @@ from rich.table import Table
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     r"""The lines of a Markdown table, without a newline at the end."""
-    return "\n".join([row_line(head), f"|{'---|' * len(head)}", *map(row_line, rows)])
+    return "\n".join([head_lines(head), *map(row_line, rows)])
+
+
+def head_lines(head: Sequence[str]) -> str:
+    r"""The two lines that a Markdown table begins with."""
+    return f"{row_line(head)}\n|{'---|' * len(head)}"
 
 
 def row_line(cells: Sequence[str]) -> str:

@@ -1,21 +1,30 @@
-r"""What the commands have in common: required packages, numbers of the command line, and where they print."""
-
-from __future__ import annotations
+r"""What the commands have in common: options, required packages, and where they print."""
 
 import argparse
 import importlib.util
 import platform
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from baselines.common.data import DATASETS
+
+
+def add_training_arguments(
+    parser: argparse.ArgumentParser, command: str, *, epochs: str = "the protocol's", data: bool = True
+) -> None:
+    r"""Add the options of every command that trains: `--data`, `--data-dir`, `--epochs`, `--out` and `--resume`."""
+    if data:
+        parser.add_argument("--data", choices=DATASETS, default="digits", help="data set (default: digits, built in)")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the idx files; else EQUILAYERS_DATA")
+    parser.add_argument("--epochs", type=positive, help=f"passes over the training split (default: {epochs})")
+    parser.add_argument("--out", type=Path, default=Path("runs", command), help="folder of the results")
+    parser.add_argument("--resume", action="store_true", help="keep what is finished in --out")
+
 
 def require(caller: str, *modules: str) -> None:
-    r"""Check that packages of the extra are installed, before hours are spent on what needs them.
-
-    Raises:
-        ImportError: one is not.
-    """
+    r"""ImportError where a package of the extra is not installed, before hours are spent on what needs it."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             hint = "pip install 'equilayers[study]'."
@@ -37,14 +46,11 @@ def console_of_output() -> Console:
 
 def this_machine() -> dict[str, str]:
     r"""Processor and versions, to stand beside results."""
-    return {
-        "processor": _processor(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    return {"processor": processor(), "python": platform.python_version(), "torch": torch.__version__}
 
 
-def _processor() -> str:
+def processor() -> str:
+    r"""The model name of the processor."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -1,1 +1,1 @@
-r"""Rotated MNIST: command and runs (what is trained and kept), data, models, and curves of the error over angles."""
+r"""Rotated MNIST: command and runs (what is trained on and kept), models, and curves of the error over angles."""

@@ -1,18 +1,16 @@
 r"""Rotated MNIST: plain, group-equivariant and harmonic networks of equal size, beside published errors."""
 
-from __future__ import annotations
-
 import argparse
+import itertools
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import mean
 
 from baselines.common.figures import save
 from baselines.common.files import writable_folder, write_json, write_text
 from baselines.common.runner import Result, all_results, pool
 from baselines.common.tables import markdown_table, mean_cell, rich_table
-from baselines.common.terminal import console_of_output, positive, require, this_machine
+from baselines.common.terminal import add_training_arguments, console_of_output, positive, require, this_machine
 from baselines.rotmnist.curves import drawing, invariance_curves
 from baselines.rotmnist.models import MODELS
 from baselines.rotmnist.runs import EPOCHS, RotMnistJob, Run
@@ -30,14 +28,11 @@ PUBLISHED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     r"""The options of `python -m baselines rotmnist`."""
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of MNIST's idx files; else EQUILAYERS_DATA")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="default: all")
     parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="runs of each network (default: 1)")
-    parser.add_argument("--epochs", type=positive, default=EPOCHS, help=f"passes over the data (default: {EPOCHS})")
     parser.add_argument("--validate", action="store_true", help="train on 10,000 and test on the 2,000 held out")
     parser.add_argument("--workers", type=positive, default=os.cpu_count() or 1, help="trainings side by side")
-    parser.add_argument("--out", type=Path, default=Path("runs/rotmnist"), help="folder of the results")
-    parser.add_argument("--resume", action="store_true", help="keep what is finished in --out, go on with the rest")
+    add_training_arguments(parser, "rotmnist", epochs=str(EPOCHS), data=False)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -45,9 +40,8 @@ def main(args: argparse.Namespace) -> None:
     require("rotmnist", "matplotlib")
     console = console_of_output()
     out = writable_folder(args.out, "rotmnist")
-    runs = [
-        Run(name, seed, args.epochs, args.validate, args.data_dir) for seed in range(args.seeds) for name in args.models
-    ]
+    epochs, kinds = args.epochs or EPOCHS, itertools.product(range(args.seeds), args.models)
+    runs = [Run(name, seed, epochs, args.validate, args.data_dir) for seed, name in kinds]
     jobs = [RotMnistJob(run, out / "runs") for run in runs]
     if not args.resume:
         for job in jobs:

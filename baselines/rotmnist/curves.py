@@ -1,4 +1,4 @@
-r"""How far the trained networks of `python -m baselines rotmnist` are from invariant, at every angle."""
+r"""Invariance error of the networks of `python -m baselines rotmnist` over the rotation angle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from baselines.common.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, figure
 from baselines.rotmnist.models import build
-from baselines.rotmnist.runs import Run, data_of, load_checkpoint
+from baselines.rotmnist.runs import Run, digits_of, load_checkpoint
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def invariance_curves(runs: list[Run], out: Path) -> dict[str, RotationErrorCurv
             continue
         model = build(run.model, run.seed)
         model.load_state_dict(load_checkpoint(path, run)["model"])
-        found[run.model] = rotation_error_curve(model, data_of(run)[1].x[:DIGITS], ANGLES)
+        _, test = digits_of(run.data_dir, run.validate)
+        found[run.model] = rotation_error_curve(model, test.x[:DIGITS], ANGLES)
     return found
 
 
@@ -47,6 +48,6 @@ def drawing(found: Mapping[str, RotationErrorCurve]) -> Figure:
         axes.plot(curve.angles, curve.error, dash, color=colour, linewidth=1.8, label=name)
         axes.plot(curve.angles, curve.floor, ":", color=colour, linewidth=1)
     axes.set(xlabel="degrees", ylabel="relative change of the logits", xticks=range(0, 181, 45), ylim=(0, None))
-    axes.set_title("A digit of the test set is turned; dotted: what interpolating it there and back does", fontsize=10)
+    axes.set_title("A digit of the test set is rotated; dotted: what interpolating it there and back does", fontsize=10)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return made

@@ -1,26 +1,25 @@
-r"""The trainings of `python -m baselines rotmnist`: what one is, how it goes on after a kill, and what is kept."""
+r"""The trainings of `python -m baselines rotmnist`: their data, what one is, and how it goes on after a kill."""
 
-from __future__ import annotations
-
-import functools
 import time
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.common.data import load_arrays
 from baselines.common.files import write, write_json
-from baselines.common.runner import Advance, Result, stored_result
-from baselines.rotmnist.data import Digits, rotated_mnist
+from baselines.common.runner import Advance, Result, settings_of, stored_result
 from baselines.rotmnist.models import build, parameters
+from equilayers.functional import rotate
 
 FORMAT = 1  # of a result; a change of what a training means or measures makes it another
 EPOCHS, BATCH, LR, DECAY = 40, 64, 1e-2, 1e-4
 TEST_BATCH = 500
+SIZES = (10_000, 2_000, 50_000)  # train, validation, test
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,8 @@ class Run:
         return f"{self.model}-seed{self.seed}{'-validation' if self.validate else ''}"
 
     def settings(self) -> Result:
-        r"""Everything the result depends on; where the files lie is not part of it."""
-        settings = asdict(self)
-        del settings["data_dir"]
-        recipe = {"batch": BATCH, "lr": LR, "decay": DECAY}
-        return {"format": FORMAT, "torch": torch.__version__.split("+")[0], **settings, **recipe}
+        r"""Everything the result depends on."""
+        return settings_of(self, FORMAT, batch=BATCH, lr=LR, decay=DECAY)
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,7 @@ class RotMnistJob:
         return self.run.epochs
 
     def finished(self) -> Result | None:
-        r"""The result of an earlier invocation, or None.
-
-        Raises:
-            ValueError: there is one, but of other settings.
-        """
+        r"""The result of an earlier invocation, or None; ValueError where it is of other settings."""
         return stored_result("rotmnist", self.out / f"{self.run.name}.json", self.run.settings())
 
     def discard(self) -> None:
@@ -72,7 +64,7 @@ class RotMnistJob:
     def carry_out(self, advance: Advance) -> Result:
         r"""Train from the last checkpoint on, and test."""
         checkpoint = self.out / f"{self.run.name}.pt"
-        train, test = data_of(self.run)
+        train, test = digits_of(self.run.data_dir, self.run.validate)
         model = build(self.run.model, self.run.seed)
         seconds = _train(model, train, self.run, checkpoint, advance)
         started = time.process_time()
@@ -90,14 +82,39 @@ class RotMnistJob:
         return result
 
 
-def data_of(run: Run) -> tuple[Digits, Digits]:
-    r"""What it learns from, and what it is tested on; the same digits and angles for every network and seed."""
-    return digits_of(run.data_dir, run.validate)
+class Digits(NamedTuple):
+    r"""Images (N, 1, 28, 28), standardised, and their classes (N,), 0..9."""
+
+    x: Tensor
+    y: Tensor
+
+
+def rotated_mnist(data_dir: str | None, seed: int = 0, sizes: tuple[int, int, int] = SIZES) -> list[Digits]:
+    r"""Shuffle MNIST's 70,000 digits, rotate each by a uniform angle (bicubic), and split them.
+
+    The protocol of Larochelle et al. 2007, made anew: other digits, other angles, the same numbers of them.
+
+    Args:
+        data_dir: folder of the idx files; None: EQUILAYERS_DATA.
+        seed: of the order and the angles.
+        sizes: of the splits, train, validation and test.
+    """
+    images, labels = load_arrays("mnist", data_dir)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)[: sum(sizes)]
+    angles = 360 * torch.rand(len(order), generator=generator, dtype=torch.float64)
+    x = torch.from_numpy(images)[order, None].float() / 255
+    rotated = torch.stack([rotate(image, float(angle), "bicubic") for image, angle in zip(x, angles, strict=True)])
+    rotated = rotated.clamp(0, 1)
+    train = rotated[: sizes[0]]
+    standard = (rotated - train.mean()) / train.std()
+    y = torch.from_numpy(labels)[order].long()
+    return [Digits(*pair) for pair in zip(standard.split(sizes), y.split(sizes), strict=True)]
 
 
 @lru_cache(maxsize=1)
 def digits_of(data_dir: str | None, validate: bool) -> tuple[Digits, Digits]:
-    r"""10,000 digits and the 2,000 held out, or those 12,000 and the 50,000 to be tested on."""
+    r"""10,000 digits and the 2,000 held out, or those 12,000 and the 50,000 to be tested on, for every seed."""
     train, validation, test = rotated_mnist(data_dir)
     if validate:
         return train, validation
@@ -111,7 +128,13 @@ def _train(model: nn.Module, data: Digits, run: Run, checkpoint: Path, advance: 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     generator = torch.Generator().manual_seed(run.seed)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    done, seconds = _restore(checkpoint, run, parts, generator)
+    done, seconds = 0, 0.0
+    if checkpoint.exists():
+        kept = load_checkpoint(checkpoint, run)
+        for name, part in parts.items():
+            part.load_state_dict(kept[name])
+        generator.set_state(kept["generator"])
+        done, seconds = kept["epoch"], kept["seconds"]
     for epoch in range(done + 1, run.epochs + 1):
         started = time.process_time()
         model.train()
@@ -123,22 +146,10 @@ def _train(model: nn.Module, data: Digits, run: Run, checkpoint: Path, advance: 
             schedule.step()
         seconds += time.process_time() - started
         state = {name: part.state_dict() for name, part in parts.items()}
-        kept = {**state, "generator": generator.get_state(), "epoch": epoch, "seconds": seconds}
-        kept["settings"] = run.settings()
-        write(checkpoint, functools.partial(torch.save, kept))
+        state |= {"generator": generator.get_state(), "epoch": epoch, "seconds": seconds, "settings": run.settings()}
+        write(checkpoint, partial(torch.save, state))
         advance(epoch)
     return seconds
-
-
-def _restore(checkpoint: Path, run: Run, parts: dict[str, Any], generator: torch.Generator) -> tuple[int, float]:
-    r"""Put back what a checkpoint of the same settings holds; the epochs done, and their processor seconds."""
-    if not checkpoint.exists():
-        return 0, 0.0
-    kept = load_checkpoint(checkpoint, run)
-    for name, part in parts.items():
-        part.load_state_dict(kept[name])
-    generator.set_state(kept["generator"])
-    return kept["epoch"], kept["seconds"]
 
 
 def load_checkpoint(path: Path, run: Run) -> dict[str, Any]:
@@ -154,7 +165,5 @@ def wrong_answers(model: nn.Module, data: Digits) -> int:
     r"""How many digits get another class than theirs."""
     model.eval()
     with torch.no_grad():
-        wrong: list[Tensor] = [
-            (model(x).argmax(1) != y).sum() for x, y in zip(*(part.split(TEST_BATCH) for part in data), strict=True)
-        ]
-    return int(sum(wrong))
+        classes = torch.cat([model(x).argmax(1) for x in data.x.split(TEST_BATCH)])
+    return int((classes != data.y).sum())

@@ -1,20 +1,20 @@
 r"""Shift invariance shown: max, blur and polyphase pooling on a toy signal, in a detector and in a segmentor."""
 
-from __future__ import annotations
-
 import argparse
+import itertools
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from baselines.common.data import DATASETS, load_dataset
+from baselines.common.data import load_dataset
+from baselines.common.figures import save
 from baselines.common.files import writable_folder, write_json, write_text
 from baselines.common.runner import SerialExecutor, all_results
-from baselines.common.terminal import console_of_output, positive, require, this_machine
+from baselines.common.tables import rich_table
+from baselines.common.terminal import add_training_arguments, console_of_output, positive, require, this_machine
 from baselines.shift.models import KINDS, TASKS
 from baselines.shift.runs import PROTOCOLS, Run, ShiftJob
-from baselines.shift.tables import markdown, rich_tables, verdict
+from baselines.shift.tables import markdown, tables, verdict
 from baselines.shift.toy_signal import toy_rows, toy_table
 
 FIGURES = ("toy.png", "accuracy.png", "probability.png", "segmentation.png")
@@ -23,18 +23,10 @@ SAMPLES = 1000  # scenes of the consistency, or as many as there are
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     r"""The options of `python -m baselines shift`."""
-    parser.add_argument("--data", choices=DATASETS, default="digits", help="data set (default: digits, built in)")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of the idx files; else EQUILAYERS_DATA")
-    parser.add_argument("--epochs", type=positive, help="passes over the training split (default: the protocol's)")
+    add_training_arguments(parser, "shift")
     parser.add_argument("--seeds", type=positive, default=1, metavar="N", help="runs of each kind (default: 1)")
-    parser.add_argument(
-        "--consistency-samples",
-        type=positive,
-        metavar="N",
-        help=f"test scenes under two random shifts each (default: {SAMPLES}, or all of fewer)",
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/shift"), help="folder of the results")
-    parser.add_argument("--resume", action="store_true", help="keep the finished runs found in --out")
+    scenes = f"test scenes under two random shifts each (default: {SAMPLES}, or all of fewer)"
+    parser.add_argument("--consistency-samples", type=positive, metavar="N", help=scenes)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -54,13 +46,14 @@ def main(args: argparse.Namespace) -> None:
         "toy": [asdict(row) for row in toy_rows()],
         "runs": results,
     }
-    from baselines.shift.figures import draw
+    from baselines.shift.figures import drawings
 
-    draw(out, results)
+    for name, drawn in drawings(results).items():
+        save(drawn, out / f"{name}.png")
     write_text(out / "shift.md", markdown(summary))
     write_json(out / "shift.json", summary)
-    for table in rich_tables(results):
-        console.print(table)
+    for table in tables(results):
+        console.print(rich_table(*table))
     for line in verdict(results):
         console.print(line)
     files = f"shift.json, shift.md and {', '.join(FIGURES)}"
@@ -70,11 +63,7 @@ def main(args: argparse.Namespace) -> None:
 def runs_of(
     data: str, data_dir: str | None, epochs: int | None, seeds: int, consistency_samples: int | None
 ) -> list[Run]:
-    r"""The runs on a data set; what is None is the protocol's.
-
-    Raises:
-        ValueError: more scenes than there are.
-    """
+    r"""The runs on a data set; what is None is the protocol's. ValueError for more scenes than there are."""
     protocol = PROTOCOLS[data]
     there = protocol.splits[1]
     samples = consistency_samples or min(SAMPLES, there)
@@ -82,9 +71,5 @@ def runs_of(
         most = f"at most the {there} test scenes of {data}"
         raise ValueError(f"shift: expected --consistency-samples to be {most}, got {samples}. Ask for fewer.")
     each = {"detector": epochs or protocol.detector_epochs, "segmentor": epochs or protocol.segmentor_epochs}
-    return [
-        Run(data, data_dir, task, kind, seed, each[task], samples)
-        for seed in range(seeds)
-        for task in TASKS
-        for kind in KINDS
-    ]
+    kinds = itertools.product(range(seeds), TASKS, KINDS)
+    return [Run(data, data_dir, task, kind, seed, each[task], samples) for seed, task, kind in kinds]

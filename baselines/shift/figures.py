@@ -1,9 +1,5 @@
 r"""The figures of `python -m baselines shift`."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -11,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from baselines.common.figures import BLUE, GREEN, VERMILLION, figure, save
+from baselines.common.figures import BLUE, GREEN, VERMILLION, figure
 from baselines.common.runner import Result
 from baselines.shift.models import KINDS
 from baselines.shift.scenes import MOTIONS
@@ -28,21 +24,11 @@ CLASSES = ListedColormap(
 )
 
 
-def draw(out: Path, results: list[Result]) -> None:
-    r"""All figures, as PNG files in the folder."""
-    for name, drawn in drawings(results).items():
-        save(drawn, out / f"{name}.png")
-
-
 def drawings(results: list[Result]) -> dict[str, Figure]:
     r"""All figures, by name."""
     detectors, segmentors = grouped(results, "detector"), grouped(results, "segmentor")
-    return {
-        "toy": toy(),
-        "accuracy": accuracy(detectors),
-        "probability": probability(detectors),
-        "segmentation": segmentation(segmentors),
-    }
+    drawn = toy(), accuracy(detectors), probability(detectors), segmentation(segmentors)
+    return dict(zip(("toy", "accuracy", "probability", "segmentation"), drawn, strict=True))
 
 
 def toy() -> Figure:

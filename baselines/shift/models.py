@@ -3,8 +3,6 @@ r"""A detector and a segmentor with three kinds of subsampling, alike in everyth
 All convolutions and maxima wrap around, so that a cyclic shift loses nothing but what subsampling loses.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 r"""The runs of `python -m baselines shift`: what one is, how it trains, and what is kept of it."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from baselines.common.data import load_dataset
 from baselines.common.files import write_json
-from baselines.common.runner import Advance, Result, stored_result
+from baselines.common.runner import Advance, Result, settings_of, stored_result
 from baselines.shift.measures import consistencies, measure_detector, measure_segmentor
 from baselines.shift.models import build
 from baselines.shift.scenes import MOTIONS, Layout, Scenes, random_windows, scenes
@@ -63,12 +61,10 @@ class Run:
         return f"{self.data}-{self.task}-{self.kind}-seed{self.seed}"
 
     def settings(self) -> Result:
-        r"""Everything the result depends on, as JSON; where the files lie is not part of it."""
-        settings: Result = asdict(self)
-        del settings["data_dir"]
+        r"""Everything the result depends on."""
         protocol = asdict(PROTOCOLS[self.data])
         protocol = {key: list(value) if isinstance(value, tuple) else value for key, value in protocol.items()}
-        return {"format": FORMAT, "torch": torch.__version__.split("+")[0], **settings, "protocol": protocol}
+        return settings_of(self, FORMAT, protocol=protocol)
 
 
 @lru_cache(maxsize=1)
@@ -98,27 +94,21 @@ class ShiftJob:
         return self.run.epochs
 
     def finished(self) -> Result | None:
-        r"""The result of an earlier invocation, or None.
-
-        Raises:
-            ValueError: there is one, but of other settings.
-        """
+        r"""The result of an earlier invocation, or None; ValueError where it is of other settings."""
         result = stored_result("shift", self.path, self.run.settings())
         if result is not None and not {"circular", "cropped"} <= result.keys():
-            raise ValueError(
-                f"shift: expected {self.path} to hold a run's measures, got another file. Delete the file."
-            )
+            got = "another file. Delete the file."
+            raise ValueError(f"shift: expected {self.path} to hold a run's measures, got {got}")
         return result
 
     def carry_out(self, advance: Advance) -> Result:
         r"""Train, and measure before and after."""
-        result = measured(self.run, advance)
+        result = _measured(self.run, advance)
         write_json(self.path, result)
         return result
 
 
-def measured(run: Run, advance: Advance) -> Result:
-    r"""The measures of a network before and after its training."""
+def _measured(run: Run, advance: Advance) -> Result:
     protocol = PROTOCOLS[run.data]
     x, labels, y, test, classes = data_of(run.data, run.data_dir, run.seed)
     with torch.random.fork_rng(devices=[]):

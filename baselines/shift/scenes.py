@@ -32,12 +32,9 @@ class Layout:
         return self.window + self.shifts - 1
 
 
-# eq=False: comparing tensors gives tensors.
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # comparing tensors gives tensors
 class Scenes:
-    r"""Canvases x (N, L, L), float32; the class of each pixel, labels (N, L, L), int64, 0 the background, k + 1 the
-    digit k; and the digits y (N,), int64.
-    """
+    r"""Canvases x (N, L, L); the class of each pixel, labels (N, L, L), 0 background, k + 1 digit k; digits y (N,)."""
 
     layout: Layout
     x: Tensor
@@ -77,9 +74,8 @@ def scenes(split: Split, data: Dataset, layout: Layout, generator: torch.Generat
     x = NOISE * torch.randn(count, side, side, generator=generator)
     labels = torch.zeros(count, side, side, dtype=torch.int64)
     low, high = layout.shifts - 1, layout.window - layout.digit
-    rows, columns = (
-        torch.randint(low, high + 1, (count, 1), generator=generator) + torch.arange(layout.digit) for _ in range(2)
-    )
+    drawn = (torch.randint(low, high + 1, (count, 1), generator=generator) for _ in range(2))
+    rows, columns = (first + torch.arange(layout.digit) for first in drawn)
     at = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
     x[at] += digits
     labels[at] = torch.where(digits >= INK, split.y[:, None, None] + 1, 0)

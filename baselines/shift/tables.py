@@ -1,39 +1,38 @@
 r"""The measures of `python -m baselines shift` as tables and in words."""
 
-from __future__ import annotations
-
 import statistics
+from collections.abc import Iterator
 from typing import Any
 
-from rich.table import Table
-
 from baselines.common.runner import Result
-from baselines.common.tables import markdown_table, mean_cell, rich_table
+from baselines.common.tables import markdown_table, mean_cell
 from baselines.shift.models import TASKS
 from baselines.shift.scenes import MOTIONS
 from baselines.shift.toy_signal import toy_markdown
 
-SECONDS = "training s"
+Column = tuple[str, tuple[str, ...], float, str]  # title, keys of the number in a run's result, unit factor, format
+SECONDS: Column = ("training s", ("training_seconds",), 1, ".0f")
 ROUNDING = 1e-5  # of float32 through a few layers; what is above is no rounding
 
-#: For each task the columns: title, where it stands in a run's result, unit factor, format.
-COLUMNS: dict[str, list[tuple[str, tuple[str, ...], float, str]]] = {
+
+def _both(title: str, factor: float, form: str, *keys: str) -> list[Column]:
+    r"""A column for each motion, which stands where the keys have an empty one."""
+    heads = zip((f"{title}, circular", "cropped"), MOTIONS, strict=True)
+    return [(head, tuple(key or motion for key in keys), factor, form) for head, motion in heads]
+
+
+COLUMNS: dict[str, list[Column]] = {
     "detector": [
-        ("accuracy %, circular", ("circular", "accuracy"), 100, ".1f"),
-        ("cropped", ("cropped", "accuracy"), 100, ".1f"),
-        ("same class %, circular", ("consistency", "circular"), 100, ".1f"),
-        ("cropped", ("consistency", "cropped"), 100, ".1f"),
-        ("largest wobble, circular", ("circular", "largest_wobble"), 1, ".2g"),
-        ("cropped", ("cropped", "largest_wobble"), 1, ".2g"),
+        *_both("accuracy %", 100, ".1f", "", "accuracy"),
+        *_both("same class %", 100, ".1f", "consistency", ""),
+        *_both("largest wobble", 1, ".2g", "", "largest_wobble"),
         ("untrained, circular", ("largest_wobble_at_initialisation", "circular"), 1, ".1g"),
     ],
     "segmentor": [
         ("digit pixels right %", ("circular", "digit_pixel_accuracy"), 100, ".1f"),
         ("all pixels", ("circular", "pixel_accuracy"), 100, ".1f"),
-        ("changed digit pixels %, circular", ("circular", "changed_digit_pixels"), 100, ".1f"),
-        ("cropped", ("cropped", "changed_digit_pixels"), 100, ".1f"),
-        ("relative error, circular", ("circular", "mean_error"), 1, ".2g"),
-        ("cropped", ("cropped", "mean_error"), 1, ".2g"),
+        *_both("changed digit pixels %", 100, ".1f", "", "changed_digit_pixels"),
+        *_both("relative error", 1, ".2g", "", "mean_error"),
         ("untrained, circular", ("largest_error_at_initialisation", "circular"), 1, ".1g"),
     ],
 }
@@ -48,43 +47,29 @@ def grouped(results: list[Result], task: str) -> dict[str, list[Result]]:
     return rows
 
 
-def cell(runs: list[Result], path: tuple[str, ...], factor: float, form: str) -> str:
-    r"""The mean of a measure, and its standard deviation over more than one seed."""
-    return mean_cell([reach(run, path) for run in runs], form, factor)
+def rows_of(results: list[Result], task: str, *more: Column) -> list[list[str]]:
+    r"""One row for each kind of pooling: the means of COLUMNS and of more columns, and their deviations over seeds."""
+    columns = [*COLUMNS[task], *more]
+    return [
+        [kind, *(mean_cell([_number(run, keys) for run in runs], form, factor) for _, keys, factor, form in columns)]
+        for kind, runs in grouped(results, task).items()
+    ]
 
 
-def reach(result: Result, path: tuple[str, ...]) -> float:
-    r"""The number at a path of keys."""
-    value: Any = result
-    for key in path:
+def _number(value: Any, keys: tuple[str, ...]) -> float:
+    for key in keys:
         value = value[key]
     return float(value)
 
 
-def measures_of(results: list[Result], task: str) -> list[list[str]]:
-    r"""One row for each kind of pooling, without titles."""
-    return [
-        [kind, *(cell(runs, *column[1:]) for column in COLUMNS[task])] for kind, runs in grouped(results, task).items()
-    ]
+def titles(task: str, *more: Column) -> list[str]:
+    r"""The titles of `rows_of`."""
+    return [task, *(column[0] for column in (*COLUMNS[task], *more))]
 
 
-def rows_of(results: list[Result], task: str) -> list[list[str]]:
-    r"""The same with the seconds of training."""
-    kinds = grouped(results, task).values()
-    return [
-        [*row, cell(runs, ("training_seconds",), 1, ".0f")]
-        for row, runs in zip(measures_of(results, task), kinds, strict=True)
-    ]
-
-
-def titles(task: str) -> list[str]:
-    r"""The titles of `measures_of`."""
-    return [task, *(column[0] for column in COLUMNS[task])]
-
-
-def rich_tables(results: list[Result]) -> list[Table]:
-    r"""The tables for the terminal."""
-    return [rich_table([*titles(task), SECONDS], rows_of(results, task)) for task in TASKS]
+def tables(results: list[Result]) -> Iterator[tuple[list[str], list[list[str]]]]:
+    r"""Head and rows for each task, with the seconds of training."""
+    return ((titles(task, SECONDS), rows_of(results, task, SECONDS)) for task in TASKS)
 
 
 def verdict(results: list[Result]) -> list[str]:
@@ -96,25 +81,19 @@ def verdict(results: list[Result]) -> list[str]:
         )
         wobble = max(run["circular"]["largest_wobble"] for run in runs)
         cropped = statistics.fmean(run["consistency"]["cropped"] for run in runs)
-        shares = (
-            f"{100 * statistics.fmean(before):.1f} % before and {100 * statistics.fmean(after):.1f} % after training"
-        )
+        first, last = (f"{100 * statistics.fmean(shares):.1f} %" for shares in (before, after))
         word = "always the same class" if min(before + after) == 1 else "not always the same class"
         small = f"{wobble:.2g}, which is rounding" if wobble < ROUNDING else f"{wobble:.2g}"
         lines.append(
-            f"detector, {kind}: under circular shifts {word} ({shares}), its probability wobbles by up to {small}; "
-            f"cropped from a larger canvas {100 * cropped:.1f} %"
+            f"detector, {kind}: under circular shifts {word} ({first} before and {last} after training), its "
+            f"probability wobbles by up to {small}; cropped from a larger canvas {100 * cropped:.1f} %"
         )
         if kind == "polyphase" and min(before + after) < 1:
-            lines.append(
-                "detector, polyphase: expected 100.0 % under circular shifts: the law of the pooling is broken"
-            )
+            broken = "expected 100.0 % under circular shifts: the law of the pooling is broken"
+            lines.append(f"detector, polyphase: {broken}")
     for kind, runs in grouped(results, "segmentor").items():
-        errors = {motion: max(run[motion]["largest_error"] for run in runs) for motion in MOTIONS}
-        words = {motion: equivariance(error) for motion, error in errors.items()}
-        lines.append(
-            f"segmentor, {kind}: {words['circular']} under circular shifts, {words['cropped']} under cropped ones"
-        )
+        rolled, cut = (equivariance(max(run[motion]["largest_error"] for run in runs)) for motion in MOTIONS)
+        lines.append(f"segmentor, {kind}: {rolled} under circular shifts, {cut} under cropped ones")
     return lines
 
 
@@ -128,10 +107,8 @@ def equivariance(error: float) -> str:
 def markdown(summary: dict[str, Any]) -> str:
     r"""Everything as Markdown: the toy signal, a table for each task, the words, and how it was run."""
     results = summary["runs"]
-    parts = [toy_markdown()]
-    parts += [markdown_table([*titles(task), SECONDS], rows_of(results, task)) for task in TASKS]
-    parts.append("\n".join(f"- {line}" for line in verdict(results)))
-    parts.append(_footer(summary))
+    words = "\n".join(f"- {line}" for line in verdict(results))
+    parts = [toy_markdown(), *(markdown_table(*table) for table in tables(results)), words, _footer(summary)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -3,8 +3,6 @@ r"""The toy signal: what max pooling, blur pooling and polyphase pooling make of
 Source: Zhang 2019, Fig. 2 (arXiv:1904.11486).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -60,9 +58,9 @@ def apart(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     return min(float((a.roll(r) - b).abs().max()) for r in range(len(first)))
 
 
-def toy_rows(signal: tuple[float, ...] = SIGNAL) -> list[Row]:
+def toy_rows() -> list[Row]:
     r"""One row for each of the POOLINGS."""
-    pairs = [(name, pool(name, signal), pool(name, shifted(signal))) for name in POOLINGS]
+    pairs = [(name, pool(name, SIGNAL), pool(name, shifted())) for name in POOLINGS]
     return [Row(name, plain, moved, apart(plain, moved)) for name, plain, moved in pairs]
 
 
@@ -71,18 +69,17 @@ def numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def cells(signal: tuple[float, ...]) -> list[list[str]]:
+def cells() -> list[list[str]]:
     r"""The rows as text."""
-    return [[row.pooling, numbers(row.plain), numbers(row.shifted), f"{row.apart:g}"] for row in toy_rows(signal)]
+    return [[row.pooling, numbers(row.plain), numbers(row.shifted), f"{row.apart:g}"] for row in toy_rows()]
 
 
-def toy_table(signal: tuple[float, ...] = SIGNAL) -> Table:
+def toy_table() -> Table:
     r"""The table for the terminal."""
-    title = f"pooled by two: {numbers(signal)}, and shifted by one: {numbers(shifted(signal))}"
-    return rich_table(("pooling", "of the signal", "of the shifted", "apart"), cells(signal), title)
+    title = f"pooled by two: {numbers(SIGNAL)}, and shifted by one: {numbers(shifted())}"
+    return rich_table(("pooling", "of the signal", "of the shifted", "apart"), cells(), title)
 
 
-def toy_markdown(signal: tuple[float, ...] = SIGNAL) -> str:
+def toy_markdown() -> str:
     r"""The table as Markdown."""
-    head = ("pooling by two", f"of {numbers(signal)}", f"of {numbers(shifted(signal))}", "apart")
-    return markdown_table(head, cells(signal))
+    return markdown_table(("pooling by two", f"of {numbers(SIGNAL)}", f"of {numbers(shifted())}", "apart"), cells())

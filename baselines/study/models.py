@@ -1,7 +1,5 @@
 r"""The models of the study."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -59,11 +57,6 @@ def cnn(in_shape: Sequence[int], classes: int, planes: Sequence[int] = PLANES) -
     6x6 convolution of stride 2, maximum over 2x2 pixels, then 3x3 convolutions, each with batch norm and ReLU; mean
     over the map, linear layer. The first kernel is even: with an odd one stride 2 samples an even map lopsidedly.
 
-    Args:
-        in_shape: (C, H, W), H and W multiples of 4.
-        classes: number of logits.
-        planes: channels of each convolution.
-
     Raises:
         ValueError: H or W is no multiple of 4.
     """
@@ -80,16 +73,11 @@ def weight_tied_cnn(
 ) -> nn.Sequential:
     r"""The same network with every convolution tied: planes / |G| features of |G| planes each.
 
-    The mean over the map comes first and the maximum over the orbit after: so features keep their turn relative to each
-    other up to the end.
-
-    Args:
-        group: CyclicRotation or Dihedral.
-        in_shape, classes: as for `cnn`.
-        planes: planes of each convolution, multiples of |G|.
+    The mean over the map comes first and the maximum over the orbit after: so features keep their rotation relative to
+    each other up to the end.
 
     Raises:
-        ValueError: a group without turns and mirrors, planes that |G| does not divide, or a size as for `cnn`.
+        ValueError: no CyclicRotation or Dihedral group, planes that |G| does not divide, or a size as for `cnn`.
     """
     caller, n = "weight_tied_cnn", group.order
     channels = _channels(caller, in_shape)
@@ -124,8 +112,6 @@ def parameters(model: nn.Module) -> int:
 def _channels(caller: str, in_shape: Sequence[int]) -> int:
     r"""The channels of images that a stride and a pooling of 2 sample symmetrically."""
     if len(in_shape) != 3 or in_shape[1] % 4 or in_shape[2] % 4:
-        hint = "Pad the images: sampled lopsidedly they would look different when turned."
-        raise ValueError(
-            f"{caller}: expected in_shape (C, H, W), H and W multiples of 4, got {tuple(in_shape)}. {hint}"
-        )
+        got = f"{tuple(in_shape)}. Pad the images: sampled lopsidedly they would look different when rotated."
+        raise ValueError(f"{caller}: expected in_shape (C, H, W), H and W multiples of 4, got {got}")
     return in_shape[0]

@@ -6,56 +6,34 @@ import argparse
 import base64
 import io
 import json
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from baselines.common.files import read_json, write, write_text
+from baselines.common.figures import save
+from baselines.common.files import read_json, write_text
 from baselines.common.tables import markdown_table
 from baselines.common.terminal import require
 from baselines.study.parts import PARTS
-from baselines.study.parts.base import Page
+from baselines.study.parts.base import Page, Part
 from baselines.study.tables import protocol
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.figure import Figure
 
 DPI = 110  # of the page; pictures have twice as many, for sharp screens and for paper
+Shown = list[tuple[str, Part, Page]]  # name, part and what it shows
 TITLE = "Is invariance learned from data genuine?"
-
-
-@dataclass(frozen=True)
-class Shown:
-    r"""A part of the study with what it shows."""
-
-    name: str
-    title: str
-    claim: str
-    page: Page
-
-    @property
-    def pictures(self) -> list[dict[str, str]]:
-        r"""The figures as PNG files in base64, their width in pixels of the page, and words."""
-        return [
-            {
-                "data": base64.b64encode(png(p.figure)).decode(),
-                "alt": p.alt,
-                "width": f"{p.figure.get_figwidth() * DPI:.0f}",
-            }
-            for p in self.page.pictures
-        ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     r"""The options of `python -m baselines report`."""
     parser.add_argument("folder", type=Path, help="of a finished study, such as runs/study")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder)")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write this as well, its figures in a folder beside it"
-    )
+    help_ = "write this as well, its figures in a folder beside it"
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help=help_)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -72,50 +50,37 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    r"""The results of a study and its times.
-
-    Raises:
-        FileNotFoundError: there are none.
-        ValueError: they are of no study.
-    """
+    r"""The results of a study and its times."""
     found = []
-    for name in ("results.json", "times.json"):
-        path = folder / name
+    wanted = {"results.json": {"configuration", "parts"}, "times.json": {"machine", "wall_seconds"}}
+    for path, keys in ((folder / name, keys) for name, keys in wanted.items()):
         if not path.exists():
             hint = "Run python -m baselines study --out with this folder first."
             raise FileNotFoundError(f"report: expected folder with a finished study, got no {path}. {hint}")
         found.append(read_json(path))
+        if not isinstance(found[-1], dict) or not keys <= set(found[-1]):
+            raise ValueError(f"report: expected {path} of a study, got other JSON. Run the study again.")
     results, times = found
-    wanted = {"results.json": {"configuration", "parts"}, "times.json": {"machine", "wall_seconds"}}
-    for (name, keys), value in zip(wanted.items(), found, strict=True):
-        if not isinstance(value, dict) or not keys <= set(value):
-            raise ValueError(f"report: expected {folder / name} of a study, got other JSON. Run the study again.")
     return results, times
 
 
-def shown(results: dict[str, Any]) -> list[Shown]:
+def shown(results: dict[str, Any]) -> Shown:
     r"""The parts of a study with their pages, in the order of `PARTS`."""
-    return [
-        Shown(name, part.title, part.claim, part.page(results["parts"][name]))
-        for name, part in PARTS.items()
-        if results["parts"].get(name)
-    ]
+    entries = ((name, part, results["parts"].get(name)) for name, part in PARTS.items())
+    return [(name, part, part.page(found)) for name, part, found in entries if found]
 
 
 def lead(results: dict[str, Any]) -> str:
     r"""What was done, in a sentence."""
     configuration = results["configuration"]
     entries = [run for runs in results["parts"].values() for run in runs if "recipe" in run]
-    groups = " and ".join(configuration["groups"])
-    what = (
-        f"{len({run['name'] for run in entries})} trainings of the {configuration['model']} for {groups}. "
-        if entries
-        else ""
-    )
-    return what + (protocol(entries) if entries else f"Data: {configuration['source']['data']}.")
+    if not entries:
+        return f"Data: {configuration['source']['data']}."
+    count, groups = len({run["name"] for run in entries}), " and ".join(configuration["groups"])
+    return f"{count} trainings of the {configuration['model']} for {groups}. {protocol(entries)}"
 
 
-def html(results: dict[str, Any], times: dict[str, Any], parts: list[Shown]) -> str:
+def html(results: dict[str, Any], times: dict[str, Any], parts: Shown) -> str:
     r"""The page."""
     import jinja2
     from markupsafe import Markup
@@ -123,42 +88,45 @@ def html(results: dict[str, Any], times: dict[str, Any], parts: list[Shown]) -> 
     def badge(verdict: str) -> Markup:
         return Markup('<span class="verdict {}">{}</span>').format(verdict.replace(" ", "-"), verdict)
 
-    loader = jinja2.PackageLoader("baselines")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    how: dict[str, Any] = {
+        "autoescape": True,
+        "undefined": jinja2.StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("baselines"), **how)
     return environment.get_template("report.html.j2").render(
         title=TITLE,
         lead=lead(results),
-        summary=any(part.page.verdict for part in parts),
+        summary=any(page.verdict for *_, page in parts),
         parts=parts,
         badge=badge,
+        picture=lambda p: (_base64(p.figure), f"{p.figure.get_figwidth() * DPI:.0f}", p.alt),
         machine=_machine(times),
         configuration=json.dumps(results["configuration"], indent=1),
     )
 
 
-def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], parts: list[Shown]) -> None:
+def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], parts: Shown) -> None:
     r"""The same as Markdown, with the figures as files beside it."""
     figures = _figures(path)
     lines = [f"# {TITLE}", "", lead(results), "", "| claim | here it |", "|---|---|"]
-    lines += [f"| {part.title}: {part.claim} | **{part.page.verdict}** |" for part in parts if part.page.verdict]
-    for part in parts:
+    lines += [f"| {part.title}: {part.claim} | **{page.verdict}** |" for _, part, page in parts if page.verdict]
+    for _, part, page in parts:
         lines += ["", f"## {part.title}", "", f"> {part.claim}", ""]
-        lines += [f"- {finding.text}" for finding in part.page.findings]
-        for picture in part.page.pictures:
-            write(figures / f"{picture.name}.png", partial(picture.figure.savefig, format="png", dpi=DPI))
+        lines += [f"- {finding.text}" for finding in page.findings]
+        for picture in page.pictures:
+            save(picture.figure, figures / f"{picture.name}.png", dpi=DPI)
             lines += ["", f"![{picture.alt}]({figures.name}/{picture.name}.png)"]
-        for table in part.page.tables:
+        for table in page.tables:
             lines += ["", markdown_table(table.head, table.rows), *(["", table.caption] if table.caption else [])]
     write_text(path, "\n".join([*lines, "", "## Machine", "", _machine(times), ""]))
 
 
-def png(figure: Any) -> bytes:
-    r"""A figure as a PNG file."""
+def _base64(figure: Figure) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=2 * DPI)
-    return buffer.getvalue()
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _figures(path: Path) -> Path:

@@ -1,33 +1,72 @@
-r"""The runner of the study: tune the regulariser, carry out what is missing of a plan, collect the results."""
+r"""The jobs of the study and their runner: tune the regulariser, carry out what a plan lacks, collect the results."""
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from baselines.common.distributed import from_first
-from baselines.common.runner import Executor, Result, carry_out
-from baselines.study.config import Plan
-from baselines.study.jobs import RunJob, StandaloneJob
+from baselines.common.distributed import from_first, place
+from baselines.common.runner import Advance, Executor, Result, carry_out
+from baselines.study.config import LADDER, SALIENCY_TARGET, Nu, Plan
 from baselines.study.parts import RUN_PARTS, STANDALONE_PARTS
-from baselines.study.protocols import LADDER, SALIENCY_TARGET, Nu
-from baselines.study.runs import TRAINING, Run, finished
+from baselines.study.runs import TRAINING, Run, finished, measure_part, subject, train_run
 from baselines.study.tables import paper_label
 
-Known = dict[tuple[Run, str], Result]
+
+@dataclass(frozen=True)
+class RunJob:
+    r"""What is missing of a run: its training, if that is among `parts`, and what is measured of it."""
+
+    run: Run
+    parts: tuple[str, ...]
+    out: Path
+
+    @property
+    def steps(self) -> int:
+        r"""Epochs, and one for each measure."""
+        return (self.run.recipe.epochs if TRAINING in self.parts else 0) + sum(p != TRAINING for p in self.parts)
+
+    def carry_out(self, advance: Advance) -> dict[str, Result]:
+        r"""Train and measure; every part is on the disk as soon as it is done."""
+        results = {}
+        if TRAINING in self.parts:
+            results[TRAINING] = train_run(self.run, self.out, advance)
+        others = [part for part in self.parts if part != TRAINING]
+        if others and place()[0] == 0:
+            for number, part in enumerate(others):
+                results[part] = measure_part(part, RUN_PARTS[part].measure, subject(self.run, self.out), self.out)
+                advance(self.steps - len(others) + number + 1)
+        return from_first(results)
+
+
+@dataclass(frozen=True)
+class StandaloneJob:
+    r"""A part that trains what it needs by itself."""
+
+    part: str
+    plan: Plan
+    out: Path
+    resume: bool
+
+    @property
+    def steps(self) -> int:
+        return STANDALONE_PARTS[self.part].steps(self.plan)
+
+    def carry_out(self, advance: Advance) -> list[Result]:
+        r"""Its results; under torchrun the first process has them for all."""
+        results = []
+        if place()[0] == 0:
+            part = STANDALONE_PARTS[self.part]
+            results = part.results(self.plan, self.out / self.part, advance, resume=self.resume)
+        return from_first(results)
 
 
 class StudyRunner:
     r"""One invocation of the study: the results found in the folder, and those it adds."""
 
-    def __init__(self, console: Console, out: Path, executor: Executor, *, resume: bool, quiet: bool = False) -> None:
-        self.console = console
-        self.out = out
-        self.executor = executor
-        self.resume = resume
-        self.quiet = quiet
-        self.known: Known = {}
+    def __init__(self, console: Console, out: Path, executor: Executor, *, resume: bool) -> None:
+        self.console, self.out, self.executor, self.resume = console, out, executor, resume
+        self.known: dict[tuple[Run, str], Result] = {}
 
     def tune(self, plan: Plan) -> Plan:
         r"""The plan with, for each group and form without a nu, the smallest of the ladder that reaches the target SI.
@@ -47,12 +86,13 @@ class StudyRunner:
             for (group, form), run in runs.items():
                 similarity = self.known[run, "table"]["measures"]["validation_SI"]
                 reached[group, form][nu] = similarity
-                self._say(f"{paper_label(group)} IR {form} nu = {nu:g}: SI {similarity:.3f} on validation images")
+                tried = f"{paper_label(group)} IR {form} nu = {nu:g}"
+                self.console.print(f"{tried}: SI {similarity:.3f} on validation images")
         chosen: Nu = {key: max(similarities, key=similarities.__getitem__) for key, similarities in reached.items()}
         for (group, form), nu in chosen.items():
             if reached[group, form][nu] < SALIENCY_TARGET:
                 missed = f"no nu up to {LADDER[-1]:g} reaches SI {SALIENCY_TARGET}; {nu:g} is nearest"
-                self._say(f"{paper_label(group)} {form}: {missed}")
+                self.console.print(f"{paper_label(group)} {form}: {missed}")
         return plan.with_nu(chosen)
 
     def _without_nu(self, plan: Plan) -> list[tuple[str, str]]:
@@ -92,9 +132,7 @@ class StudyRunner:
         self.known, missing = from_first((self.known, self._missing(wanted)))  # so that all processes do the same
         jobs: list[RunJob | StandaloneJob] = [*alone, *missing]
         results = {}
-        for job, result in carry_out(
-            jobs, self.executor, self.console, f"{title}, epochs and measures", quiet=self.quiet
-        ):
+        for job, result in carry_out(jobs, self.executor, self.console, f"{title}, epochs and measures"):
             if isinstance(job, StandaloneJob):
                 results[job.part] = result
             else:
@@ -113,10 +151,6 @@ class StudyRunner:
             if missing:
                 jobs.append(RunJob(run, missing, self.out / "runs"))
         return jobs
-
-    def _say(self, line: str) -> None:
-        if not self.quiet:
-            self.console.print(line)
 
 
 def _runs(name: str, plan: Plan) -> list[Run]:

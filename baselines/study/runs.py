@@ -1,7 +1,5 @@
 r"""The trainings of the study: what one is, how it is carried out, and what is kept of it."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable
@@ -55,9 +53,8 @@ class Run:
 
     def settings(self) -> Result:
         r"""Everything the result depends on, as JSON; where the files lie is not part of it."""
-        settings: Result = asdict(self)
+        settings: Result = {**asdict(self), "group": paper_label(self.group)}
         del settings["source"]["data_dir"]
-        settings["group"] = paper_label(self.group)
         return {"format": FORMAT, "torch": torch.__version__.split("+")[0], **settings}
 
 
@@ -108,11 +105,7 @@ def measure_part(part: str, measure: Callable[[Subject], Result], trained: Subje
 
 
 def finished(run: Run, part: str, out: Path) -> Result | None:
-    r"""What an earlier invocation left of a part of the run, or None.
-
-    Raises:
-        ValueError: there is something, but of other settings.
-    """
+    r"""What an earlier invocation left of a part of the run, or None; ValueError where it is of other settings."""
     path, weights = out / f"{run.name}.{part}.json", out / f"{run.name}.pt"
     result = stored_result("study", path, run.settings()) if weights.exists() else None
     if result is None:

@@ -1,11 +1,7 @@
 r"""Results as tables: for the terminal, and as Markdown beside the paper's figures."""
 
-from __future__ import annotations
-
 import re
 from statistics import fmean
-
-from rich.table import Table
 
 from baselines.common import tables
 from baselines.common.runner import Result
@@ -35,22 +31,12 @@ def group_name(label: str) -> str:
     return re.sub(r"^R(?=\d+$)", "C", label)
 
 
-def of_the_paper(run: Result) -> bool:
-    r"""Whether the paper has figures for a run's model and data."""
-    return (run["model"], run["source"]["data"]) == ("mlp", "mnist")
-
-
 def grouped(results: list[Result]) -> dict[tuple[str, str], list[Result]]:
     r"""The runs of each group and method, over seeds."""
     rows: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         rows.setdefault((result["group"], result["method"]), []).append(result)
     return rows
-
-
-def cells(runs: list[Result]) -> list[str]:
-    r"""One row: mean, and standard deviation over more than one seed; a mean that is exactly 0 or 1 says so."""
-    return [cell(key, [run[key] for run in runs]) for key in COLUMNS]
 
 
 def cell(key: str, values: list[float]) -> str:
@@ -71,33 +57,27 @@ def head_and_rows(
     results: list[Result], seconds: dict[str, float] | None = None, *, paper: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     r"""The table, with seconds of training by the runs' names, and with the paper's figures where it has them."""
-    paper = paper and of_the_paper(results[0])
+    paper = paper and (results[0]["model"], results[0]["source"]["data"]) == ("mlp", "mnist")
     head = ["group", "method", "ν", *COLUMNS.values()]
     head += [*(["training s"] if seconds else []), *(PAPER_COLUMNS if paper else [])]
     rows = []
     for key, runs in grouped(results).items():
         mean_seconds = [f"{fmean(seconds[run['name']] for run in runs):.0f}"] if seconds else []
         published = PAPER.get(key, ("",) * len(PAPER_COLUMNS)) if paper else ()
-        rows.append([*key, nu(runs), *cells(runs), *mean_seconds, *published])
+        cells = (cell(name, [run[name] for run in runs]) for name in COLUMNS)
+        rows.append([*key, nu(runs), *cells, *mean_seconds, *published])
     return head, rows
-
-
-def rich_table(results: list[Result], seconds: dict[str, float]) -> Table:
-    r"""The table for the terminal; `seconds` of training by the runs' names."""
-    return tables.rich_table(*head_and_rows(results, seconds, paper=False))
 
 
 def verdict(results: list[Result]) -> list[str]:
     r"""What the numbers say, in words computed from them."""
     lines = []
     for (group, method), runs in grouped(results).items():
-        exact = all(run["LI"] == 0 and run["DI"] == 0 for run in runs)
-        similarity = fmean(run["SI"] for run in runs)
         flips = 100 * (1 - fmean(run["consistency"] for run in runs))
-        if exact:
-            what = f"exactly invariant: logits equal to the last bit, saliency similarity {similarity:.3f}"
-        else:
-            what = f"not invariant: {flips:.1f} % of moved images change class, saliency similarity {similarity:.3f}"
+        what = f"not invariant: {flips:.1f} % of moved images change class"
+        if all(run["LI"] == 0 and run["DI"] == 0 for run in runs):
+            what = "exactly invariant: logits equal to the last bit"
+        what += f", saliency similarity {fmean(run['SI'] for run in runs):.3f}"
         if not runs[0]["recipe"]["augment"]:
             upright = 100 * fmean(run["upright_accuracy"] for run in runs)
             what += f"; {upright:.1f} % of upright images right, which is all that it was trained on"
@@ -118,18 +98,13 @@ def sizes(results: list[Result]) -> str:
 def markdown(results: list[Result], times: Result) -> str:
     r"""The table of a finished study, with the paper's figures where it has them, machine, versions and wall time."""
     machine = times["machine"]
-    return "\n".join(
-        [
-            tables.markdown_table(*head_and_rows(results, times["training_seconds"])),
-            "",
-            f"{protocol(results)} {sizes(results)}.",
-            f"Wall time {times['wall_seconds']:.0f} s with {machine['workers']} worker processes on "
-            f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, torch {machine['torch']}.",
-            "",
-            *(f"- {line}" for line in verdict(results)),
-            "",
-        ]
+    table = tables.markdown_table(*head_and_rows(results, times["training_seconds"]))
+    how = (
+        f"{protocol(results)} {sizes(results)}.\n"
+        f"Wall time {times['wall_seconds']:.0f} s with {machine['workers']} worker processes on "
+        f"{machine['cores']} cores ({machine['processor']}), Python {machine['python']}, torch {machine['torch']}."
     )
+    return "\n".join([table, "", how, "", *(f"- {line}" for line in verdict(results)), ""])
 
 
 def protocol(results: list[Result]) -> str:

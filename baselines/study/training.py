@@ -1,12 +1,9 @@
 r"""One training run of the study, on one core, the same to the last bit each time."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +44,7 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
-    data: Dataset,
-    group: Group,
-    recipe: Recipe,
-    seed: int,
-    advance: Advance | None = None,
+    model: nn.Module, data: Dataset, group: Group, recipe: Recipe, seed: int, advance: Advance | None = None
 ) -> Trained:
     r"""Train on samples moved by random elements of the group; the best validation accuracy selects the epoch.
 
@@ -63,32 +55,37 @@ def train(
     Args:
         model: images (B, 1, H, W) to logits (B, K), trained in place.
         data: its training split is learned, its validation split selects; each validation image is moved once, too.
-        group: the symmetry that training samples are moved by.
-        recipe: how to train.
+        group, recipe: the symmetry that training samples are moved by, and how to train.
         seed: of the order of the samples and of the elements.
         advance: told the number of every finished epoch, from 1.
     """
     generator = torch.Generator().manual_seed(seed)
     images, labels = group.orbit(data.train.x), data.train.y  # moved once, not in every step
-    held_out = _moved(data.validation.x, group, generator) if recipe.augment else data.validation.x
+    held_out = data.validation.x
+    if recipe.augment:
+        drawn = torch.randint(group.order, held_out.shape[:1], generator=generator)
+        held_out = group.orbit(held_out)[drawn, torch.arange(len(held_out))]
     penalty = InvarianceLoss(group, recipe.form) if recipe.nu else None
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
     steps = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
-    schedule = (
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps) if recipe.one_cycle else None
-    )
+    schedule = None
+    if recipe.one_cycle:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps)
     best = Trained(model, 0, -1.0)
     weights = copy.deepcopy(model.state_dict())
     for epoch in range(1, recipe.epochs + 1):
         model.train()
         for batch in _batches(len(labels), group, recipe, generator):
-            whole = len(batch.n)
-            mine = batch.part(share(whole))
+            whole = len(batch[0])
+            n, g, hg = (part[share(whole)] for part in batch)
             optimizer.zero_grad()
-            if len(mine.n):
-                x, y = images[mine.g, mine.n], labels[mine.n]
-                moved = None if penalty is None else images[mine.hg, mine.n]
-                (_loss(model, x, y, moved, penalty, recipe.nu) * (len(y) / whole)).backward()
+            if len(n):
+                x = images[g, n] if penalty is None else torch.cat((images[g, n], images[hg, n]))
+                logits = model(x).chunk(1 if penalty is None else 2)
+                loss = F.cross_entropy(logits[0], labels[n])
+                if penalty is not None:
+                    loss = loss + recipe.nu * penalty.between(*logits)
+                (loss * (len(n) / whole)).backward()
             add_gradients(model)
             optimizer.step()
             if schedule is not None:
@@ -103,33 +100,18 @@ def train(
     return best
 
 
-class _Batch(NamedTuple):
-    r"""Numbers of samples n, elements g that they are moved by, and hg, which the regulariser compares with: (B,)."""
+def _batches(
+    count: int, group: Group, recipe: Recipe, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    r"""One epoch: every sample once, in random order, each with random elements.
 
-    n: Tensor
-    g: Tensor
-    hg: Tensor
-
-    def part(self, places: slice) -> _Batch:
-        return _Batch(self.n[places], self.g[places], self.hg[places])
-
-
-def _batches(count: int, group: Group, recipe: Recipe, generator: torch.Generator) -> Iterator[_Batch]:
-    r"""One epoch: every sample once, in random order, each with random elements."""
+    Indices of samples n, elements g that they are moved by, and hg, which the regulariser compares with: (B,) each.
+    """
     products = torch.as_tensor(group.cayley_table.copy())
     for n in torch.randperm(count, generator=generator).split(recipe.batch_size):
         g = torch.randint(group.order if recipe.augment else 1, n.shape, generator=generator)
         h = torch.randint(1, group.order, n.shape, generator=generator) if recipe.nu else torch.zeros_like(g)
-        yield _Batch(n, g, products[h, g])
-
-
-def _loss(
-    model: nn.Module, x: Tensor, y: Tensor, moved: Tensor | None, penalty: InvarianceLoss | None, nu: float
-) -> Tensor:
-    if penalty is None or moved is None:
-        return F.cross_entropy(model(x), y)
-    f, fh = model(torch.cat((x, moved))).chunk(2)
-    return F.cross_entropy(f, y) + nu * penalty.between(f, fh)
+        yield n, g, products[h, g]
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2048) -> float:
@@ -138,8 +120,3 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2048) -> 
     with torch.no_grad():
         predicted = torch.cat([model(part).argmax(1) for part in x.split(batch_size)])
     return float((predicted == y).double().mean())
-
-
-def _moved(x: Tensor, group: Group, generator: torch.Generator) -> Tensor:
-    drawn = torch.randint(group.order, x.shape[:1], generator=generator)
-    return group.orbit(x)[drawn, torch.arange(len(x))]

@@ -5,11 +5,18 @@ from equilayers.functional._blur_pool import blur_pool as blur_pool
 from equilayers.functional._conv import convolve as convolve
 from equilayers.functional._conv import group_conv2d, lift_conv2d
 from equilayers.functional._convolution.filters import expand as expand
+from equilayers.functional._convolution.geometry import ConvSettings as ConvSettings
 from equilayers.functional._convolution.geometry import ConvSpec as ConvSpec
 from equilayers.functional._convolution.geometry import check_plane_group as check_plane_group
 from equilayers.functional._convolution.geometry import check_size as check_size
 from equilayers.functional._convolution.geometry import conv_spec as conv_spec
+from equilayers.functional._harmonic import check_harmonic as check_harmonic
+from equilayers.functional._harmonic import check_orders as check_orders
+from equilayers.functional._harmonic import harmonic_filter as harmonic_filter
 from equilayers.functional._harmonic import harmonic_magnitude, rotate_harmonic
+from equilayers.functional._harmonic import harmonic_terms as harmonic_terms
+from equilayers.functional._harmonic import scale_magnitude as scale_magnitude
+from equilayers.functional._harmonic import square_magnitude as square_magnitude
 from equilayers.functional._linear import LinearSpec as LinearSpec
 from equilayers.functional._linear import expand_matrix as expand_matrix
 from equilayers.functional._linear import group_linear, lift_linear
@@ -17,6 +24,7 @@ from equilayers.functional._linear import linear as linear
 from equilayers.functional._linear import linear_spec as linear_spec
 from equilayers.functional._polyphase import check_polyphase as check_polyphase
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
+from equilayers.functional._pool import ORBIT_REDUCTIONS as ORBIT_REDUCTIONS
 from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
 from equilayers.functional._resample import custom_ops as custom_ops
 from equilayers.functional._resample.axes import BlurSpec as BlurSpec

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast
-from equilayers.functional._convolution.dispatch import Situation, check_convolution, plan
+from equilayers.functional._convolution.dispatch import Runtime, check_convolution, choose_algorithm
 from equilayers.functional._convolution.filters import expand
-from equilayers.functional._convolution.geometry import ConvSpec, Ints, conv_spec
+from equilayers.functional._convolution.geometry import ConvSettings, ConvSpec, Ints, conv_spec
 from equilayers.functional._convolution.patches import PatchKernel
 from equilayers.functional._convolution.steerable import steered_conv2d
 from equilayers.functional._fourier.autograd import Correlate
@@ -33,7 +33,7 @@ def lift_conv2d(
     padding_mode: str = "zeros",
     algorithm: str = "auto",
 ) -> Tensor:
-    r"""Lifting convolution: the image correlated with every turn of the filter.
+    r"""Lifting convolution: the image correlated with every rotation of the filter.
 
     `y[b, o, h] = corr(h · weight_o, x_b) + bias_o`
 
@@ -47,8 +47,8 @@ def lift_conv2d(
         dilation: pixels between taps, an int or a pair.
         groups: channel groups, as in torch.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
-        algorithm: "dense" (one convolution with the expanded filter), "orbit" (one convolution of every turn of the
-            input), "fourier" (patches and the group Fourier transform), "auto" (the fastest by the measured cost
+        algorithm: "dense" (one convolution with the expanded filter), "orbit" (one convolution of every rotation
+            of the input), "fourier" (patches and the group Fourier transform), "auto" (the fastest by the measured cost
             model), or "bitwise" (the fastest of "orbit" and "fourier").
 
     Returns:
@@ -56,28 +56,17 @@ def lift_conv2d(
 
     Raises:
         TypeError: x is not floating-point or its dtype is not the weight's.
-        ValueError: shapes that do not fit, a group without turns, or a stride that samples this size lopsidedly; the
-            message names two settings that work.
+        ValueError: shapes that do not fit, a group without rotations, or a stride that samples this size
+            asymmetrically; the message names two settings that work.
 
     Law: `lift_conv2d(act(g, x)) == act_regular(g, lift_conv2d(x))` for all g, at every size that is accepted: bitwise
         with "orbit", "fourier" and "bitwise" (CPU, float32 and float64), rounding with "dense" and "auto".
 
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576).
     """
-    caller = "lift_conv2d"
-    spec = conv_spec(
-        caller,
-        group,
-        weight.shape[-2:],
-        lifting=True,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        padding_mode=padding_mode,
-        algorithm=algorithm,
-    )
-    return convolve(caller, x, weight, bias, spec, None)
+    size = weight.shape[-2:]
+    given = ConvSettings(True, group, size, stride, padding, dilation, groups, padding_mode, algorithm)
+    return convolve("lift_conv2d", x, weight, bias, conv_spec("lift_conv2d", given), None)
 
 
 def group_conv2d(
@@ -120,20 +109,9 @@ def group_conv2d(
 
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
-    caller = "group_conv2d"
-    spec = conv_spec(
-        caller,
-        group,
-        weight.shape[-2:],
-        lifting=False,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        padding_mode=padding_mode,
-        algorithm=algorithm,
-    )
-    return convolve(caller, f, weight, bias, spec, None)
+    size = weight.shape[-2:]
+    given = ConvSettings(False, group, size, stride, padding, dilation, groups, padding_mode, algorithm)
+    return convolve("group_conv2d", f, weight, bias, conv_spec("group_conv2d", given), None)
 
 
 def convolve(
@@ -141,7 +119,7 @@ def convolve(
 ) -> Tensor:
     r"""Either convolution, with checked settings.
 
-    cache: where a module keeps what was made of the weight between calls that want no gradient.
+    cache: where a module keeps the transformed weight between calls that want no gradient.
     """
     name = "x" if spec.lifting else "f"
     check_float(caller, name, x)
@@ -153,10 +131,11 @@ def convolve(
     # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
     if torch.compiler.is_compiling() or spec.group.order == 1:
         check_convolution(caller, x.shape, weight.shape, spec)
-        return _dense(*spec.padded(x), weight, bias, None)
-    measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-    situation = Situation(measured, not torch.is_grad_enabled(), torch.get_num_threads())
-    algorithm = plan(caller, x.shape, weight.shape, spec, situation)
+        algorithm, cache = "dense", None
+    else:
+        measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+        runtime = Runtime(measured, not torch.is_grad_enabled(), torch.get_num_threads())
+        algorithm = choose_algorithm(caller, x.shape, weight.shape, spec, runtime)
     x, rest = spec.padded(x)
     if algorithm == "dense":
         return _dense(x, rest, weight, bias, cache)

@@ -1,7 +1,7 @@
 r"""Circular harmonics: features of rotation orders m, and the convolutions between them.
 
 A harmonic feature is a real tensor (B, C, 2M + 2, H, W): the fiber holds the complex streams of orders 0..M, the real
-part of order m at 2m, its imaginary part at 2m + 1. Turned by an angle a, stream m is turned in the plane and by the
+part of order m at 2m, its imaginary part at 2m + 1. Rotated by an angle a, stream m is rotated in the plane and by the
 phase e^{i m a}. A filter of order m,
 
     W_m(r, phi) = R(r) e^{i (m phi + beta)},    (W_m * x)(p) = sum_t W_m(t) x(p + t),
@@ -29,8 +29,8 @@ Term = tuple[int, int, float]  # order out, order in, radius of the ring
 Array = NDArray[np.float64]
 
 
-def terms(kernel_size: int, in_order: int, out_order: int) -> list[Term]:
-    r"""What a filter between streams 0..in_order and 0..out_order is a sum of: every ring that can carry its order."""
+def harmonic_terms(kernel_size: int, in_order: int, out_order: int) -> list[Term]:
+    r"""The terms of a filter between streams 0..in_order and 0..out_order: every ring that can carry their order."""
     able = set(waves(kernel_size))
     rings = sorted({ring for ring, _ in able})
     pairs = [(i, j) for i in range(out_order + 1) for j in range(in_order + 1)]
@@ -57,7 +57,7 @@ def check_orders(caller: str, kernel_size: int, in_order: int | None, out_order:
 def _waves_of_terms(kernel_size: int, in_order: int, out_order: int) -> Array:
     r"""Array (J, pairs, 2, T): of each term the real and the imaginary part of its wave, where its pair stands."""
     _, angle = polar(kernel_size)
-    found = terms(kernel_size, in_order, out_order)
+    found = harmonic_terms(kernel_size, in_order, out_order)
     made = np.zeros((len(found), (out_order + 1) * (in_order + 1), 2, len(angle)))
     for number, (i, j, ring) in enumerate(found):
         m = i - j
@@ -70,7 +70,7 @@ def harmonic_filter(amplitude: Tensor, phase: Tensor, kernel_size: int, in_order
     r"""The filter of the one real convolution: (O·(2 out_order + 2), C·(2 in_order + 2), k, k), or (..., C, k, k).
 
     Args:
-        amplitude: (O, C, J), the radial profile R: one number for each of `terms`.
+        amplitude: (O, C, J), the radial profile R: one number for each of `harmonic_terms`.
         phase: (O, C, (out_order + 1)·(in_order + 1)), beta of each pair of orders, in radians.
         kernel_size: pixels along either axis.
         in_order: highest order of the input; None for real images.
@@ -98,7 +98,7 @@ def check_harmonic(caller: str, z: Tensor) -> Tensor:
 
 
 def harmonic_magnitude(z: Tensor) -> Tensor:
-    r"""The magnitudes |z_m| of all orders, (B, C, 2M + 2, H, W) to (B, C, M + 1, H, W): turned as images are.
+    r"""The magnitudes |z_m| of all orders, (B, C, 2M + 2, H, W) to (B, C, M + 1, H, W): rotated as images are.
 
     The gradient at zero is zero.
     """
@@ -119,7 +119,7 @@ def scale_magnitude(z: Tensor, scale: Tensor) -> Tensor:
 
 
 def rotate_harmonic(z: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor:
-    r"""A harmonic feature turned counter-clockwise: in the plane, and stream m by the phase e^{i m a}.
+    r"""Rotate a harmonic feature counter-clockwise: in the plane, and stream m by the phase e^{i m a}.
 
     Args:
         z: harmonic feature (B, C, 2M + 2, H, W).
@@ -134,10 +134,10 @@ def rotate_harmonic(z: Tensor, degrees: float, interpolation: str = "bilinear") 
 
     Source: Worrall et al. 2017, Eq. 2 (arXiv:1612.04642).
     """
-    turned = rotate(check_harmonic("rotate_harmonic", z), degrees, interpolation).unflatten(2, (-1, 2))
-    orders = torch.arange(turned.shape[2], dtype=torch.float64)
-    turns = (orders * degrees / 360) % 1  # exact for quarter turns, as the sine and cosine of them is made to be
-    phase = torch.exp(2j * torch.pi * turns)
+    rotated = rotate(check_harmonic("rotate_harmonic", z), degrees, interpolation).unflatten(2, (-1, 2))
+    orders = torch.arange(rotated.shape[2], dtype=torch.float64)
+    cycles = (orders * degrees / 360) % 1  # exact for quarter turns, as the sine and cosine of them is made to be
+    phase = torch.exp(2j * torch.pi * cycles)
     cos, sin = (part.round(decimals=15).to(z.device, z.dtype)[:, None, None] for part in (phase.real, phase.imag))
-    re, im = turned.unbind(3)
+    re, im = rotated.unbind(3)
     return torch.stack((cos * re - sin * im, sin * re + cos * im), 3).flatten(2, 3)

@@ -1,4 +1,4 @@
-r"""Index tables as arrays, and arrays as tensors that serve in every mode of torch."""
+r"""Index tables of a group, as arrays and as tensors that serve in every mode of torch."""
 
 from __future__ import annotations
 

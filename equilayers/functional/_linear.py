@@ -13,13 +13,12 @@ from torch import Tensor
 from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform, transform_blocks
+from equilayers.functional._fourier.irreps import Fourier
 from equilayers.functional._fourier.orbits import OrbitTable, orbit_table
-from equilayers.functional._fourier.transforms import Fourier, fourier_of
+from equilayers.functional._fourier.transforms import fourier_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
-from equilayers.functional.cost import cheapest, cheapest_compiled
+from equilayers.functional.cost import ALGORITHMS, cheapest, cheapest_compiled
 from equilayers.groups import Group, as_group
-
-LINEAR_ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
 
 
 @dataclass(frozen=True)
@@ -31,28 +30,28 @@ class LinearSpec:
     algorithm: str
 
     @property
+    def exactness(self) -> str:
+        r"""The level of the law: "rounding" where the matrix may be expanded."""
+        return "rounding" if self.algorithm in ("auto", "dense") else "bitwise"
+
+    @property
     def act(self) -> Callable[[int, Tensor], Tensor]:
-        r"""How the group moves inputs and weights."""
+        r"""The action of the group on inputs and weights."""
         return self.group.act if self.lifting else self.group.act_regular
 
     def with_algorithm(self, caller: str, algorithm: str) -> LinearSpec:
         r"""The same with another algorithm, which is checked."""
-        return replace(self, algorithm=check_choice(caller, "algorithm", algorithm, LINEAR_ALGORITHMS))
+        return replace(self, algorithm=check_choice(caller, "algorithm", algorithm, ALGORITHMS))
 
 
 def linear_spec(caller: str, group: Group | str, algorithm: str, *, lifting: bool) -> LinearSpec:
     r"""The checked settings; TypeError or ValueError where they make no sense."""
     group = as_group(caller, group, exact=lifting)
-    return LinearSpec(group, lifting, check_choice(caller, "algorithm", algorithm, LINEAR_ALGORITHMS))
+    return LinearSpec(group, lifting, check_choice(caller, "algorithm", algorithm, ALGORITHMS))
 
 
 def lift_linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    group: Group | str,
-    *,
-    algorithm: str = "bitwise",
+    x: Tensor, weight: Tensor, bias: Tensor | None, group: Group | str, *, algorithm: str = "bitwise"
 ) -> Tensor:
     r"""Lifting: the linear map applied to every element of the input's orbit.
 
@@ -80,17 +79,11 @@ def lift_linear(
 
     Source: Cohen and Welling 2016, Eq. 10 (arXiv:1602.07576); Moskalev et al. 2023 (arXiv:2308.03904).
     """
-    caller = "lift_linear"
-    return linear(caller, x, weight, bias, linear_spec(caller, group, algorithm, lifting=True), None)
+    return linear("lift_linear", x, weight, bias, linear_spec("lift_linear", group, algorithm, lifting=True), None)
 
 
 def group_linear(
-    f: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    group: Group | str,
-    *,
-    algorithm: str = "bitwise",
+    f: Tensor, weight: Tensor, bias: Tensor | None, group: Group | str, *, algorithm: str = "bitwise"
 ) -> Tensor:
     r"""The equivariant linear map between regular features: a correlation over the group.
 
@@ -115,8 +108,7 @@ def group_linear(
 
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
-    caller = "group_linear"
-    return linear(caller, f, weight, bias, linear_spec(caller, group, algorithm, lifting=False), None)
+    return linear("group_linear", f, weight, bias, linear_spec("group_linear", group, algorithm, lifting=False), None)
 
 
 def linear(
@@ -160,7 +152,7 @@ def linear(
 
 def _fastest(group: Group, x: Tensor, weight: Tensor) -> str:
     entries, features = math.prod(weight.shape[1:]), weight.shape[0]
-    if torch.compiler.is_compiling():  # of which the batch is no business: a graph serves any
+    if torch.compiler.is_compiling():  # a graph serves any batch
         return cheapest_compiled(group, entries, features)
     return cheapest(group, x.shape[0], entries, features, torch.get_num_threads())
 

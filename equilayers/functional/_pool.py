@@ -3,7 +3,7 @@ r"""Pooling over the fiber: from equivariant to invariant."""
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ from torch.autograd import Function
 
 from equilayers._checks import check_choice, check_float, refuse
 
-REDUCTIONS = ("max", "mean", "logsumexp", "norm")
+ORBIT_REDUCTIONS = ("max", "mean", "logsumexp", "norm")
 NETWORK_LIMIT = 8  # planes up to which a sorting network of whole planes beats sorting each fiber
 
 
 def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
-    r"""Reduce the fiber of a regular feature to one number that the group leaves alone.
+    r"""Pool the fiber of a regular feature to one number, which the group leaves unchanged.
 
     Args:
         f: regular feature (B, C, |G|) or (B, C, |G|, H, W), floating-point.
@@ -36,7 +36,7 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
     Source: Cohen and Welling 2016, section 6.3 (arXiv:1602.07576).
     """
     check_float("orbit_pool", "f", f)
-    check_choice("orbit_pool", "reduction", reduction, REDUCTIONS)
+    check_choice("orbit_pool", "reduction", reduction, ORBIT_REDUCTIONS)
     if f.ndim < 3 or f.shape[2] == 0:
         hint = "Lift first: LiftingLinear and LiftingConv2d make regular features."
         refuse("orbit_pool", "f of shape (B, C, |G|) or (B, C, |G|, H, W)", tuple(f.shape), hint)
@@ -53,7 +53,7 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
 
 
 def invariant_avg_pool2d(x: Tensor) -> Tensor:
-    r"""The mean over the map, summed along a tree that turns and mirrors leave alone.
+    r"""The mean over the map, summed in an order that rotations and mirrors leave unchanged.
 
     Args:
         x: (..., H, W), floating-point: images (B, C, H, W) or regular features (B, C, |G|, H, W).
@@ -66,7 +66,7 @@ def invariant_avg_pool2d(x: Tensor) -> Tensor:
         ValueError: x has no map, or an empty one.
 
     Law: `pool(act(g, x)) == pool(x)`, bitwise, for every rotation and mirror of the map; of a regular feature the fiber
-        alone is permuted. A plain mean adds in another order when the map is turned.
+        alone is permuted. A plain mean adds in another order when the map is rotated.
     """
     check_float("invariant_avg_pool2d", "x", x)
     if x.ndim < 2 or 0 in x.shape[-2:]:
@@ -74,8 +74,7 @@ def invariant_avg_pool2d(x: Tensor) -> Tensor:
         refuse("invariant_avg_pool2d", "x of shape (..., H, W), H and W positive", tuple(x.shape), hint)
     if torch.compiler.is_compiling():  # a compiler reorders sums as it likes
         return x.mean((-2, -1))
-    mean: Tensor = _MapMean.apply(x)
-    return mean
+    return cast(Tensor, _MapMean.apply(x))
 
 
 class _MapMean(Function):
@@ -115,8 +114,7 @@ def largest(f: Tensor) -> Tensor:
     r"""The maximum over axis 2, whose gradient equal maxima share: torch's amax with a backward of whole planes."""
     if torch.compiler.is_compiling():
         return f.amax(2)
-    out: Tensor = _Largest.apply(f)
-    return out
+    return cast(Tensor, _Largest.apply(f))
 
 
 class _Largest(Function):
@@ -143,8 +141,7 @@ def sorted_sum(f: Tensor) -> Tensor:
     r"""The sum over axis 2 with its terms sorted first: bitwise the same for every order of the terms."""
     if torch.compiler.is_compiling():
         return f.sum(2)  # a compiler reorders sums as it likes
-    out: Tensor = _SortedSum.apply(f)
-    return out
+    return cast(Tensor, _SortedSum.apply(f))
 
 
 class _SortedSum(Function):

@@ -1,7 +1,7 @@
-r"""Filters that can be turned by any angle: circular harmonics on the pixels of a kernel.
+r"""Steerable filters, which can be rotated by any angle: circular harmonics on the pixels of a kernel.
 
 A filter is a sum of `g_r(|t|) cos(m phi)` and `g_r(|t|) sin(m phi)`: on the rings r of a Gaussian profile, up to the
-order m that its pixels can carry. Turned by an angle a, the pair of order m is turned by m·a, so that
+order m that its pixels can carry. Rotated by an angle a, the pair of order m is rotated by m·a, so that
 
     h · psi = S_h psi,    S_h = B D_h B^+,
 
@@ -25,7 +25,6 @@ from torch import Tensor
 from equilayers.groups import Rotations
 
 Array = NDArray[np.float64]
-
 
 # Pixels, of the Gaussian profiles: that of the outermost ring, which the edge of the kernel cuts off, is narrower.
 WIDTH, OUTERMOST_WIDTH = 0.6, 0.4
@@ -55,7 +54,7 @@ def polar(kernel_size: int) -> tuple[Array, Array]:
 def profile(kernel_size: int, ring: float, m: int) -> Array:
     r"""The Gaussian profile (T,) of a ring for waves of order m: at the centre there is no angle, and so no wave."""
     radius, _ = polar(kernel_size)
-    if ring == 0:  # the middle pixel, which needs no profile to be turned
+    if ring == 0:  # the middle pixel, which needs no profile to be rotated
         return np.where((radius == 0) & (m == 0), 1.0, 0.0)
     width = OUTERMOST_WIDTH if ring == (kernel_size - 1) / 2 else WIDTH
     made: Array = np.exp(-((radius - ring) ** 2) / (2 * width**2)) * ((m == 0) | (radius > 0))
@@ -69,7 +68,7 @@ def basis(kernel_size: int) -> Array:
     columns: list[Array] = []
     for ring, m in waves(kernel_size):
         radial = profile(kernel_size, ring, m)
-        radial = radial / np.linalg.norm(radial)  # the same for cosine and sine: they are one wave, turned
+        radial = radial / np.linalg.norm(radial)  # the same for cosine and sine: they are one wave, rotated
         columns += [radial * wave(m * angle) for wave in ((np.cos, np.sin) if m else (np.cos,))]
     return np.stack(columns, 1)
 
@@ -80,14 +79,14 @@ def pseudo_inverse(kernel_size: int) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
-def turns(group: Rotations, kernel_size: int) -> Array:
-    r"""The matrices D_h (|G|, N, N) of the coefficients: turned by m·angle, after the mirror `phi -> pi - phi`."""
+def rotation_matrices(group: Rotations, kernel_size: int) -> Array:
+    r"""The matrices D_h (|G|, N, N) of the coefficients: rotated by m·angle, after the mirror `phi -> pi - phi`."""
     made = np.zeros((group.order, *basis(kernel_size).shape[1:] * 2))
     for h in range(group.order):
-        mirrored, turn = divmod(h, group.n)
+        mirrored, steps = divmod(h, group.n)
         first = 0
         for _, m in waves(kernel_size):
-            a = 2 * math.pi * (m * turn % group.n) / group.n
+            a = 2 * math.pi * (m * steps % group.n) / group.n
             block = np.array([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]])
             block = block @ np.diag([1.0, -1.0]) * (-1) ** m if mirrored else block
             size = 2 if m else 1
@@ -98,8 +97,8 @@ def turns(group: Rotations, kernel_size: int) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def steering(group: Rotations, kernel_size: int) -> Array:
-    r"""The matrices S_h (|G|, T, T) that turn a filter."""
-    return basis(kernel_size) @ turns(group, kernel_size) @ pseudo_inverse(kernel_size)
+    r"""The matrices S_h (|G|, T, T) that rotate a filter."""
+    return basis(kernel_size) @ rotation_matrices(group, kernel_size) @ pseudo_inverse(kernel_size)
 
 
 @torch.no_grad()
@@ -129,8 +128,8 @@ def steer(weight: Tensor, group: Rotations) -> Tensor:
     if weight.ndim == 4:
         filters = torch.einsum("hst,oct->ohcs", matrices, taps)
     else:
-        turned = taps.index_select(2, back.to(weight.device)).unflatten(2, (n, n))
-        filters = torch.einsum("hst,ochkt->ohcks", matrices, turned)
+        rotated = taps.index_select(2, back.to(weight.device)).unflatten(2, (n, n))
+        filters = torch.einsum("hst,ochkt->ohcks", matrices, rotated)
     return filters.reshape(weight.shape[0] * n, -1, k, k)
 
 

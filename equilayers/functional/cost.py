@@ -1,4 +1,4 @@
-r"""Which algorithm is the fastest for a shape: a small cost model, measured on one core.
+r"""A cost model, measured on one core, that picks the fastest algorithm for a shape.
 
 `python -m benchmarks calibrate` measures the constants anew. Only algorithms that keep the bitwise contract compete.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from equilayers._matmul import wide
+from equilayers._matmul import has_avx512
 from equilayers.functional._fourier.rotations import rotations_fourier
 from equilayers.functional._fourier.transforms import fourier_of
 from equilayers.functional._steerable_basis import basis
@@ -19,6 +19,7 @@ from equilayers.groups import Dihedral, Group, Rotations, interpolates
 
 # Nanoseconds for one unit of each quantity below, torch 2.13, float32, by what the processor can do: with AVX-512 a
 # multiplication costs a third and memory as much as ever. Only ratios matter.
+ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")  # of every weight-tied layer
 BLOCK_ROWS = 160  # patches that a matrix product should have at least
 COMPILED_ROWS = 256  # samples of a batch, where a compiler does not tell
 CONSTANTS = {
@@ -53,16 +54,16 @@ CONSTANTS = {
 
 
 def constants() -> dict[str, tuple[float, ...]]:
-    r"""Those of a processor like this one."""
-    return CONSTANTS["AVX512" if wide() else "AVX2"]
+    r"""The constants of a processor like this one."""
+    return CONSTANTS["AVX512" if has_avx512() else "AVX2"]
 
 
 class Sizes(NamedTuple):
-    r"""What a convolution works on.
+    r"""The sizes of a convolution.
 
     pixels_in, pixels_out: of all samples. channels: of the input, in one channel group. features: of the output, in
-    all. taps: of the filter. lifting: whether images come in, without a fiber. kept: whether what is made of the weight
-    is kept between calls, because no gradient is wanted.
+    all. taps: of the filter. lifting: whether images come in, without a fiber. kept: whether the transformed weight is
+    kept between calls, because no gradient is wanted.
     """
 
     pixels_in: int
@@ -76,7 +77,7 @@ class Sizes(NamedTuple):
 
 
 class Work(NamedTuple):
-    r"""What an algorithm has to do: the row of `CONSTANTS` that prices it, and how much of each item there is.
+    r"""The work of an algorithm: the row of `CONSTANTS` that prices it, and the quantity of each item.
 
     serial: how many of the items, the first ones, do not gain from threads.
     """
@@ -87,9 +88,7 @@ class Work(NamedTuple):
 
     def cost(self, threads: int) -> float:
         r"""Nanoseconds by the model."""
-        items = [
-            constant * quantity for constant, quantity in zip(constants()[self.kind], self.quantities, strict=True)
-        ]
+        items = [each * quantity for each, quantity in zip(constants()[self.kind], self.quantities, strict=True)]
         return sum(items[: self.serial]) + sum(items[self.serial :]) / threads
 
 
@@ -128,7 +127,7 @@ def cheapest_compiled(group: Group, entries: int, features: int) -> str:
 def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
     r"""The work of each algorithm of a convolution.
 
-    "dense": calls, entries of the expanded filter, numbers in and out, multiplications. "orbit": calls, numbers turned
+    "dense": calls, entries of the expanded filter, numbers in and out, multiplications. "orbit": calls, numbers rotated
     in and out, multiplications. "fourier": operations on a block of patches, weights transformed, numbers of the
     patches, numbers out, entries of the operators read for every block, multiplications.
     """
@@ -164,7 +163,7 @@ def _steered_work(group: Rotations, s: Sizes, what: str) -> Work:
     r"""Of "fourier" for a group that interpolates: calls, weights transformed, coefficients, numbers out, products."""
     n, coefficients = group.order, basis(math.isqrt(s.taps)).shape[1]
     made = s.pixels_out * n * coefficients * s.channels * s.groups
-    products = rotations_fourier(group.n, isinstance(group, Dihedral)).products
+    products = rotations_fourier(group).products
     weights = 0 if s.kept else s.features * s.channels * coefficients * n
     quantities = 1.0, weights, made, s.pixels_out * s.features * n, made * s.features / s.groups * products / n
     return Work(f"steered {what}", quantities, serial=4)

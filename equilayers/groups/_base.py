@@ -1,9 +1,10 @@
-r"""What every finite group here can do: multiply, invert, and move arrays."""
+r"""The base class of finite groups: multiplication, inverses, and the action on arrays."""
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,9 +155,7 @@ class Group(ABC):
 
 @functools.lru_cache(maxsize=256)
 def _cayley(group: Group) -> NDArray[np.int64]:
-    table = group._table().astype(np.int64)
-    table.setflags(write=False)
-    return table
+    return _read_only(group._table())
 
 
 @torch.compiler.assume_constant_result
@@ -167,21 +166,19 @@ def _row(group: Group, g: int) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=256)
 def _inverses(group: Group) -> NDArray[np.int64]:
-    r"""Read-only array (|G|,): entry g is g^-1, found as the place of the identity in row g of the Cayley table."""
-    table: NDArray[np.int64] = np.argmin(group.cayley_table, axis=1).astype(np.int64)
-    table.setflags(write=False)
-    return table
+    return _read_only(np.argmin(group.cayley_table, axis=1))  # where row g of the Cayley table has the identity
 
 
 @functools.lru_cache(maxsize=256)
 def _permutations(group: Group, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    r"""Read-only array (|G|, N): `act(g, x).flatten() == x.flatten()[permutations[g]]` for x of this shape.
-
-    Read off the action itself, so that the two cannot disagree.
-    """
-    # Inside a functional transform, or where an exporter looks on, tensors have no memory to read.
+    # Read off the action itself, so that the two cannot disagree. Inside a functional transform, or under
+    # an exporter, tensors have no memory to read.
     with temporarily_clear_interpreter_stack(), _disable_current_modes():
         index = torch.arange(int(np.prod(shape)), device="cpu").reshape(shape)
-        table = np.stack([group.act(g, index).reshape(-1).numpy() for g in range(group.order)])
-    table.setflags(write=False)
-    return table
+        return _read_only(np.stack([group.act(g, index).reshape(-1).numpy() for g in range(group.order)]))
+
+
+def _read_only(table: NDArray[Any]) -> NDArray[np.int64]:
+    made: NDArray[np.int64] = table.astype(np.int64)
+    made.setflags(write=False)
+    return made

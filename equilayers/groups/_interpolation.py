@@ -1,4 +1,4 @@
-r"""Images turned by any angle: what lies between the pixels is interpolated."""
+r"""Rotation of images by any angle, with interpolation between the pixels."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 def rotate(x: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor:
-    r"""Images turned counter-clockwise around their centre; zeros come in from outside.
+    r"""Rotate images counter-clockwise around their centre; zeros come in from outside.
 
-    `y(p) = x(R^-1 p)`, p from the centre, R the turn. Whole quarter turns are torch.rot90, the rest is interpolated, so
-    that a quarter turn before or after it is exact.
+    `y(p) = x(R^-1 p)`, p from the centre, R the rotation. Whole quarter turns are torch.rot90, the rest is
+    interpolated, so that a quarter turn before or after it is exact.
 
     Args:
         x: images (..., H, W), floating-point; H == W unless the angle is a multiple of 180.
-        degrees: angle of the turn.
+        degrees: angle of the rotation.
         interpolation: "bilinear" (order 1) or "bicubic" (order 3, Keys 1981 with a = -1/2).
 
     Returns:
@@ -35,7 +35,7 @@ def rotate(x: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor
     check_float("rotate", "x", x)
     check_choice("rotate", "interpolation", interpolation, INTERPOLATIONS)
     if not isinstance(degrees, Real) or not math.isfinite(degrees):
-        refuse("rotate", "degrees to be a finite number", degrees, "Turn by one angle at a time.")
+        refuse("rotate", "degrees to be a finite number", degrees, "Rotate by one angle at a time.")
     if x.ndim < 2 or (x.shape[-1] != x.shape[-2] and degrees % 180):
         refuse("rotate", "x of shape (..., H, H)", tuple(x.shape), "Crop or pad the images to squares.")
     quarters, rest = divmod(degrees, 90.0)

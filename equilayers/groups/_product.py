@@ -1,4 +1,4 @@
-r"""Two groups at once."""
+r"""Direct products of two groups whose actions commute."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class DirectProduct(Group):
 
 
 def _lengths(group: Group) -> tuple[int, int | None]:
-    r"""What an axis length must be a multiple of, and what it must be exactly, for the group to act along it."""
+    r"""The divisor of the axis lengths that the group acts on, and the length itself where only one is allowed."""
     if isinstance(group, DirectProduct):
         (m, d), (n, e) = _lengths(group.first), _lengths(group.second)
         return math.lcm(m, n), d if e is None else e

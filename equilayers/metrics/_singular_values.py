@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import refuse
-from equilayers._matmul import wide_products
+from equilayers._matmul import onednn_products
 from equilayers.metrics._orbit import Model
 
 BASIS, ROUNDS = 24, 30  # vectors on either side, at least; restarts, at most
@@ -42,7 +42,7 @@ class Linearised:
 
     def __init__(self, caller: str, model: Model, x: Tensor, *, twice: bool) -> None:
         self.x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-        with wide_products(x):
+        with onednn_products(x):
             self.y = model(self.x)
         if not self.y.requires_grad:
             hint = "It may be detached, rounded or an argmax on the way."
@@ -62,7 +62,7 @@ class Linearised:
         size, outputs = self.y.flatten(1).shape
         units = torch.eye(outputs, dtype=self.y.dtype, device=self.y.device)[:, None].expand(-1, size, -1)
         if _steps(self.y) <= BATCHED:
-            with wide_products(self.x):
+            with onednn_products(self.x):
                 units = units.reshape(outputs, *self.y.shape)
                 (J,) = torch.autograd.grad(self.y, self.x, units, retain_graph=True, is_grads_batched=True)
             return J.flatten(2).transpose(0, 1)

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from equilayers._checks import check_choice, refuse
+from equilayers.functional.cost import ALGORITHMS
 
-ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
 

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import check_int, refuse
-from equilayers.functional import ConvSpec, WeightCache, basis, conv_spec, convolve, draw_steered
+from equilayers.functional import ConvSettings, ConvSpec, WeightCache, basis, conv_spec, convolve, draw_steered
+from equilayers.functional.cost import ALGORITHMS
 from equilayers.groups import Group, interpolates
-from equilayers.nn._algorithm import ALGORITHMS, algorithm
+from equilayers.nn._algorithm import algorithm
 from equilayers.nn._init import add_parameters, reset
 
 Ints = int | Sequence[int]
 
 
 class LiftingConv2d(nn.Module):
-    r"""A convolution with every rotation of its filter: from images to regular features.
+    r"""The lifting convolution: every rotation of its filter, from images to regular features.
 
     `y[b, o, h] = corr(h · weight_o, x_b) + bias_o`, input (B, in_channels, H, W), output
     (B, out_channels, |G|, H', W').
@@ -39,9 +40,7 @@ class LiftingConv2d(nn.Module):
 
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
-        ValueError: a group without rotations or mirrors, settings the group does not allow; in forward, another
-            number of channels, or a size that the stride samples asymmetrically (the message names two settings that
-            work).
+        ValueError: settings the group does not allow; in forward, what `equilayers.functional.lift_conv2d` refuses.
 
     Law: `layer(act(g, x)) == act_regular(g, layer(x))` for all g, at every size that is accepted and at the level of
         `exactness`, on CPU in float32 and float64. The trivial group gives torch.nn.Conv2d.
@@ -51,13 +50,8 @@ class LiftingConv2d(nn.Module):
 
     ALGORITHMS = ALGORITHMS
     algorithm = algorithm
-    group: Group
-    spec: ConvSpec
     weight: Tensor
     bias: Tensor | None
-    in_channels: int
-    out_channels: int
-    _cache: WeightCache
 
     def __init__(
         self,
@@ -77,20 +71,13 @@ class LiftingConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        spec = conv_spec(
-            "LiftingConv2d",
-            group,
-            kernel_size,
-            lifting=True,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            padding_mode=padding_mode,
-            algorithm=algorithm,
-        )
-        _build(self, spec, in_channels, out_channels)
-        add_parameters(self, _weight_size(self), bias, device=device, dtype=dtype)
+        given = ConvSettings(True, group, kernel_size, stride, padding, dilation, groups, padding_mode, algorithm)
+        self.spec = conv_spec("LiftingConv2d", given)
+        self.group = self.spec.group
+        self.in_channels, self.out_channels = _channels("LiftingConv2d", self.spec, in_channels, out_channels)
+        self._cache = WeightCache()
+        size = self.out_channels, self.in_channels // groups, *self.spec.kernel_size
+        add_parameters(self, size, bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -102,11 +89,11 @@ class LiftingConv2d(nn.Module):
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return _exactness(self.spec)
+        return self.spec.exactness
 
     @property
     def degrees_of_freedom(self) -> int:
-        r"""How many numbers it can learn: of a steered filter the coefficients in its basis, and otherwise all."""
+        r"""The number of learned parameters: of a steered filter the coefficients in its basis, otherwise all."""
         return _degrees_of_freedom(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +104,7 @@ class LiftingConv2d(nn.Module):
 
 
 class GroupConv2d(nn.Module):
-    r"""The equivariant convolution between regular features.
+    r"""The group convolution: equivariant, between regular features.
 
     `y[b, o, h] = sum_{c,k} corr(h · weight[o, c, h^-1 k], f[b, c, k]) + bias_o`, input (B, in_channels, |G|, H, W),
     output (B, out_channels, |G|, H', W').
@@ -136,8 +123,7 @@ class GroupConv2d(nn.Module):
         exactness: as of `LiftingConv2d`.
 
     Raises:
-        TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
-        ValueError: as for `LiftingConv2d`; in forward, another number of channels or another fiber.
+        TypeError, ValueError: as for `LiftingConv2d`, or another fiber.
 
     Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, at every size that is accepted and at the
         level of `exactness`, on CPU in float32 and float64.
@@ -147,13 +133,8 @@ class GroupConv2d(nn.Module):
 
     ALGORITHMS = ALGORITHMS
     algorithm = algorithm
-    group: Group
-    spec: ConvSpec
     weight: Tensor
     bias: Tensor | None
-    in_channels: int
-    out_channels: int
-    _cache: WeightCache
 
     def __init__(
         self,
@@ -173,20 +154,13 @@ class GroupConv2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        spec = conv_spec(
-            "GroupConv2d",
-            group,
-            kernel_size,
-            lifting=False,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            padding_mode=padding_mode,
-            algorithm=algorithm,
-        )
-        _build(self, spec, in_channels, out_channels)
-        add_parameters(self, _weight_size(self), bias, device=device, dtype=dtype)
+        given = ConvSettings(False, group, kernel_size, stride, padding, dilation, groups, padding_mode, algorithm)
+        self.spec = conv_spec("GroupConv2d", given)
+        self.group = self.spec.group
+        self.in_channels, self.out_channels = _channels("GroupConv2d", self.spec, in_channels, out_channels)
+        self._cache = WeightCache()
+        size = self.out_channels, self.in_channels // groups, self.group.order, *self.spec.kernel_size
+        add_parameters(self, size, bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -198,11 +172,11 @@ class GroupConv2d(nn.Module):
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return _exactness(self.spec)
+        return self.spec.exactness
 
     @property
     def degrees_of_freedom(self) -> int:
-        r"""How many numbers it can learn: of a steered filter the coefficients in its basis, and otherwise all."""
+        r"""The number of learned parameters: of a steered filter the coefficients in its basis, otherwise all."""
         return _degrees_of_freedom(self)
 
     def forward(self, f: Tensor) -> Tensor:
@@ -212,31 +186,12 @@ class GroupConv2d(nn.Module):
         return _repr(self)
 
 
-def _build(layer: LiftingConv2d | GroupConv2d, spec: ConvSpec, in_channels: int, out_channels: int) -> None:
-    r"""Everything of a layer but its parameters."""
-    caller = type(layer).__name__
-    given = {
-        "in_channels": check_int(caller, "in_channels", in_channels, 1),
-        "out_channels": check_int(caller, "out_channels", out_channels, 1),
-    }
-    for name, count in given.items():
-        if count % spec.groups:
+def _channels(caller: str, spec: ConvSpec, in_channels: int, out_channels: int) -> tuple[int, int]:
+    r"""The checked numbers of channels."""
+    for name, count in ("in_channels", in_channels), ("out_channels", out_channels):
+        if check_int(caller, name, count, 1) % spec.groups:
             refuse(caller, f"{name} divisible by groups={spec.groups}", count, "Change one of them.")
-        setattr(layer, name, count)
-    layer.group, layer.spec, layer._cache = spec.group, spec, WeightCache()
-
-
-def _weight_size(layer: LiftingConv2d | GroupConv2d) -> tuple[int, ...]:
-    spec = layer.spec
-    fiber = () if spec.lifting else (spec.group.order,)
-    return layer.out_channels, layer.in_channels // spec.groups, *fiber, *spec.kernel_size
-
-
-def _exactness(spec: ConvSpec) -> str:
-    r"""The level: "rounding" where the expanded filter may be used, "approximate" where the group interpolates."""
-    if spec.group.exactness != "bitwise":
-        return spec.group.exactness
-    return "rounding" if spec.algorithm in ("auto", "dense") else "bitwise"
+    return int(in_channels), int(out_channels)
 
 
 def _degrees_of_freedom(layer: LiftingConv2d | GroupConv2d) -> int:
@@ -246,8 +201,5 @@ def _degrees_of_freedom(layer: LiftingConv2d | GroupConv2d) -> int:
 
 
 def _repr(layer: LiftingConv2d | GroupConv2d) -> str:
-    spec = layer.spec
-    parts = [f"{layer.group!r}, {layer.in_channels}, {layer.out_channels}, kernel_size={spec.kernel_size}"]
-    plain = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
-    parts += [f"{name}={getattr(spec, name)!r}" for name, usual in plain.items() if getattr(spec, name) != usual]
-    return ", ".join([*parts, f"bias={layer.bias is not None}", f"algorithm={spec.algorithm!r}"])
+    sizes = f"{layer.group!r}, {layer.in_channels}, {layer.out_channels}, kernel_size={layer.spec.kernel_size}"
+    return f"{sizes}{layer.spec.extra_repr}, bias={layer.bias is not None}, algorithm={layer.spec.algorithm!r}"

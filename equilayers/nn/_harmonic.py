@@ -1,4 +1,4 @@
-r"""Convolutions of harmonic features, which turn with the image at any angle."""
+r"""Convolutions of harmonic features, equivariant to rotation by any angle."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import autocast, check_float, check_int, check_same_dtype, in_autocast, refuse
-from equilayers.functional import WeightCache, check_size, conv_spec, is_plain
-from equilayers.functional._harmonic import check_orders, harmonic_filter, terms
+from equilayers.functional import (
+    ConvSettings,
+    WeightCache,
+    check_orders,
+    check_size,
+    conv_spec,
+    harmonic_filter,
+    harmonic_terms,
+    is_plain,
+)
 from equilayers.groups import CyclicRotation
 
 QUARTERS = CyclicRotation(4)
@@ -29,7 +37,7 @@ class HarmonicConv2d(nn.Module):
         kernel_size: pixels along either axis; orders 1, 2, 3, 4 need kernels of 2, 3, 6, 9 pixels at least.
         in_order: highest order of the input; None for real images.
         out_order: highest order of the output.
-        stride: pixels between samples; where it would sample a lopsided grid the size is refused.
+        stride: pixels between samples; sizes on which it would sample asymmetrically are refused.
         padding: pixels on every side.
         padding_mode: "zeros", "reflect", "replicate" or "circular".
 
@@ -40,7 +48,8 @@ class HarmonicConv2d(nn.Module):
 
     Raises:
         TypeError: a size is no int; in forward, an input that is not floating-point.
-        ValueError: orders that the kernel cannot carry; in forward, an input of another shape, or a lopsided size.
+        ValueError: orders that the kernel cannot carry; in forward, an input of another shape, or a size that the
+            stride samples asymmetrically.
 
     Law: `layer(rotate(x, a)) = rotate_harmonic(layer(x), a)` for every angle: to rounding for quarter turns, on square
         maps of every size that is accepted; for others to an error that falls as the image is sampled finer.
@@ -68,20 +77,13 @@ class HarmonicConv2d(nn.Module):
         caller = "HarmonicConv2d"
         self.in_channels = check_int(caller, "in_channels", in_channels, 1)
         self.out_channels = check_int(caller, "out_channels", out_channels, 1)
-        self.spec = conv_spec(
-            caller,
-            QUARTERS,
-            kernel_size,
-            lifting=True,
-            stride=stride,
-            padding=padding,
-            padding_mode=padding_mode,
-        )
+        given = ConvSettings(True, QUARTERS, kernel_size, stride, padding, padding_mode=padding_mode)
+        self.spec = conv_spec(caller, given)
         self.kernel_size = self.spec.kernel_size[0]
         check_orders(caller, self.kernel_size, in_order, out_order)
         self.in_order, self.out_order = in_order, out_order
         streams = 1 if in_order is None else in_order + 1
-        numbers = len(terms(self.kernel_size, streams - 1, out_order))
+        numbers = len(harmonic_terms(self.kernel_size, streams - 1, out_order))
         pair = self.out_channels, self.in_channels
         self.profile = nn.Parameter(torch.empty(*pair, numbers, device=device, dtype=dtype))
         self.phase = nn.Parameter(torch.empty(*pair, (out_order + 1) * streams, device=device, dtype=dtype))
@@ -122,14 +124,11 @@ class HarmonicConv2d(nn.Module):
         wanted = self.in_channels, *fiber
         if x.ndim != 3 + len(wanted) or tuple(x.shape[1:-2]) != wanted or x.shape[-1] != x.shape[-2]:
             shape = ", ".join(map(str, wanted))
-            refuse(caller, f"x of shape (B, {shape}, H, H)", tuple(x.shape), "A turn needs a square map.")
+            refuse(caller, f"x of shape (B, {shape}, H, H)", tuple(x.shape), "A rotation needs a square map.")
         check_size(caller, self.spec, (x.shape[-2], x.shape[-1]))
 
     def extra_repr(self) -> str:
-        shape = self.spec
         orders = f"in_order={self.in_order}, out_order={self.out_order}"
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, {orders}"
-        plain = {"stride": (1, 1), "padding": (0, 0), "padding_mode": "zeros"}
-        return text + "".join(
-            f", {name}={getattr(shape, name)!r}" for name, usual in plain.items() if getattr(shape, name) != usual
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, {orders}{self.spec.extra_repr}"
         )

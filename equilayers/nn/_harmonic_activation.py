@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import check_int, refuse
-from equilayers.functional._harmonic import check_harmonic, harmonic_magnitude, scale_magnitude, square_magnitude
+from equilayers.functional import check_harmonic, harmonic_magnitude, scale_magnitude, square_magnitude
 
 
 class HarmonicNonlinearity(nn.Module):
@@ -19,7 +19,7 @@ class HarmonicNonlinearity(nn.Module):
 
     Attributes:
         bias: (C, M + 1), -1/2 at the beginning: with none of it everything would pass, and nothing be nonlinear.
-        exactness: "rounding": phases turn at any angle, and no pixel is read but its own.
+        exactness: "rounding": phases rotate by any angle, and no pixel is read but its own.
 
     Raises:
         ValueError: in forward, a feature of another shape.
@@ -65,13 +65,13 @@ class HarmonicBatchNorm(nn.Module):
     Attributes:
         weight: (C, M + 1), one at the beginning.
         running_square: (C, M + 1), used in eval mode.
-        exactness: "rounding": phases turn at any angle, and no pixel is read but its own.
+        exactness: "rounding": phases rotate by any angle, and no pixel is read but its own.
 
     Raises:
         ValueError: in forward, a feature of another shape.
 
     Law: `layer(rotate_harmonic(z, a)) == rotate_harmonic(layer(z), a)`, to rounding for quarter turns; there is no mean
-        to subtract, for it would turn.
+        to subtract, for it would rotate.
 
     Source: Worrall et al. 2017, section 5 (arXiv:1612.04642), on magnitudes; Weiler and Cesa 2019 (arXiv:1911.08251).
     """
@@ -104,7 +104,7 @@ class HarmonicBatchNorm(nn.Module):
         return scale_magnitude(z, self.scale(square).to(z.dtype)[:, :, None, None])
 
     def scale(self, square: Tensor) -> Tensor:
-        r"""What streams (C, M + 1) of this mean square are multiplied by."""
+        r"""The factors of streams (C, M + 1) of this mean square."""
         return self.weight * (square + self.eps).rsqrt()
 
     def extra_repr(self) -> str:
@@ -114,10 +114,10 @@ class HarmonicBatchNorm(nn.Module):
 class HarmonicMagnitude(nn.Module):
     r"""The magnitudes of all orders as the channels of an image, (B, C, 2M + 2, H, W) to (B, C·(M + 1), H, W).
 
-    What is left turns in the plane alone: a mean over the map makes it invariant.
+    It is rotated in the plane alone: a mean over the map makes it invariant.
 
     Attributes:
-        exactness: "rounding": phases turn at any angle, and no pixel is read but its own.
+        exactness: "rounding": phases rotate by any angle, and no pixel is read but its own.
 
     Raises:
         TypeError, ValueError: in forward, what is no harmonic feature.

@@ -1,4 +1,4 @@
-r"""What weight-tied layers have in common: their parameters, and how these are drawn."""
+r"""The parameters of weight-tied layers, and their initialisation."""
 
 from __future__ import annotations
 

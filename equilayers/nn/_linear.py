@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_int
 from equilayers.functional import WeightCache, linear, linear_spec
+from equilayers.functional.cost import ALGORITHMS
 from equilayers.groups import Group
-from equilayers.nn._algorithm import ALGORITHMS, algorithm
+from equilayers.nn._algorithm import algorithm
 from equilayers.nn._init import add_parameters, reset
 
 
@@ -76,16 +77,14 @@ class LiftingLinear(nn.Module):
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return "rounding" if self.spec.algorithm in ("auto", "dense") else "bitwise"
+        return self.spec.exactness
 
     def forward(self, x: Tensor) -> Tensor:
         return linear("LiftingLinear", x, self.weight, self.bias, self.spec, self._cache)
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.group!r}, in_shape={self.in_shape}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, algorithm={self.spec.algorithm!r}"
-        )
+        sizes = f"{self.group!r}, in_shape={self.in_shape}, out_features={self.out_features}"
+        return f"{sizes}, bias={self.bias is not None}, algorithm={self.spec.algorithm!r}"
 
 
 class GroupLinear(nn.Module):
@@ -139,8 +138,7 @@ class GroupLinear(nn.Module):
         self.in_features = check_int(caller, "in_features", in_features, 1)
         self.out_features = check_int(caller, "out_features", out_features, 1)
         self._cache = WeightCache()
-        size = self.out_features, self.in_features, self.group.order
-        add_parameters(self, size, bias, device=device, dtype=dtype)
+        add_parameters(self, (self.out_features, self.in_features, self.group.order), bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -150,13 +148,11 @@ class GroupLinear(nn.Module):
     @property
     def exactness(self) -> str:
         r"""The level at which the law holds."""
-        return "rounding" if self.spec.algorithm in ("auto", "dense") else "bitwise"
+        return self.spec.exactness
 
     def forward(self, f: Tensor) -> Tensor:
         return linear("GroupLinear", f, self.weight, self.bias, self.spec, self._cache)
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}, algorithm={self.spec.algorithm!r}"
-        )
+        sizes = f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}"
+        return f"{sizes}, bias={self.bias is not None}, algorithm={self.spec.algorithm!r}"

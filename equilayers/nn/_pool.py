@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice
-from equilayers.functional._pool import REDUCTIONS, invariant_avg_pool2d, orbit_pool
+from equilayers.functional import ORBIT_REDUCTIONS, invariant_avg_pool2d, orbit_pool
 
 
 class OrbitPool(nn.Module):
@@ -28,7 +28,7 @@ class OrbitPool(nn.Module):
 
     def __init__(self, reduction: str = "max") -> None:
         super().__init__()
-        self.reduction = check_choice("OrbitPool", "reduction", reduction, REDUCTIONS)
+        self.reduction = check_choice("OrbitPool", "reduction", reduction, ORBIT_REDUCTIONS)
 
     @property
     def exactness(self) -> str:

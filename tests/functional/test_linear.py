@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 
 import reference
 from equilayers.functional import group_linear, lift_linear
-from equilayers.functional._linear import LINEAR_ALGORITHMS as ALGORITHMS
+from equilayers.functional.cost import ALGORITHMS
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.nn import GroupLinear, LiftingLinear
 from strategies import (

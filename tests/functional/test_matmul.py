@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conv_laws import KINDS, Kind, input_of, make, misses, square
 from equilayers import _matmul as _products
-from equilayers._matmul import times
+from equilayers._matmul import matmul
 from equilayers.groups import CyclicRotation, Dihedral, Group
 from linear_laws import breaks, layers
 from linear_laws import input_of as linear_input_of
@@ -51,7 +51,7 @@ LAYOUTS = st.sampled_from(["plain", "transposed", "part of a larger one"])
 @given(rows=st.integers(1, 70), inner=st.integers(1, 70), columns=st.integers(1, 70), one=LAYOUTS, other=LAYOUTS)
 def test_the_product_in_any_layout(asked: list[int], rows: int, inner: int, columns: int, one: str, other: str) -> None:
     a, b = matrix(rows, inner, one, 0), matrix(inner, columns, other, 1)
-    found, expected = times(a, b), a.double() @ b.double()
+    found, expected = matmul(a, b), a.double() @ b.double()
     assert found.shape == expected.shape
     bound = (a.double().abs() @ b.double().abs()).max() * inner * torch.finfo(torch.float32).eps
     assert (found - expected).abs().max() <= bound
@@ -60,17 +60,17 @@ def test_the_product_in_any_layout(asked: list[int], rows: int, inner: int, colu
 def test_what_stays_with_the_other_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_products, "_onednn", lambda: pytest.fail("oneDNN was asked for"))
     small, double = torch.randn(3, 4), torch.randn(200, 200, dtype=torch.float64)
-    assert torch.equal(times(small, small.mT), small @ small.mT)
-    assert torch.equal(times(double, double), double @ double)
+    assert torch.equal(matmul(small, small.mT), small @ small.mT)
+    assert torch.equal(matmul(double, double), double @ double)
     batched = torch.randn(2, 200, 200)
-    assert torch.equal(times(batched, batched), batched @ batched)
+    assert torch.equal(matmul(batched, batched), batched @ batched)
 
 
 def test_a_large_product_goes_to_the_faster_library(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(_products, "_onednn", lambda: seen.append(True) or False)
     a = torch.randn(200, 200)
-    assert torch.equal(times(a, a), a @ a)
+    assert torch.equal(matmul(a, a), a @ a)
     assert seen == [True]
 
 

@@ -12,7 +12,7 @@ from torch.func import vmap
 
 import reference
 from equilayers.functional import orbit_pool
-from equilayers.functional._pool import NETWORK_LIMIT, REDUCTIONS, sorted_sum, sorting_network
+from equilayers.functional._pool import NETWORK_LIMIT, ORBIT_REDUCTIONS, sorted_sum, sorting_network
 from equilayers.nn import OrbitPool
 from strategies import filled
 
@@ -20,7 +20,7 @@ Network = tuple[tuple[int, int], ...]
 ORDERS = (1, 2, 3, 4, 5, 8, 9, 12, 36)
 SPACES = ((), (3, 5))
 
-reductions = pytest.mark.parametrize("reduction", REDUCTIONS)
+reductions = pytest.mark.parametrize("reduction", ORBIT_REDUCTIONS)
 
 
 @reductions
@@ -38,11 +38,11 @@ def test_reductions_are_the_reference(reduction: str, order: int, space: tuple[i
 
 def test_reductions_differ_and_max_is_the_default() -> None:
     f = torch.randn(4, 3, 5)
-    results = [orbit_pool(f, reduction) for reduction in REDUCTIONS]
+    results = [orbit_pool(f, reduction) for reduction in ORBIT_REDUCTIONS]
     assert all(not torch.allclose(a, b) for a, b in itertools.combinations(results, 2))
     assert torch.equal(orbit_pool(f), f.amax(2))
     assert OrbitPool().reduction == "max"
-    assert {r: OrbitPool(r).exactness for r in REDUCTIONS} == {
+    assert {r: OrbitPool(r).exactness for r in ORBIT_REDUCTIONS} == {
         "max": "bitwise",
         "mean": "bitwise",
         "logsumexp": "rounding",

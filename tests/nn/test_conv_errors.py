@@ -21,7 +21,7 @@ from strategies import S3, name
 
 C2, C4, D1, D2, D4 = CyclicRotation(2), CyclicRotation(4), Dihedral(1), Dihedral(2), Dihedral(4)
 WORKS = re.compile(
-    r"The grid is lopsided: a turned input would be sampled elsewhere\. What works: "
+    r"The grid is lopsided: a rotated input would be sampled elsewhere\. What works: "
     r"(?:kernel_size=(?P<kernel>\d+) with padding=(?P<padding>\d+) or an input of (?P<axis>H=W|H|W)=(?P<length>\d+)"
     r"|an input of (?P<alone>H=W|H|W)=(?P<alone_length>\d+) or stride=1 followed by a pooling layer)\."
 )
@@ -246,7 +246,7 @@ def test_the_settings_that_a_lopsided_grid_names_work(group: Group, kind: Kind) 
     for number, s in enumerate(cases[kind is GroupConv2d :: 14 * group.order + 2]):  # fewer where it takes longer
         layer = make(kind, group, 1, 1, s, EXACT_TWO[number % 2])
         x = input_of(layer, s.size, 1)
-        message, room = refusal(layer, x), s.rooms()
+        message, room = refusal(layer, x), s.sampling_spans()
         axis = next(axis for axis in reversed_axes(group) if room[axis] % s.stride[axis])
         letter = "HW"[axis]
         formula = f"{letter} + 2·padding - dilation·(kernel_size - 1) - 1"
@@ -260,7 +260,7 @@ def assert_works(kind: Kind, group: Group, s: Settings, algorithm: str, axis: in
     """The layer with these settings takes its input and is exact; or it has the other axis to complain about."""
     layer = make(kind, group, 1, 1, s, algorithm)
     x = input_of(layer, s.size, 1)
-    if s.rooms()[1] % s.stride[1] and axis == 0 and not has_quarter_turns(group):
+    if s.sampling_spans()[1] % s.stride[1] and axis == 0 and not has_quarter_turns(group):
         for option in settings_named(refusal(layer, x), s, group):
             assert_works(kind, group, option, algorithm, axis=1)
         return

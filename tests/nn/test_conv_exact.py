@@ -171,7 +171,7 @@ def test_oblong_maps_kernels_strides_and_paddings(group: Group, kind: Kind) -> N
 def test_a_height_that_mirrors_do_not_turn_around_may_be_lopsided(kind: Kind) -> None:
     for seed, mode in enumerate(MODES):
         for s in (Settings((6, 7), (3, 3), (2, 2)), Settings((9, 6), (2, 2), (4, 3), (1, 1), padding_mode=mode)):
-            assert s.rooms()[0] % s.stride[0]
+            assert s.sampling_spans()[0] % s.stride[0]
             found = [outcome(kind, Dihedral(1), s, algorithm, seed) for algorithm in ALGORITHMS]
             assert found == ["rounding"] * 2 + ["bitwise"] * 3, s
             for other in (CyclicRotation(2), Dihedral(2)):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.rotations import smooth_images
 from equilayers.functional import harmonic_magnitude, rotate, rotate_harmonic
-from equilayers.functional._harmonic import harmonic_filter, terms
+from equilayers.functional._harmonic import harmonic_filter, harmonic_terms
 from equilayers.functional._steerable_basis import polar, profile
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
 from equilayers.nn import (
@@ -61,7 +61,7 @@ def test_convolution_against_complex_numbers(in_order: int | None, out_order: in
     expected = torch.zeros(2, features, out_order + 1, 5, 5, dtype=torch.complex128)
     for m, n in itertools.product(range(out_order + 1), range(streams)):
         w = torch.zeros(features, channels, size * size, dtype=torch.complex128)
-        for number, (i, j, ring) in enumerate(terms(size, streams - 1, out_order)):
+        for number, (i, j, ring) in enumerate(harmonic_terms(size, streams - 1, out_order)):
             if (i, j) == (m, n):
                 wave = torch.from_numpy(profile(size, ring, m - n)) * torch.exp(1j * (m - n) * torch.from_numpy(angle))
                 w += layer.profile[:, :, number, None] * (
@@ -161,7 +161,7 @@ def test_zero_features_keep_training_alive() -> None:
 
 
 def test_gradients_reach_profile_and_phase() -> None:
-    profile_ = double(2, 2, len(terms(3, 1, 1))).requires_grad_()
+    profile_ = double(2, 2, len(harmonic_terms(3, 1, 1))).requires_grad_()
     phase = double(2, 2, 4).requires_grad_()
     x = double(1, 2, 4, 5, 5).requires_grad_()
 

@@ -15,7 +15,7 @@ from equilayers.convert import to_plain
 from equilayers.functional import rotate
 from equilayers.functional._convolution import steerable as _steered
 from equilayers.functional._fourier.correlation import operators_of, transform
-from equilayers.functional._fourier.rotations import MirrorFourier, RotationFourier, rotations_fourier
+from equilayers.functional._fourier.rotations import FourierCn, FourierDn, rotations_fourier
 from equilayers.functional._steerable_basis import basis, steering, waves
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group
 from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d, LiftingLinear
@@ -132,8 +132,9 @@ def test_filters_are_steered(size: int) -> None:
 @pytest.mark.parametrize("n", range(1, 18))
 def test_fourier_transforms_of_every_order(n: int) -> None:
     """Against the sum over the group; analysis and synthesis are each other's transposes."""
-    for mirrors, kind in ((False, CyclicRotation), (True, Dihedral)):
-        group, fourier = kind(n, interpolation="bilinear"), rotations_fourier(n, mirrors)
+    for kind in (CyclicRotation, Dihedral):
+        group = kind(n, interpolation="bilinear")
+        fourier = rotations_fourier(group)
         order = group.order
         x, w, bias = double(3, order, 2), double(4, order, 2) + 1, double(4)
         expected = torch.stack(
@@ -152,8 +153,8 @@ def test_fourier_transforms_of_every_order(n: int) -> None:
         )
         other = (torch.stack(fourier.synthesis(v), 1) * x).sum()
         torch.testing.assert_close(one, other)
-    assert RotationFourier(8).products == 11
-    assert MirrorFourier(8).products == 28
+    assert FourierCn(8).products == 11
+    assert FourierDn(8).products == 28
 
 
 def reference(layer: LiftingConv2d | GroupConv2d, x: Tensor) -> Tensor:

@@ -21,18 +21,9 @@ def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert float(names["logit_invariance_error"](plain, x, names["group"])) > 0.0  # type: ignore[operator]
 
 
-def test_a_broken_block_would_be_noticed() -> None:
-    broken = "```python\nimport torch\nassert torch.equal(torch.zeros(1), torch.ones(1))\n```\n"
-    with pytest.raises(AssertionError):
-        run(broken, "README.md")
-
-
-def test_fifteen_lines_are_fifteen() -> None:
+def test_it_is_short() -> None:
     first = next(block for block in blocks(README) if block.language == "python")
     assert len([line for line in first.text.splitlines() if line]) <= 15
-
-
-def test_it_is_short() -> None:
     assert len(README.splitlines()) <= 200
 
 

@@ -1,6 +1,4 @@
-r"""Fig. 4: what becomes of invariance when the data drift away from those it was learned on."""
-
-from __future__ import annotations
+r"""Fig. 4: invariance errors on data that drift away from the training data."""
 
 import numpy as np
 import torch
@@ -8,9 +6,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.common.data import Dataset
+from baselines.common.figures import figure
 from baselines.common.runner import Result
 from baselines.study.measures import BATCHES, exact, invariance, orbit_logits
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
+from baselines.study.parts.plots import band
 from baselines.study.runs import Run, Subject, cached_dataset
 from baselines.study.tables import cell, grouped
 
@@ -20,20 +20,16 @@ AWAY = {"mnist": "fashion-mnist", "fashion-mnist": "mnist"}  # where the data dr
 
 
 def drifted(first: Tensor, second: Tensor, beta: float) -> Tensor:
-    r"""Images of the drifting data: `D(beta) = (1 - beta) D1 + beta D2`, pixel by pixel.
+    r"""Images of the drifting data: `D(beta) = (1 - beta) D1 + beta D2`, pixel by pixel, of images (N, ...) of both.
 
-    Args:
-        first: images (N, ...) of D1, which a model was trained on.
-        second: as many images of D2.
-        beta: 0 gives D1, 1 gives D2, exactly.
+    A model was trained on D1; beta = 0 gives D1, 1 gives D2, exactly.
 
     Raises:
         ValueError: shapes that differ, or a beta outside 0..1.
     """
     if first.shape != second.shape:
-        hint = "Cut the larger one."
         got = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise ValueError(f"drifted: expected first and second of one shape, got {got}. {hint}")
+        raise ValueError(f"drifted: expected first and second of one shape, got {got}. Cut the larger one.")
     if not 0 <= beta <= 1:
         raise ValueError(f"drifted: expected beta from 0 to 1, got {beta}. 0 is the first data set, 1 the second.")
     return (1 - beta) * first + beta * second
@@ -78,12 +74,14 @@ class DriftPart(RunPart):
 
     def page(self, results: list[Result]) -> Page:
         curves = {key: _curves(runs) for key, runs in grouped(results).items()}
-        findings = [finding for group in _groups(results) for finding in _findings(group, curves)]
+        findings = [finding for group in _groups(curves) for finding in _findings(group, curves)]
         head = ("group", "method", *(f"DI at {beta:g}" for beta in BETAS[::2]), "accuracy % at 0", "drop at 0.5")
-        rows = [
-            [*key, *(cell("DI", list(c["DI"][:, i])) for i in range(0, len(BETAS), 2)), *_accuracies(c)]
-            for key, c in curves.items()
-        ]
+        rows = []
+        for key, c in curves.items():
+            di = (cell("DI", list(c["DI"][:, i])) for i in range(0, len(BETAS), 2))
+            rows.append(
+                [*key, *di, cell("accuracy", list(c["accuracy"][:, 0])), f"{100 * c['drop'][:, 5].mean():.1f} %"]
+            )
         caption = (
             f"{results[0]['drift_samples']} test images of {results[0]['source']['data']}, with labels of their own, "
             f"on the way to {results[0]['drift_to']}. Drop: (accuracy at 0 - accuracy at beta) / accuracy at 0."
@@ -94,18 +92,14 @@ class DriftPart(RunPart):
 Curves = dict[str, NDArray[np.float64]]  # each (seeds, betas)
 
 
+def _groups(curves: dict[tuple[str, str], Curves]) -> list[str]:
+    return list(dict.fromkeys(group for group, _ in curves))
+
+
 def _curves(runs: list[Result]) -> Curves:
     curves = {key: np.array([run["drift"][key] for run in runs]) for key in ("DI", "accuracy", "consistency")}
     start = np.maximum(curves["accuracy"][:, :1], 1e-12)  # a network that gets nothing right has nothing to lose
     return {**curves, "drop": (start - curves["accuracy"]) / start}
-
-
-def _groups(results: list[Result]) -> list[str]:
-    return list(dict.fromkeys(result["group"] for result in results))
-
-
-def _accuracies(curves: Curves) -> list[str]:
-    return [cell("accuracy", list(curves["accuracy"][:, 0])), f"{100 * curves['drop'][:, 5].mean():.1f} %"]
 
 
 def _findings(group: str, curves: dict[tuple[str, str], Curves]) -> list[Finding]:
@@ -132,10 +126,7 @@ def _findings(group: str, curves: dict[tuple[str, str], Curves]) -> list[Finding
 
 
 def _picture(results: list[Result], curves: dict[tuple[str, str], Curves]) -> Picture:
-    from baselines.common.figures import figure
-    from baselines.study.parts.plots import band
-
-    groups = _groups(results)
+    groups = _groups(curves)
     made = figure(4.2 * len(groups), 6)
     axes = made.subplots(2, len(groups), sharex=True, squeeze=False)
     for column, group in enumerate(groups):

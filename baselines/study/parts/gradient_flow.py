@@ -1,4 +1,4 @@
-r"""Proposition 3.1: what the gradient flow of the invariance error does to a linear network.
+r"""Proposition 3.1: the gradient flow of the invariance error of a linear network.
 
 For `f(x) = W x` the invariance error is `LI(W) = 1/2 tr(W S W^T)`, with `S = mean of (x - gx)(x - gx)^T` over samples
 and elements. Its gradient flow `dW/dt = -W S` has the solution `W(t) = W(0) exp(-S t)`: every direction in which the
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.common.data import load_dataset
+from baselines.common.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, figure
 from baselines.common.runner import Advance, Result
 from baselines.study.parts.base import Finding, Page, Picture, StandalonePart, Table
 from baselines.study.tables import paper_label
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 TIMES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 PER_UNIT = 8.0  # steps per unit of time and of the largest eigenvalue of S
+SAMPLES = 500  # test images
+MORE = ("D4",)  # beside the groups of the plan
+CLOSE = 1e-5  # of the integrated flow to the closed form
+COLOURS = VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,8 @@ def gradient_flow(x: Tensor, group: Group, outputs: int = 10, times: Sequence[fl
             W = _step(descent, W, (time - now) / (steps * top))
         now = time
         exact = start @ basis @ (-eigenvalues * time / top).exp().diag() @ basis.mT
-        records.append(
-            (_largest(W), _largest(exact), 0.5 * float((W @ S * W).sum()), float((W - exact).norm() / start.norm()))
-        )
+        lost, off = 0.5 * float((W @ S * W).sum()), float((W - exact).norm() / start.norm())
+        records.append((_largest(W), _largest(exact), lost, off))
     sigma, exact_sigma, loss, error = torch.tensor(records, dtype=torch.float64).T
     kept = float((eigenvalues <= 1e-9 * top).double().mean())
     return Flow(torch.tensor([float(time) for time in times]), sigma, exact_sigma, loss, error, kept)
@@ -99,11 +103,6 @@ def _step(descent: Callable[[Tensor], Tensor], W: Tensor, h: float) -> Tensor:
 
 def _largest(W: Tensor) -> float:
     return float(torch.linalg.matrix_norm(W, 2))
-
-
-SAMPLES = 500  # test images
-MORE = ("D4",)  # beside the groups of the plan
-CLOSE = 1e-5  # of the integrated flow to the closed form
 
 
 class FlowPart(StandalonePart):
@@ -155,13 +154,9 @@ def _groups(plan: Plan) -> list[str]:
 
 
 def _picture(results: list[Result]) -> Picture:
-    from baselines.common.figures import figure
-
     made = figure(8.4, 3.4)
     left, right = made.subplots(1, 2)
-    colours = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-    for number, flow in enumerate(results):
-        colour = colours[number % len(colours)]
+    for flow, colour in zip(results, itertools.cycle(COLOURS), strict=False):
         left.plot(flow["times"], flow["sigma"], "o", color=colour, markersize=5, label=f"{flow['group']}, integrated")
         left.plot(flow["times"], flow["exact_sigma"], color=colour, linewidth=1)
         right.plot(flow["times"], [loss / flow["loss"][0] for loss in flow["loss"]], "o-", color=colour, markersize=4)
@@ -171,6 +166,5 @@ def _picture(results: list[Result]) -> Picture:
     for ax in (left, right):
         ax.grid(alpha=0.3)
     left.legend(fontsize=8)
-    return Picture(
-        "flow", made, "Largest singular value and invariance error of a linear network along the gradient flow."
-    )
+    alt = "Largest singular value and invariance error of a linear network along the gradient flow."
+    return Picture("flow", made, alt)

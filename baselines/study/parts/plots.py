@@ -1,18 +1,21 @@
-r"""How the figures of the study look: colours that the colour-blind can tell apart, a dash and a marker for each."""
+r"""Colours, dashes and markers of the methods, and images packed into JSON."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.common.figures import BLUE, GREEN, VERMILLION
+from baselines.common.runner import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = {"WT": GREEN, "DA": VERMILLION, "IR": BLUE, "UP": "#999999"}
 DASHES = {"WT": "-.", "DA": "-", "IR": "--", "UP": ":"}
@@ -43,6 +46,11 @@ def unpacked(image: Packed) -> NDArray[np.float64]:
     r"""The image (H, W) that was packed, up to a 255th of its range."""
     pixels = np.frombuffer(base64.b64decode(image["pixels"]), np.uint8).reshape(image["shape"])
     return image["low"] + (image["high"] - image["low"]) * (pixels / 255)
+
+
+def drawn(runs: dict[tuple[str, str], list[Result]], group: str, key: str) -> dict[str, Any]:
+    r"""What was kept under `key` of a group's networks to be drawn, by method."""
+    return {method: run[key] for (name, method), seeds in runs.items() for run in seeds if name == group and key in run}
 
 
 def bare(ax: Axes) -> None:

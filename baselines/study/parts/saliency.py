@@ -1,6 +1,4 @@
-r"""Fig. 1 and 3: what a network looks at when its input is moved, put back into one orientation."""
-
-from __future__ import annotations
+r"""Fig. 1 and 3: saliency maps over the orbit of an image, moved back into one orientation."""
 
 import statistics
 
@@ -9,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.common.figures import figure
 from baselines.common.runner import Result
 from baselines.study.measures import BATCHES
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
+from baselines.study.parts.plots import NAMES, bare, drawn, packed, unpacked
 from baselines.study.runs import Subject
 from baselines.study.tables import grouped
 from equilayers.metrics import integrated_gradients_saliency
@@ -49,7 +49,10 @@ class SaliencyPart(RunPart):
         measured: Result = {"similarity": alike.tolist(), "saliency_maps": len(x)}
         if trained.run.seed == 0:
             chosen = [int((y == label).nonzero()[0]) for label in y.unique()[:SHOWN]]
-            measured["pictures"] = [_picture_of(x[i], maps[:, i].view(-1, *x.shape[1:])) for i in chosen]
+            shown = maps.unflatten(2, x.shape[1:]).mean(2)
+            measured["pictures"] = [
+                {"image": packed(x[i, 0]), "maps": [packed(m) for m in shown[:, i]]} for i in chosen
+            ]
         return measured
 
     def page(self, results: list[Result]) -> Page:
@@ -59,50 +62,35 @@ class SaliencyPart(RunPart):
             each = [statistics.fmean(run["similarity"][g] for run in seeds) for g in range(len(seeds[0]["similarity"]))]
             mean = statistics.fmean(each)
             rows.append([group, method, ", ".join(f"{value:.3f}" for value in each)])
+            claims: tuple[bool, ...] = ()
+            text = f"{method} has similarity {mean:.3f}."
             if method == "WT":
-                text = f"{group}: the maps of weight tying are the same in all orientations, similarity {mean:.3f}."
-                findings.append(Finding(text, (mean > 0.999,)))
+                text = f"the maps of weight tying are the same in all orientations, similarity {mean:.3f}."
+                claims = (mean > 0.999,)
             elif method == "DA":
-                text = f"{group}: augmentation's maps of one image have similarity {mean:.2f} on average: "
+                text = f"augmentation's maps of one image have similarity {mean:.2f} on average: "
                 text += "it decides differently in every orientation." if mean < ALIKE else "nearly the same."
-                findings.append(Finding(text, (mean < ALIKE,)))
-            else:
-                findings.append(Finding(f"{group}: {method} has similarity {mean:.3f}."))
+                claims = (mean < ALIKE,)
+            findings.append(Finding(f"{group}: {text}", claims))
         caption = (
             f"Cosine similarity of the map of gx, put back, with that of x, for each g but the identity; mean over "
             f"{results[0]['saliency_maps']} test images and all seeds."
         )
-        drawn = [_drawing(group, runs) for group in dict.fromkeys(group for group, _ in runs)]
-        return Page(findings, [Table(("group", "method", "similarity for each g"), rows, caption)], drawn)
-
-
-def _picture_of(image: Tensor, maps: Tensor) -> Result:
-    from baselines.study.parts.plots import packed
-
-    return {"image": packed(image[0]), "maps": [packed(m.mean(0)) for m in maps]}
+        pictures = [_drawing(group, runs) for group in dict.fromkeys(group for group, _ in runs)]
+        return Page(findings, [Table(("group", "method", "similarity for each g"), rows, caption)], pictures)
 
 
 def _drawing(group: str, runs: dict[tuple[str, str], list[Result]]) -> Picture:
-    from baselines.common.figures import figure
-    from baselines.study.parts.plots import NAMES, bare, unpacked
-
-    firsts = {
-        method: run["pictures"]
-        for (name, method), seeds in runs.items()
-        for run in seeds
-        if name == group and "pictures" in run
-    }
-    methods = list(firsts)
-    images = min(2, len(firsts[methods[0]]))
-    orientations = len(firsts[methods[0]][0]["maps"])
-    made = figure(1.25 * (1 + orientations) * images, 1.5 * len(methods))
-    axes = made.subplots(len(methods), images * (1 + orientations), squeeze=False)
+    pictures = drawn(runs, group, "pictures")
+    methods = list(pictures)
+    images, columns = min(2, len(pictures[methods[0]])), 1 + len(pictures[methods[0]][0]["maps"])
+    made = figure(1.25 * columns * images, 1.5 * len(methods))
+    axes = made.subplots(len(methods), images * columns, squeeze=False)
     for row, method in zip(axes, methods, strict=True):
         for ax in row:
             bare(ax)
-        for number in range(images):
-            picture = firsts[method][number]
-            first, *others = row[number * (1 + orientations) : (number + 1) * (1 + orientations)]
+        for number, picture in enumerate(pictures[method][:images]):
+            first, *others = row[number * columns : (number + 1) * columns]
             image = unpacked(picture["image"])
             first.imshow(image, cmap="gray")
             for g, (ax, packed_map) in enumerate(zip(others, picture["maps"], strict=True)):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from baselines.common.runner import Advance, Result, nested_results
 from baselines.shift.command import runs_of
-from baselines.shift.models import TASKS
+from baselines.shift.models import KINDS, TASKS
 from baselines.shift.runs import PROTOCOLS, Run, ShiftJob
-from baselines.shift.tables import measures_of, titles, verdict
+from baselines.shift.tables import rows_of, titles, verdict
 from baselines.study.parts.base import Finding, Page, Picture, StandalonePart, Table
 
 if TYPE_CHECKING:
@@ -42,17 +42,14 @@ class ShiftPart(StandalonePart):
     def page(self, results: list[Result]) -> Page:
         from baselines.shift.figures import drawings
 
-        wobble = {run["kind"]: run["circular"]["largest_wobble"] for run in results if run["task"] == "detector"}
-        same = [
-            run["consistency"]["circular"] for run in results if run["kind"] == "polyphase" and "consistency" in run
-        ]
+        detectors = {run["kind"]: run for run in results if run["task"] == "detector"}
+        wobble = [detectors[kind]["circular"]["largest_wobble"] for kind in KINDS]
+        same = detectors["polyphase"]["consistency"]["circular"] == 1
         findings = [Finding(line[0].upper() + line[1:] + ".") for line in verdict(results)]
-        text = (
-            "Under circular shifts the probability wobbles most with max, less with blur, least with polyphase pooling"
-        )
-        ordered = wobble["max"] > wobble["blur"] > wobble["polyphase"]
-        findings.append(Finding(f"{text}: {'yes' if ordered else 'no'}.", (ordered, min(same) == 1)))
-        tables = [Table(titles(task), measures_of(results, task)) for task in TASKS]
+        text = "Under circular shifts the probability wobbles most with max, less with blur, least with polyphase"
+        ordered = wobble[0] > wobble[1] > wobble[2]
+        findings.append(Finding(f"{text} pooling: {'yes' if ordered else 'no'}.", (ordered, same)))
+        tables = [Table(titles(task), rows_of(results, task)) for task in TASKS]
         return Page(findings, tables, [Picture(f"shift-{n}", f, ALTS[n]) for n, f in drawings(results).items()])
 
 

@@ -1,4 +1,4 @@
-r"""Fig. 5: invariance-induced spectral decay, how sensitive to any change of its input a network is left."""
+r"""Fig. 5: invariance-induced spectral decay: the largest singular value of the Jacobian of each network."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import statistics
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from baselines.common.figures import figure
 from baselines.common.runner import Result
+from baselines.study.config import SALIENCY_TARGET
 from baselines.study.measures import BATCHES, exact
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
-from baselines.study.protocols import SALIENCY_TARGET
+from baselines.study.parts.plots import COLOURS, bare, packed, unpacked
 from baselines.study.runs import Run, Subject
+from baselines.study.tables import nu
 from equilayers.metrics import invariance_gap, jacobian_singular_values, jacobian_spectral_norm
 
 if TYPE_CHECKING:
@@ -77,16 +79,10 @@ class DecayPart(RunPart):
 
 def _direction(trained: Subject) -> Result:
     r"""An image and the small change of it that moves the logits most, a picture to look at."""
-    from baselines.study.parts.plots import packed
-
     image = trained.data.test.x[SHOWN : SHOWN + 1]
     change = jacobian_singular_values(trained.model, image, 1).inputs[0, 0]
-    return {"image": packed(image[0, 0]), "change": packed(_signed(change)[0])}
-
-
-def _signed(change: Tensor) -> Tensor:
-    r"""The sign of a singular vector is arbitrary: its largest entry shall be positive."""
-    return change * change.flatten()[change.abs().argmax()].sign()
+    change = change * change.flatten()[change.abs().argmax()].sign()  # a singular vector's sign is arbitrary
+    return {"image": packed(image[0, 0]), "change": packed(change[0])}
 
 
 def _by_kind(results: list[Result]) -> dict[Key, list[Result]]:
@@ -98,15 +94,10 @@ def _by_kind(results: list[Result]) -> dict[Key, list[Result]]:
 
 
 def _cells(runs: list[Result]) -> list[str]:
-    nu = runs[0]["recipe"]["nu"]
     spread = f" ± {statistics.stdev(run['sigma_max'] for run in runs):.2g}" if len(runs) > 1 else ""
     others = (f"{_mean(runs, key):.2g}" for key in ("sigma_relative", "moved", "noisy"))
-    numbers = [f"{_mean(runs, 'SI'):.3f}", f"{_mean(runs, 'sigma_max'):.3g}{spread}", *others]
-    return [
-        f"{nu:g}" if nu else "",
-        *numbers,
-        "trivial" if any(r["trivial"] for r in runs) else f"{_mean(runs, 'ratio'):.2g}",
-    ]
+    ratio = "trivial" if any(run["trivial"] for run in runs) else f"{_mean(runs, 'ratio'):.2g}"
+    return [nu(runs), f"{_mean(runs, 'SI'):.3f}", f"{_mean(runs, 'sigma_max'):.3g}{spread}", *others, ratio]
 
 
 def _mean(runs: list[Result], key: str) -> float:
@@ -117,8 +108,10 @@ def _findings(groups: dict[Key, list[Result]]) -> list[Finding]:
     found = []
     sigma = {key: _mean(runs, "sigma_max") for key, runs in groups.items()}
     for (group, kind), runs in groups.items():
-        if kind.startswith("IR") and sigma.get((group, "DA")):
-            share = sigma[group, kind] / sigma[group, "DA"]
+        if not sigma.get((group, "DA")):
+            continue
+        share = sigma[group, kind] / sigma[group, "DA"]
+        if kind.startswith("IR"):
             reached = _mean(runs, "SI")
             relative = _mean(runs, "sigma_relative") / _mean(groups[group, "DA"], "sigma_relative")
             text = (
@@ -127,17 +120,13 @@ def _findings(groups: dict[Key, list[Result]]) -> list[Finding]:
             )
             text += "." if reached >= SALIENCY_TARGET else f", which is under the target of {SALIENCY_TARGET}."
             found.append(Finding(text, (share < 1,)))
-        if kind == "WT" and sigma.get((group, "DA")):
-            share, ratio = sigma[group, kind] / sigma[group, "DA"], _mean(runs, "ratio")
-            text = f"{group}: sigma max of weight tying is {share:.2g} times augmentation's, "
-            found.append(Finding(f"{text}and it moves {ratio:.2g} times as far under the group as under noise."))
+        if kind == "WT":
+            text = f"{group}: sigma max of weight tying is {share:.2g} times augmentation's, and it moves "
+            found.append(Finding(f"{text}{_mean(runs, 'ratio'):.2g} times as far under the group as under noise."))
     return found
 
 
 def _bars(groups: dict[Key, list[Result]]) -> Picture:
-    from baselines.common.figures import figure
-    from baselines.study.parts.plots import COLOURS
-
     names = list(dict.fromkeys(group for group, _ in groups))
     made = figure(4.2 * len(names), 3.6)
     for ax, name in zip(made.subplots(1, len(names), squeeze=False)[0], names, strict=True):
@@ -146,9 +135,8 @@ def _bars(groups: dict[Key, list[Result]]) -> Picture:
             values = [run["sigma_max"] for run in groups[name, kind]]
             ax.bar(place, statistics.fmean(values), color=COLOURS[kind[:2]], alpha=0.8)
             ax.plot([place] * len(values), values, "k.", markersize=5)
-            ax.annotate(
-                f"{statistics.fmean(values):.2g}", (place, max(values)), (0, 4), textcoords="offset points", ha="center"
-            )
+            label = f"{statistics.fmean(values):.2g}"
+            ax.annotate(label, (place, max(values)), (0, 4), textcoords="offset points", ha="center")
         ax.set_xticks(range(len(kinds)), [kind.replace(", ", ",\n") for kind in kinds])
         ax.set_yscale("log")
         ax.margins(y=0.15)
@@ -156,15 +144,11 @@ def _bars(groups: dict[Key, list[Result]]) -> Picture:
         ax.grid(alpha=0.3, axis="y")
         ax.set_axisbelow(True)
     made.supylabel("sigma max of d logits / d input")
-    return Picture(
-        "decay", made, "Largest singular value of the Jacobian for each network, log scale; a dot for each seed."
-    )
+    alt = "Largest singular value of the Jacobian for each network, log scale; a dot for each seed."
+    return Picture("decay", made, alt)
 
 
 def _directions(groups: dict[Key, list[Result]]) -> Picture:
-    from baselines.common.figures import figure
-    from baselines.study.parts.plots import bare, unpacked
-
     names = list(dict.fromkeys(group for group, _ in groups))
     firsts = {key: run for key, runs in groups.items() for run in runs if "direction" in run}
     columns = list(dict.fromkeys(kind for _, kind in groups))

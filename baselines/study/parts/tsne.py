@@ -1,16 +1,16 @@
 r"""Fig. 2: the penultimate layer in the plane, with the orbits of some images traced."""
 
-from __future__ import annotations
-
 import statistics
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from baselines.common.figures import figure
 from baselines.common.runner import Result
 from baselines.study.measures import BATCHES, exact
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
+from baselines.study.parts.plots import NAMES, bare, drawn
 from baselines.study.runs import Subject
 from baselines.study.tables import grouped
 
@@ -70,40 +70,33 @@ class TsnePart(RunPart):
         measured: Result = {"orbit_spread": float(within / apart), "tsne_images": len(x)}
         if trained.run.seed == 0:
             places = plane(features.flatten(0, 1)).view(group.order, len(x), 2)
-            measured |= {
-                "places": [[[round(v, 3) for v in p] for p in g] for g in places.tolist()],
-                "classes": y.tolist(),
-            }
+            measured["places"] = [[[round(v, 3) for v in p] for p in g] for g in places.tolist()]
+            measured["classes"] = y.tolist()
         return measured
 
     def page(self, results: list[Result]) -> Page:
         runs = grouped(results)
         spread = {key: statistics.fmean(run["orbit_spread"] for run in seeds) for key, seeds in runs.items()}
-        findings = []
+        findings, rows = [], []
         for (group, method), value in spread.items():
             size = "exactly 0" if value == 0 else f"{value:.2g}"
             text = f"{group}: the orbits of {method} have a size of {size} relative to the distance between images."
             claims = {"WT": (value == 0,), "DA": (value > 0.1,)}.get(method, ())
             findings.append(Finding(text, claims))
-        rows = [[group, method, "0" if value == 0 else f"{value:.3g}"] for (group, method), value in spread.items()]
+            rows.append([group, method, "0" if value == 0 else f"{value:.3g}"])
         caption = (
             f"Mean distance of the features of gx from those of x by the mean distance between those of "
             f"{results[0]['tsne_images']} test images. Drawings: seed 0; t-SNE keeps neighbours, not distances."
         )
-        drawn = [_drawing(group, runs) for group in dict.fromkeys(group for group, _ in runs)]
-        return Page(findings, [Table(("group", "method", "orbit size"), rows, caption)], drawn)
+        pictures = [_drawing(group, runs) for group in dict.fromkeys(group for group, _ in runs)]
+        return Page(findings, [Table(("group", "method", "orbit size"), rows, caption)], pictures)
 
 
 def _drawing(group: str, runs: dict[tuple[str, str], list[Result]]) -> Picture:
-    from baselines.common.figures import figure
-    from baselines.study.parts.plots import NAMES, bare
-
-    firsts = {
-        method: run for (name, method), seeds in runs.items() for run in seeds if name == group and "places" in run
-    }
-    made = figure(3.4 * len(firsts), 3.6)
-    for ax, (method, run) in zip(made.subplots(1, len(firsts), squeeze=False)[0], firsts.items(), strict=True):
-        places, classes = np.array(run["places"]), np.array(run["classes"])
+    places_of, classes_of = drawn(runs, group, "places"), drawn(runs, group, "classes")
+    made = figure(3.4 * len(places_of), 3.6)
+    for ax, method in zip(made.subplots(1, len(places_of), squeeze=False)[0], places_of, strict=True):
+        places, classes = np.array(places_of[method]), np.array(classes_of[method])
         for place in places:
             ax.scatter(*place.T, c=classes, cmap="tab10", vmin=0, vmax=9, s=5, alpha=0.5, linewidths=0)
         for orbit in places[:, :TRACED].transpose(1, 0, 2):

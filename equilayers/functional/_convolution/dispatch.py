@@ -1,4 +1,4 @@
-r"""Which algorithm a convolution takes, and whether it may be taken at all: by sizes alone, so that it can be kept."""
+r"""The choice of a convolution's algorithm and the checks of its sizes: by sizes alone, so that both can be cached."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from equilayers.functional.cost import Sizes, cheapest_convolution
 Size = tuple[int, ...]
 
 
-class Situation(NamedTuple):
-    r"""What the choice depends on beside sizes.
+class Runtime(NamedTuple):
+    r"""The part of a call that the choice depends on beside sizes.
 
-    measured: whether the cost model knows this device and dtype. kept: whether what is made of the weight is kept
-    between calls. threads: of torch.
+    measured: whether the cost model knows this device and dtype. kept: whether the transformed weight is kept between
+    calls. threads: of torch.
     """
 
     measured: bool
@@ -46,12 +46,12 @@ def check_convolution(caller: str, x: Size, weight: Size, spec: ConvSpec) -> Non
 
 
 @functools.lru_cache(maxsize=4096)
-def plan(caller: str, x: Size, weight: Size, spec: ConvSpec, situation: Situation) -> str:
+def choose_algorithm(caller: str, x: Size, weight: Size, spec: ConvSpec, runtime: Runtime) -> str:
     r"""The algorithm for inputs and weights of these sizes, which are checked."""
     check_convolution(caller, x, weight, spec)
     if spec.algorithm not in ("auto", "bitwise"):
         return spec.algorithm
-    if not situation.measured:
+    if not runtime.measured:
         return "dense" if spec.algorithm == "auto" else "orbit"
     sizes = Sizes(
         pixels_in=x[0] * math.prod(x[-2:]),
@@ -61,6 +61,6 @@ def plan(caller: str, x: Size, weight: Size, spec: ConvSpec, situation: Situatio
         taps=math.prod(spec.kernel_size),
         groups=spec.groups,
         lifting=spec.lifting,
-        kept=situation.kept,
+        kept=runtime.kept,
     )
-    return cheapest_convolution(spec.group, sizes, spec.algorithm == "bitwise", situation.threads)
+    return cheapest_convolution(spec.group, sizes, spec.algorithm == "bitwise", runtime.threads)

@@ -1,4 +1,4 @@
-r"""Weight-tied filters: expanded to an ordinary convolution's, laid out as planes over the group, and turned around.
+r"""Weight-tied filters: expanded to an ordinary convolution's, laid out as planes over the group, and reversed.
 
 A filter has N = kh·kw taps t for each pair of channels in a lifting convolution, and N = |G|·kh·kw pairs (u, t) in a
 group convolution. Every function is an index table, made once per group and shape.
@@ -51,7 +51,7 @@ def expand(weight: Tensor, group: Group) -> Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def turned_taps(group: Group, kernel: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotated_taps(group: Group, kernel: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
     r"""Places (|G|·T,) of (u, u·t) in the flat (u, t), and the table that undoes them."""
     moved = moved_places(group, kernel)
     table = (np.arange(group.order)[:, None] * moved.shape[1] + moved).reshape(-1)
@@ -60,16 +60,16 @@ def turned_taps(group: Group, kernel: Pair, device: torch.device) -> tuple[Tenso
 
 def to_planes(weight: Tensor, group: Group) -> Tensor:
     r"""Planes (O, |G|, T·C) of a group convolution's weight: `planes[o, u, (t, c)] = weight[o, c, u](u·t)`."""
-    table, _ = turned_taps(group, (weight.shape[3], weight.shape[4]), weight.device)
-    turned = weight.flatten(2).index_select(2, table).unflatten(2, (group.order, -1))
-    return turned.permute(0, 2, 3, 1).flatten(2)
+    table, _ = rotated_taps(group, (weight.shape[3], weight.shape[4]), weight.device)
+    rotated = weight.flatten(2).index_select(2, table).unflatten(2, (group.order, -1))
+    return rotated.permute(0, 2, 3, 1).flatten(2)
 
 
 def from_planes(planes: Tensor, group: Group, kernel: Pair) -> Tensor:
     r"""The inverse of `to_planes`."""
-    _, inverse = turned_taps(group, kernel, planes.device)
-    turned = planes.unflatten(2, (kernel[0] * kernel[1], -1)).permute(0, 3, 1, 2).flatten(2)
-    return turned.index_select(2, inverse).unflatten(2, (group.order, *kernel))
+    _, inverse = rotated_taps(group, kernel, planes.device)
+    rotated = planes.unflatten(2, (kernel[0] * kernel[1], -1)).permute(0, 3, 1, 2).flatten(2)
+    return rotated.index_select(2, inverse).unflatten(2, (group.order, *kernel))
 
 
 @functools.lru_cache(maxsize=256)
@@ -81,6 +81,6 @@ def _reversal(group: Group, kernel: Pair, device: torch.device) -> Tensor:
 
 
 def reversed_weight(weight: Tensor, group: Group) -> Tensor:
-    r"""The weight (C, O, |G|, kh, kw) whose group convolution spreads gradients back: `weight[o, c, u^-1](-u^-1 t)`."""
+    r"""The weight (C, O, |G|, kh, kw) whose group convolution is the input adjoint: `weight[o, c, u^-1](-u^-1 t)`."""
     table = _reversal(group, (weight.shape[3], weight.shape[4]), weight.device)
     return weight.flatten(2).index_select(2, table).unflatten(2, weight.shape[2:]).transpose(0, 1).contiguous()

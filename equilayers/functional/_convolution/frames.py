@@ -1,7 +1,7 @@
-r"""Where the numbers of a convolution stand: its output positions in orbits, and the places its taps read.
+r"""Index tables of a convolution: its output positions in orbits, and the places that its taps read.
 
 The output positions are split into orbits under the group, p = k·q with q among the representatives; the positions of
-one k are a *frame*, see `_patches`.
+one k are a *frame*, see `patches`.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class Part:
         cuts = [slice(first, min(first + orbits, q)) for first in range(0, q, orbits)]
         share = lambda cut: None if self.share is None else self.share[cut]  # noqa: E731
         target = self.target.unflatten(1, (q, n))
-        tables = ((self.start[:, cut], self.taps, target[:, cut].flatten(1)) for cut in cuts)
-        return [Part(*three, self.free, share(cut)) for three, cut in zip(tables, cuts, strict=True)]
+        pieces = ((cut, target[:, cut].flatten(1)) for cut in cuts)
+        return [Part(self.start[:, cut], self.taps, piece, self.free, share(cut)) for cut, piece in pieces]
 
 
 @functools.lru_cache(maxsize=128)
 def parts(spec: ConvSpec, size: Pair, device: torch.device) -> tuple[Part, ...]:
     r"""How the outputs for an input of this size are computed.
 
-    Free orbits take every frame. Under a dihedral group any other position is fixed by a mirror, so that turns alone
-    reach its whole orbit; under turns the one other position is the centre, which one frame reaches.
+    Free orbits take every frame. Under a dihedral group any other position is fixed by a mirror, so that rotations
+    alone reach its whole orbit; under rotations the one other position is the centre, which one frame reaches.
     """
     group, out = spec.group, spec.out_size(size)
     n, (ph, pw), (sh, sw) = group.order, spec.padding, spec.stride

@@ -1,7 +1,7 @@
-r"""Where a convolution samples: sizes, padding, and the rule that keeps its grid symmetric.
+r"""The settings and sizes of a convolution, and the rule that keeps its sampling grid symmetric.
 
-The grid `o + s·i` along an axis that the group turns around is symmetric when `H + 2p - d(k-1) - 1` is a multiple of
-the stride s. Only then does the layer commute with mirrors and turns; any other size is refused.
+The grid `o + s·i` along an axis that the group reverses is symmetric when `H + 2p - d(k-1) - 1` is a multiple of
+the stride s. Only then does the layer commute with mirrors and rotations; any other size is refused.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import PADDING_MODES, Pair, check_choice, check_int, pair_of, refuse
-from equilayers.groups import CyclicRotation, Dihedral, Group, as_group, interpolates
+from equilayers.functional.cost import ALGORITHMS
+from equilayers.groups import Dihedral, Group, Rotations, as_group, interpolates
 
-ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
 Ints = int | Sequence[int]
 
 
@@ -53,6 +53,20 @@ class ConvSpec:
         return replace(self, algorithm=check_algorithm(caller, self.group, algorithm))
 
     @property
+    def exactness(self) -> str:
+        r"""The level: "rounding" where filters may be expanded, "approximate" where the group interpolates."""
+        if self.group.exactness != "bitwise":
+            return self.group.exactness
+        return "rounding" if self.algorithm in ("auto", "dense") else "bitwise"
+
+    @property
+    def extra_repr(self) -> str:
+        r"""`, name=value` for each of torch's settings that is not its default."""
+        named = (f for f in fields(self) if f.name in ("stride", "padding", "dilation", "groups", "padding_mode"))
+        given = ((f.name, getattr(self, f.name), f.default) for f in named)
+        return "".join(f", {name}={value!r}" for name, value, usual in given if value != usual)
+
+    @property
     def spans(self) -> Pair:
         r"""d(k-1) of both axes: how many pixels beyond the first a filter reaches."""
         (kh, kw), (dh, dw) = self.kernel_size, self.dilation
@@ -80,7 +94,7 @@ class ConvSpec:
 
 def check_plane_group(caller: str, group: Group) -> Group:
     r"""The group itself when convolutions can be tied under it, ValueError otherwise."""
-    if not isinstance(group, CyclicRotation | Dihedral):
+    if not isinstance(group, Rotations):
         hint = (
             "Shifts need no tying: torch.nn.Conv2d with padding_mode='circular' commutes with every cyclic shift, "
             "and a mean over the map makes it invariant."
@@ -89,53 +103,54 @@ def check_plane_group(caller: str, group: Group) -> Group:
     return group
 
 
-def turned_axes(group: Group) -> tuple[int, ...]:
+def reversed_axes(group: Group) -> tuple[int, ...]:
     r"""The axes, 0 for height and 1 for width, that some element reverses."""
     if group.order == 1:
         return ()
     return (1,) if isinstance(group, Dihedral) and group.n == 1 else (0, 1)
 
 
-def is_square(group: Group) -> bool:
+def swaps_axes(group: Group) -> bool:
     r"""Whether some element mixes height and width."""
-    return isinstance(group, CyclicRotation | Dihedral) and group.n > 2
+    return isinstance(group, Rotations) and group.n > 2
 
 
-def conv_spec(
-    caller: str,
-    group: Group | str,
-    kernel_size: Ints,
-    *,
-    lifting: bool,
-    stride: Ints = 1,
-    padding: Ints | str = 0,
-    dilation: Ints = 1,
-    groups: int = 1,
-    padding_mode: str = "zeros",
-    algorithm: str = "auto",
-) -> ConvSpec:
+class ConvSettings(NamedTuple):
+    r"""The settings of a convolution as they are given, in torch's order, not checked yet."""
+
+    lifting: bool
+    group: Group | str
+    kernel_size: Ints
+    stride: Ints = 1
+    padding: Ints | str = 0
+    dilation: Ints = 1
+    groups: int = 1
+    padding_mode: str = "zeros"
+    algorithm: str = "auto"
+
+
+def conv_spec(caller: str, given: ConvSettings) -> ConvSpec:
     r"""The checked settings of a convolution tied under the group; TypeError or ValueError where they make no sense."""
-    group = check_plane_group(caller, as_group(caller, group))
-    kernel = pair_of(caller, "kernel_size", kernel_size, 1)
-    strides = pair_of(caller, "stride", stride, 1)
-    dilations = pair_of(caller, "dilation", dilation, 1)
+    group = check_plane_group(caller, as_group(caller, given.group))
+    kernel = pair_of(caller, "kernel_size", given.kernel_size, 1)
+    strides = pair_of(caller, "stride", given.stride, 1)
+    dilations = pair_of(caller, "dilation", given.dilation, 1)
     made = ConvSpec(
         group,
-        lifting,
+        given.lifting,
         kernel,
         strides,
-        _padding(caller, padding, kernel, strides, dilations),
+        _padding(caller, given.padding, kernel, strides, dilations),
         dilations,
-        check_int(caller, "groups", groups, 1),
-        check_choice(caller, "padding_mode", padding_mode, PADDING_MODES),
-        check_algorithm(caller, group, algorithm),
+        check_int(caller, "groups", given.groups, 1),
+        check_choice(caller, "padding_mode", given.padding_mode, PADDING_MODES),
+        check_algorithm(caller, group, given.algorithm),
     )
-    if is_square(group):
-        for name in ("kernel_size", "stride", "padding", "dilation"):
-            height, width = getattr(made, name)
-            if height != width:
-                hint = "A quarter turn swaps the axes; CyclicRotation(2), Dihedral(1) and Dihedral(2) do not."
-                refuse(caller, f"{name} alike along both axes for {group!r}", (height, width), hint)
+    for name in ("kernel_size", "stride", "padding", "dilation") if swaps_axes(group) else ():
+        height, width = getattr(made, name)
+        if height != width:
+            hint = "A quarter turn swaps the axes; CyclicRotation(2), Dihedral(1) and Dihedral(2) do not."
+            refuse(caller, f"{name} alike along both axes for {group!r}", (height, width), hint)
     return made
 
 
@@ -143,7 +158,7 @@ def check_algorithm(caller: str, group: Group, algorithm: str) -> str:
     r"""The name of the algorithm, where convolutions under this group have it."""
     check_choice(caller, "algorithm", algorithm, ALGORITHMS)
     if interpolates(group) and algorithm in ("bitwise", "orbit"):
-        hint = "It turns images by interpolation, which is never exact."
+        hint = "It rotates images by interpolation, which is never exact."
         refuse(caller, f"algorithm in {{'auto', 'dense', 'fourier'}} for {group!r}", repr(algorithm), hint)
     return algorithm
 
@@ -155,20 +170,18 @@ def check_size(caller: str, spec: ConvSpec, size: Pair) -> None:
         length, pad, span, stride = size[axis], spec.padding[axis], spans[axis], spec.stride[axis]
         if span < 0:
             reach = spec.spans[axis] + 1
-            hint = "Pad more, or take a smaller kernel or dilation."
-            refuse(
-                caller,
+            expected, hint = (
                 f"{name} + 2·padding >= {reach}, the reach of the kernel",
-                f"{name}={length}, padding={pad}",
-                hint,
+                "Pad more, or take a smaller kernel or dilation.",
             )
+            refuse(caller, expected, f"{name}={length}, padding={pad}", hint)
         most = _most_padding(spec, length)
         if pad > most:
             hint = "Pad less, or take padding_mode='replicate' or 'zeros', which have no limit."
             refuse(caller, f"padding <= {most} for padding_mode={spec.padding_mode!r} at {name}={length}", pad, hint)
-        if axis in turned_axes(group) and span % stride:
-            settings = " or ".join(_settings_that_work(spec, length, axis, "H=W" if is_square(group) else name))
-            hint = f"The grid is lopsided: a turned input would be sampled elsewhere. What works: {settings}."
+        if axis in reversed_axes(group) and span % stride:
+            settings = " or ".join(_settings_that_work(spec, length, axis, "H=W" if swaps_axes(group) else name))
+            hint = f"The grid is lopsided: a rotated input would be sampled elsewhere. What works: {settings}."
             expected = f"{name} + 2·padding - dilation·(kernel_size - 1) - 1 to be a multiple of the stride {stride}"
             refuse(caller, expected, f"{span} at {name}={length}", hint)
 

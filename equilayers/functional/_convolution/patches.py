@@ -1,18 +1,18 @@
-r"""Convolutions as group correlations of patches, computed once for every turn of the input.
+r"""Convolutions as group correlations of patches, computed once for every rotation of the input.
 
-For fiber element u the patch at p is read with its taps turned by u: `A[p, u, (t, c)] = f[c, u, p + u·t]`. Then a group
-convolution is the group correlation of A over u, position by position, and `_correlation` does the rest.
+For fiber element u the patch at p is read with its taps rotated by u: `A[p, u, (t, c)] = f[c, u, p + u·t]`. Then a
+group convolution is the group correlation of A over u, position by position, and `correlation` does the rest.
 
 Why it is bitwise equivariant whatever a matrix product does: the output positions are split into orbits, p = k·q with q
 among the representatives, and the positions of one k, a *frame*, go through products of their own. Read from frame k,
-fiber element k·u and all, the input looks like the input turned by k^-1 does from frame 0:
+fiber element k·u and all, the input looks like the input rotated by k^-1 does from frame 0:
 
     A_k[q, u, (t, c)] = f[c, k·u, k·q + k·u·t]
 
-so turning the input exchanges the frames, and each frame is the same numbers in the same places of equal memory. Of the
-frames that a position fixed by some elements could take, it takes one; turning the input may exchange that for another
-one in which its fiber is permuted, which the exact transforms in `_fourier` carry over bit by bit. All other positions
-may use the transform with the fewest products.
+so rotating the input exchanges the frames, and each frame is the same numbers in the same places of equal memory. Of
+the frames that a position fixed by some elements could take, it takes one; rotating the input may exchange that for
+another one in which its fiber is permuted, which the exact transforms in `_fourier` carry over bit by bit. All other
+positions may use the transform with the fewest products.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from equilayers.functional._convolution.filters import expand, from_planes, reve
 from equilayers.functional._convolution.frames import Part, parts
 from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._fourier.correlation import operators_of, transform, weight_planes_of
+from equilayers.functional._fourier.irreps import Fourier
 from equilayers.functional._fourier.orbits import orbit_table
-from equilayers.functional._fourier.transforms import Fourier
 from equilayers.functional.cost import BLOCK_ROWS
 
 # Patches of one block and frame: rows enough to keep a matrix product busy, bytes enough to be worth a call, no more,
@@ -56,7 +56,7 @@ class PatchKernel:
     r"""The `Kernel` of a convolution with zero padding.
 
     x is a feature (B, C, |G|, H, W), or an image (B, C, H, W) where the convolution lifts; y (B, O, |G|, H', W')
-    lies in memory as (B, |G|, H', W', O), which the next layer reads without turning it around.
+    lies in memory as (B, |G|, H', W', O), which the next layer reads as it is.
     """
 
     spec: ConvSpec
@@ -69,7 +69,7 @@ class PatchKernel:
         return self.apply(x, self.operators(weight), bias, weight.shape[0])
 
     def operators(self, weight: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        r"""What `apply` needs of the weight: the matrices of the fast transform, and those of the exact one."""
+        r"""The matrices of the fast transform of the weight, and those of the exact one."""
         if self.spec.lifting:
             table = orbit_table(self.spec.group, self.spec.kernel_size, weight.device)
             places = table.weight_planes(weight.flatten(2).flatten(0, 1)).unflatten(0, weight.shape[:2])
@@ -98,8 +98,8 @@ class PatchKernel:
             for patches, target, part in steps:
                 start, end = end, end + len(target)
                 planes = results[start:end].view(*patches.shape[:2], features)
-                transformed = (fast, bias, self.fast) if part.free else (exact, bias, self.exact)
-                transform(patches, *transformed, planes)
+                weights, method = (fast, self.fast) if part.free else (exact, self.exact)
+                transform(patches, weights, bias, method, planes)
                 targets.append(target)
             if len(block) not in orders:
                 places = torch.cat(targets)

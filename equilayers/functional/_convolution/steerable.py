@@ -1,12 +1,12 @@
 r"""Group convolutions of groups that interpolate, by the group Fourier transform.
 
-With u = h^-1 k and the filters in the basis of `_steering`, `psi = B w`, a group convolution is a group correlation of
-the coefficients of patches:
+With u = h^-1 k and the filters in the basis of `_steerable_basis`, `psi = B w`, a group convolution is a group
+correlation of the coefficients of patches:
 
     y[h] = sum_k <S_h psi[h^-1 k], patch_k> = sum_k <w[h^-1 k], a_k>,
     w[u] = D_u^-1 B^+ psi[u],    a_k = (B D_k)^T patch_k.
 
-So every fiber element is correlated with the turned basis, channel by channel, and the rest is one product per irrep.
+So every fiber element is correlated with the rotated basis, channel by channel, and the rest is one product per irrep.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform
 from equilayers.functional._fourier.rotations import rotations_fourier
-from equilayers.functional._steerable_basis import Array, basis, pseudo_inverse, turns
+from equilayers.functional._steerable_basis import Array, basis, pseudo_inverse, rotation_matrices
 from equilayers.functional._weight_cache import WeightCache, is_plain
-from equilayers.groups import Dihedral, Rotations
+from equilayers.groups import Rotations
 
 BLOCK_BYTES, MOST_BYTES = 3_000_000, 24_000_000  # of coefficients: of several samples, and of rows of a large one
 
@@ -47,8 +47,8 @@ def _steered(f: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cac
     group, features = cast(Rotations, spec.group), len(weight)
     n = group.order
     size = len(f), *spec.out_size((f.shape[-2], f.shape[-1])), n, features
-    kernel = PlaneKernel(rotations_fourier(group.n, isinstance(group, Dihedral)))
-    bank = torch.from_numpy(turned_basis(group, weight.shape[-1])).to(f.device, f.dtype)
+    kernel = PlaneKernel(rotations_fourier(group))
+    bank = torch.from_numpy(rotated_basis(group, weight.shape[-1])).to(f.device, f.dtype)
     bank = bank.repeat_interleave(f.shape[1], 1)
     if torch.is_grad_enabled() or not is_plain(f, weight):
         planes = coefficients(f, bank, spec)
@@ -68,7 +68,7 @@ def _steered(f: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cac
 
 
 def _blocks(f: Tensor, out: Tensor, spec: ConvSpec, bytes_of_one: int) -> Iterator[tuple[Tensor, Tensor, ConvSpec]]:
-    r"""Parts of the input, where their outputs belong, and what is left to apply: samples, or rows of a large one."""
+    r"""Parts of the input (samples, or rows of a large one), the places of their outputs, and the settings to apply."""
     if bytes_of_one <= MOST_BYTES:
         samples = max(1, BLOCK_BYTES // max(1, bytes_of_one))
         yield from zip(f.split(samples), out.split(samples), itertools.repeat(spec))
@@ -85,7 +85,7 @@ def _blocks(f: Tensor, out: Tensor, spec: ConvSpec, bytes_of_one: int) -> Iterat
 def coefficients(f: Tensor, bank: Tensor, spec: ConvSpec) -> Tensor:
     r"""The coefficients a (B·H'·W', |G|, N·C) of the patches of a feature (B, C, |G|, H, W).
 
-    bank: (N, |G|·C, k, k), the turned basis for every channel.
+    bank: (N, |G|·C, k, k), the rotated basis for every channel.
     """
     batch, channels, n, height, width = f.shape
     # The channels of all fibers last in memory: correlations channel by channel are fastest there.
@@ -100,12 +100,14 @@ def coefficients(f: Tensor, bank: Tensor, spec: ConvSpec) -> Tensor:
 def weight_coefficients(weight: Tensor, group: Rotations) -> Tensor:
     r"""The planes w (O, |G|, N·C) of a weight (O, C, |G|, k, k)."""
     k = weight.shape[-1]
-    back = torch.from_numpy(turns(group, k)[group.inverses] @ pseudo_inverse(k)).to(weight.device, weight.dtype)
+    back = torch.from_numpy(rotation_matrices(group, k)[group.inverses] @ pseudo_inverse(k)).to(
+        weight.device, weight.dtype
+    )
     return torch.einsum("unt,ocut->ounc", back, weight.flatten(-2)).flatten(2)
 
 
 @functools.lru_cache(maxsize=64)
-def turned_basis(group: Rotations, kernel_size: int) -> Array:
-    r"""The basis turned by every element, (N, |G|, k, k)."""
-    bank = (basis(kernel_size) @ turns(group, kernel_size)).transpose(2, 0, 1)
+def rotated_basis(group: Rotations, kernel_size: int) -> Array:
+    r"""The basis rotated by every element, (N, |G|, k, k)."""
+    bank = (basis(kernel_size) @ rotation_matrices(group, kernel_size)).transpose(2, 0, 1)
     return np.ascontiguousarray(bank).reshape(*bank.shape[:2], kernel_size, kernel_size)

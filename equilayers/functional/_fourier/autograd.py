@@ -1,12 +1,11 @@
-r"""Three maps that are each other's derivatives.
+r"""Autograd functions of a bilinear map and its two adjoints, which are each other's derivatives.
 
 A weight-tied layer is bilinear, y = W * x. Its map and the two adjoints are the partial derivatives of one trilinear
 form <v, W * x>, so that each one's backward is made of the other two and gradients of any order come for free:
 
     Correlate(x, W) -> y        InputAdjoint(v, W) -> x        WeightGradient(v, x) -> W
 
-What the three compute is the business of a `Kernel`; here they are only tied together. Nothing but the inputs is kept
-for the backward pass.
+A `Kernel` computes the three; nothing but the inputs is kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -35,17 +34,32 @@ class Kernel(Protocol):
         r"""The W-gradient of <v, W * x>."""
 
 
-class Correlate(Function):
+class _BilinearMap(Function):
+    r"""The part that the three maps share; each takes two tensors first and the kernel last."""
+
+    folds_rows = True  # whether rows of the first argument are independent of each other
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+        ctx.kernel = inputs[-1]
+        ctx.save_for_backward(*inputs[:2])
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
+        r"""A vmap over the rows alone becomes a longer batch; over weights as well it becomes a loop."""
+        if cls.folds_rows and in_dims[0] is not None and all(d is None for d in in_dims[1:]):
+            rows = args[0].movedim(in_dims[0], 0)
+            return cls.apply(rows.flatten(0, 1), *args[1:]).unflatten(0, rows.shape[:2]), 0
+        pick = lambda a, d, i: a if d is None else a.select(d, i)  # noqa: E731
+        return torch.stack([cls.apply(*map(pick, args, in_dims, [i] * len(args))) for i in range(info.batch_size)]), 0
+
+
+class Correlate(_BilinearMap):
     r"""The output y of x, weight and bias or None."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: Kernel) -> Tensor:
         return kernel.correlate(x, weight, bias)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        x, weight, _, ctx.kernel = inputs
-        ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
@@ -56,22 +70,13 @@ class Correlate(Function):
         others = [axis for axis in range(v.ndim) if axis != ctx.kernel.features_axis]
         return gx, gw, v.sum(others) if needs_bias else None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _fold_or_loop(Correlate, info.batch_size, in_dims, args)
 
-
-class InputAdjoint(Function):
+class InputAdjoint(_BilinearMap):
     r"""The x-gradient of <v, Correlate(x, W)>."""
 
     @staticmethod
     def forward(v: Tensor, weight: Tensor, kernel: Kernel) -> Tensor:
         return kernel.input_adjoint(v, weight)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        v, weight, ctx.kernel = inputs
-        ctx.save_for_backward(v, weight)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -81,22 +86,15 @@ class InputAdjoint(Function):
         gw = WeightGradient.apply(v, u, ctx.kernel) if needs_weight else None
         return gv, gw, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _fold_or_loop(InputAdjoint, info.batch_size, in_dims, args)
 
-
-class WeightGradient(Function):
+class WeightGradient(_BilinearMap):
     r"""The W-gradient of <v, Correlate(x, W)>."""
+
+    folds_rows = False
 
     @staticmethod
     def forward(v: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
         return kernel.weight_gradient(v, x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        v, x, ctx.kernel = inputs
-        ctx.save_for_backward(v, x)
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
@@ -105,23 +103,3 @@ class WeightGradient(Function):
         gv = Correlate.apply(x, u, None, ctx.kernel) if needs_v else None
         gx = InputAdjoint.apply(v, u, ctx.kernel) if needs_x else None
         return gv, gx, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        return _loop(WeightGradient, info.batch_size, in_dims, args), 0
-
-
-def _fold_or_loop(
-    function: type[Function], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
-) -> tuple[Tensor, int]:
-    r"""A vmap over the rows alone becomes a longer batch; over weights as well it becomes a loop."""
-    if in_dims[0] is None or any(d is not None for d in in_dims[1:]):
-        return _loop(function, size, in_dims, args), 0
-    rows = args[0].movedim(in_dims[0], 0)
-    out = function.apply(rows.flatten(0, 1), *args[1:])
-    return out.unflatten(0, rows.shape[:2]), 0
-
-
-def _loop(function: type[Function], size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Tensor:
-    pick = lambda a, d, i: a if d is None else a.select(d, i)  # noqa: E731
-    return torch.stack([function.apply(*map(pick, args, in_dims, [i] * len(args))) for i in range(size)])

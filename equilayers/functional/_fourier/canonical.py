@@ -51,14 +51,14 @@ def _verified(bits: Tensor, period: Tensor) -> Tensor:
     return period.index_copy(0, rows, torch.where(same, period[rows], n))
 
 
-def turn_to(x: Tensor, start: Start) -> Tensor:
-    r"""Planes x (R, n, M) read from the start on: result(k) = x(k + shift)."""
+def roll_to_start(x: Tensor, start: Start) -> Tensor:
+    r"""Planes x (R, n, M) rolled so that the start comes first: result(k) = x(k + shift)."""
     steps = torch.arange(x.shape[1], device=x.device)
     return _read(x, (steps + start.shift[:, None]) % x.shape[1])
 
 
-def turn_back(y: Tensor, start: Start, out: Tensor | None = None) -> Tensor:
-    r"""Planes y (R, n, M) put back: result(h) = y((h - shift) mod period), which undoes `turn_to`.
+def roll_back(y: Tensor, start: Start, out: Tensor | None = None) -> Tensor:
+    r"""Planes y (R, n, M) rolled back: result(h) = y((h - shift) mod period), which undoes `roll_to_start`.
 
     Reading within one period makes planes that must be equal, because the sample is periodic, equal to the last bit.
     """

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from equilayers.functional._fourier.canonical import canonical_start, turn_back, turn_to
-from equilayers.functional._fourier.irreps import Rows
-from equilayers.functional._fourier.transforms import Fourier
+from equilayers.functional._fourier.canonical import canonical_start, roll_back, roll_to_start
+from equilayers.functional._fourier.irreps import Fourier, Rows
 
 BLOCK_BYTES = 1_500_000  # of planes per block: what comes in and goes out should stay in a core's second-level cache
 # With fewer samples than these a matrix product costs more than the cache gains; blocks of many bytes make do with 32.
@@ -35,13 +34,13 @@ def transform(
     r"""Planes (R, |G|, M) to planes (R, |G|, O): analysis, one product per block, synthesis."""
     # A compiler reorders sums as it likes: there is nothing bitwise left that a canonical start could save.
     start = None if not fourier.canonical or torch.compiler.is_compiling() else canonical_start(x)
-    rows = fourier.analysis(x if start is None else turn_to(x, start))
+    rows = fourier.analysis(x if start is None else roll_to_start(x, start))
     results = [block.product(row, op) for block, row, op in zip(fourier.blocks, rows, operators, strict=True)]
     if bias is not None:
         results[0] = (results[0][0] + bias,)  # the trivial irrep reaches every plane alike
     if start is None:
         return torch.stack(fourier.synthesis(results), 1, out=out)
-    return turn_back(torch.stack(fourier.synthesis(results), 1), start, out)
+    return roll_back(torch.stack(fourier.synthesis(results), 1), start, out)
 
 
 def transform_blocks(

@@ -1,8 +1,8 @@
-r"""The cyclic groups T_n of any order: a real discrete Fourier transform, made bitwise by a canonical starting point.
+r"""The real discrete Fourier transform of T_n for any n, made bitwise by a canonical starting point.
 
 A shift multiplies Fourier coefficients by irrational phases, so no order of summation makes this transform exactly
-equivariant. Instead each sample is first turned to the one of its n shifts that has the smallest hash of its *bits*
-(integer arithmetic, hence exact), transformed from there, and the result is turned back. All shifts of a sample take
+equivariant. Instead each sample is first rolled to the one of its n shifts that has the smallest hash of its *bits*
+(integer arithmetic, hence exact), transformed from there, and the result is rolled back. All shifts of a sample take
 the same path to the last bit.
 """
 
@@ -15,16 +15,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from equilayers.functional._fourier.irreps import REAL, Block, PhaseBlock, Rows
+from equilayers.functional._fourier.irreps import REAL, Fourier, PhaseBlock, Rows
+from equilayers.functional._fourier.rotations import cos_sin, weighted_sum
 
 
-class CyclicFourier:
+class FourierTn(Fourier):
     r"""Frequency 0, frequency n/2 where n is even, and the pairs of frequencies f = 1..(n-1)//2.
 
     Coefficients of a pair: c = sum_k cos(2 pi f k / n) x(k), d = sum_k sin(2 pi f k / n) x(k).
     """
 
-    exact = False
     canonical = True
 
     def __init__(self, n: int) -> None:
@@ -32,7 +32,7 @@ class CyclicFourier:
         self.pairs = (n - 1) // 2
         self.singles = n - 2 * self.pairs
         self.products = self.singles + 4 * self.pairs
-        self.blocks: tuple[Block, ...] = (REAL,) * self.singles + (PhaseBlock(),)
+        self.blocks = (REAL,) * self.singles + (PhaseBlock(),)
         self.scales = (1 / n,) * self.singles + (2 / n,)
 
     def analysis(self, x: Tensor) -> list[Rows]:
@@ -51,14 +51,12 @@ class CyclicFourier:
         ends = x[:1] if n % 2 else (x[0], x[n // 2])  # what is its own mirror image
 
         def cosines(f: int) -> Tensor:
-            # 2 pi f j / n is reduced mod n before it is rounded; at n/2 its cosine is (-1)^f.
-            weights = [math.cos(2 * math.pi * (f * j % n) / n) for j in inner]
+            # At n/2 the cosine is (-1)^f.
             start = ends[0] if n % 2 else torch.add(ends[0], ends[1], alpha=(-1) ** f)
-            return _weighted(start, even, weights)
+            return weighted_sum(start, even, [cos_sin(n, f, j)[0] for j in inner])
 
         def sines(f: int) -> Tensor:
-            first, *rest = [math.sin(2 * math.pi * (f * j % n) / n) for j in inner]
-            return _weighted(first * odd[0], odd[1:], rest)
+            return weighted_sum(None, odd, [cos_sin(n, f, j)[1] for j in inner])
 
         singles = [cosines(0)] if n % 2 else [cosines(0), cosines(n // 2)]
         pairs = torch.stack([torch.cat((cosines(f), sines(f)), -1) for f in inner])
@@ -81,12 +79,6 @@ class CyclicFourier:
 SMALL = 6  # orders up to which planes are added one by one
 
 
-def _weighted(start: Tensor, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    for term, weight in zip(terms, weights, strict=True):
-        start = torch.add(start, term, alpha=weight)
-    return start
-
-
 def _dft(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     # A compiler folds the matrix into its graph and does not want a cache in its way.
     return _dft_matrix(n, dtype, device) if torch.compiler.is_compiling() else _cached_dft(n, dtype, device)
@@ -95,8 +87,8 @@ def _dft(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def _dft_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     r"""Rows: 1, (-1)^k where n is even, then cos(2 pi f k / n) and sin(2 pi f k / n) for the pairs f = 1..(n-1)//2."""
     pairs = (n - 1) // 2
-    turns = torch.arange(1, pairs + 1)[:, None] * torch.arange(n) % n  # reduced mod n before the angle is rounded
-    angle = turns.to(torch.float64) * (2 * math.pi / n)
+    cycles = torch.arange(1, pairs + 1)[:, None] * torch.arange(n) % n  # reduced mod n before the angle is rounded
+    angle = cycles.to(torch.float64) * (2 * math.pi / n)
     singles = [torch.ones(1, n)] if n % 2 else [torch.ones(1, n), 1 - 2.0 * (torch.arange(n) % 2)[None]]
     matrix = torch.cat([*(row.double() for row in singles), angle.cos(), angle.sin()])
     return matrix.to(dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-r"""One product per irreducible representation: what a group correlation becomes after the Fourier transform.
+r"""The group correlation after the Fourier transform: one matrix product per irreducible representation.
 
 Every block is bilinear in its coefficients x (R, M), w (O, M) -> y (R, O), and comes with both of its adjoints, so that
 gradients of any order are made of the same three products.
@@ -7,12 +7,14 @@ gradients of any order are made of the same three products.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from equilayers._matmul import times
+from equilayers._matmul import matmul
 
 Rows = tuple[Tensor, ...]  # the rows of one block; an exact group acts on them by a signed permutation
 
@@ -43,10 +45,10 @@ class RealBlock:
         return self.operator(w).mT
 
     def product(self, x: Rows, operator: Tensor) -> Rows:
-        return tuple(times(row, operator.mT) for row in x)
+        return tuple(matmul(row, operator.mT) for row in x)
 
     def correlate(self, y: Rows, x: Rows) -> Rows:
-        total = functools.reduce(torch.add, (times(v.mT, u) for v, u in zip(y, x, strict=True)))
+        total = functools.reduce(torch.add, (matmul(v.mT, u) for v, u in zip(y, x, strict=True)))
         return total.chunk(len(x), -2)
 
 
@@ -65,16 +67,16 @@ class ComplexBlock:
         return torch.cat((c.mT, -d.mT), -2)
 
     def product(self, x: Rows, operator: Tensor) -> Rows:
-        (cc, cd), (dc, dd) = (times(row, operator.mT).chunk(2, -1) for row in x)
+        (cc, cd), (dc, dd) = (matmul(row, operator.mT).chunk(2, -1) for row in x)
         return cc + dd, dc - cd
 
     def correlate(self, y: Rows, x: Rows) -> Rows:
         (p, q), (c, d) = y, x
-        return times(p.mT, c) + times(q.mT, d), times(p.mT, d) - times(q.mT, c)
+        return matmul(p.mT, c) + matmul(q.mT, d), matmul(p.mT, d) - matmul(q.mT, c)
 
 
 class GaussBlock:
-    r"""The pair of `ComplexBlock` in three real products instead of four, for rows that need no exact turns.
+    r"""The pair of `ComplexBlock` in three real products instead of four, for rows that need no bitwise equivariance.
 
     With k = (c + d) Wc: `c Wc + d Wd = k - d (Wc - Wd)` and `d Wc - c Wd = k - c (Wc + Wd)`.
 
@@ -91,13 +93,13 @@ class GaussBlock:
 
     def product(self, x: Rows, operator: Tensor) -> Rows:
         (c, d), (first, second, third) = x, operator.mT
-        k, rest, other = times(c + d, first), times(d, third), times(c, second)
+        k, rest, other = matmul(c + d, first), matmul(d, third), matmul(c, second)
         return torch.sub(k, rest, out=rest), torch.sub(k, other, out=other)
 
     def correlate(self, y: Rows, x: Rows) -> Rows:
         (p, q), (c, d) = y, x
-        k = times(p.mT, c + d)
-        return k - times((p - q).mT, d), k - times((p + q).mT, c)
+        k = matmul(p.mT, c + d)
+        return k - matmul((p - q).mT, d), k - matmul((p + q).mT, c)
 
 
 class PhaseBlock:
@@ -124,3 +126,25 @@ class PhaseBlock:
 
 
 REAL, COMPLEX, GAUSS = RealBlock(), ComplexBlock(), GaussBlock()
+
+
+class Fourier(ABC):
+    r"""The real Fourier transform of one group; the first block is the trivial irrep, the sum over the group.
+
+    exact: whether the group moves the coefficients bitwise. canonical: whether each sample is rolled to a canonical
+    start first, which makes up for it. products: multiplications per block of |G|^2.
+    """
+
+    exact = False
+    canonical = False
+    products: int
+    blocks: tuple[Block, ...]
+    scales: tuple[float, ...]
+
+    @abstractmethod
+    def analysis(self, x: Tensor) -> list[Rows]:
+        r"""Planes x (R, |G|, M) to coefficient rows, one entry per block; every row is a fresh tensor."""
+
+    @abstractmethod
+    def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
+        r"""The transpose of `analysis`: |G| planes (R, M)."""

@@ -1,10 +1,10 @@
-r"""Index tables that split a space into orbits, made once per group and shape."""
+r"""Index tables that split a space into orbits under a group."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from equilayers.groups import Group
 
 @dataclass(frozen=True, eq=False)
 class OrbitTable:
-    r"""How flat arrays of N entries become planes of M orbits.
+    r"""The index table that maps flat arrays of N entries to planes of M orbits.
 
     gather: (|G|·M,), entry `k*M + m` is the place of k·p_m, p_m the representative of orbit m. An entry that some k
         leave where it is stands in its orbit more than once.
@@ -32,8 +32,7 @@ class OrbitTable:
 
     def planes(self, x: Tensor) -> Tensor:
         r"""Planes (R, |G|, M) of x (R, N): `planes[:, k, m] = x[:, k·p_m]`. Differentiable."""
-        out: Tensor = _Planes.apply(x, self)
-        return out
+        return cast(Tensor, _Planes.apply(x, self))
 
     def weight_planes(self, weight: Tensor) -> Tensor:
         r"""Planes of a weight (O, N), each entry divided among the places where it stands. Differentiable."""
@@ -101,8 +100,8 @@ def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device) -> O
 @functools.lru_cache(maxsize=256)
 def _kept_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
     gather, first, count = orbit_places(group, shape)
-    tables = to_tensor(gather, device), to_tensor(first, device), None if count is None else to_tensor(count, device)
-    return OrbitTable(group.order, *tables)
+    counts = None if count is None else to_tensor(count, device)
+    return OrbitTable(group.order, to_tensor(gather, device), to_tensor(first, device), counts)
 
 
 @torch.compiler.assume_constant_result

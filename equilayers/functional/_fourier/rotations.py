@@ -13,18 +13,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from equilayers.functional._fourier.irreps import GAUSS, REAL, Block, Rows
+from equilayers.functional._fourier.irreps import GAUSS, REAL, Fourier, Rows
+from equilayers.groups import Dihedral, Rotations
 
 
-class RotationFourier:
+class FourierCn(Fourier):
     r"""C_n: a real row for the frequencies 0 and n/2, a complex pair (c, d) for each one between."""
-
-    exact = False
-    canonical = False
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.blocks: tuple[Block, ...] = tuple(REAL if _single(n, f) else GAUSS for f in range(n // 2 + 1))
+        self.blocks = tuple(REAL if _single(n, f) else GAUSS for f in range(n // 2 + 1))
         self.scales = tuple((1 if _single(n, f) else 2) / n for f in range(n // 2 + 1))
         self.products = sum(1 if block is REAL else 3 for block in self.blocks)
 
@@ -35,26 +33,23 @@ class RotationFourier:
         return _synthesis(self.n, rows)
 
 
-class MirrorFourier:
+class FourierDn(Fourier):
     r"""D_n, element r + n·m: sums and differences of the mirror classes, and two-dimensional irreps.
 
-    With c_m, d_m the coefficients of the turns of mirror class m, the coefficient of a two-dimensional irrep is
+    With c_m, d_m the coefficients of the rotations of mirror class m, the coefficient of a two-dimensional irrep is
     `[[c_0 + c_1, d_1 - d_0], [d_0 + d_1, c_0 - c_1]]`.
     """
 
-    exact = False
-    canonical = False
-
     def __init__(self, n: int) -> None:
-        self.n, self.turns = n, RotationFourier(n)
+        self.n, self.rotations = n, FourierCn(n)
         self.singles = [f for f in range(n // 2 + 1) if _single(n, f)]
         self.pairs = [f for f in range(n // 2 + 1) if not _single(n, f)]
-        self.blocks: tuple[Block, ...] = (REAL,) * (2 * len(self.singles) + len(self.pairs))
+        self.blocks = (REAL,) * (2 * len(self.singles) + len(self.pairs))
         self.scales = (1 / (2 * n),) * (2 * len(self.singles)) + (1 / n,) * len(self.pairs)
         self.products = 2 * len(self.singles) + 8 * len(self.pairs)
 
     def analysis(self, x: Tensor) -> list[Rows]:
-        plain, mirrored = (self.turns.analysis(half) for half in x.split(self.n, 1))
+        plain, mirrored = (self.rotations.analysis(half) for half in x.split(self.n, 1))
         rows: list[Rows] = []
         for f in self.singles:
             (p,), (q,) = plain[f], mirrored[f]
@@ -73,24 +68,24 @@ class MirrorFourier:
         for f, (top, bottom) in zip(self.pairs, rows[2 * len(self.singles) :], strict=True):
             (a, b), (c, d) = top.chunk(2, -1), bottom.chunk(2, -1)
             plain[f], mirrored[f] = (a + d, c - b), (a - d, b + c)
-        return [
-            *self.turns.synthesis([plain[f] for f in sorted(plain)]),
-            *self.turns.synthesis([mirrored[f] for f in sorted(mirrored)]),
-        ]
+        frequencies = sorted(plain)
+        halves = ([half[f] for f in frequencies] for half in (plain, mirrored))
+        return [plane for half in halves for plane in self.rotations.synthesis(half)]
 
 
 @functools.lru_cache(maxsize=64)
-def rotations_fourier(turns: int, mirrors: bool) -> RotationFourier | MirrorFourier:
-    r"""The transform of C_n, or with mirrors that of D_n."""
-    return MirrorFourier(turns) if mirrors else RotationFourier(turns)
+def rotations_fourier(group: Rotations) -> Fourier:
+    r"""The transform of C_n or D_n for any n."""
+    return FourierDn(group.n) if isinstance(group, Dihedral) else FourierCn(group.n)
 
 
 def _single(n: int, f: int) -> bool:
     return f == 0 or 2 * f == n
 
 
-def _waves(n: int, f: int, j: int) -> tuple[float, float]:
-    angle = 2 * math.pi * (f * j % n) / n
+def cos_sin(n: int, f: int, j: int) -> tuple[float, float]:
+    r"""Cosine and sine of 2 pi f j / n."""
+    angle = 2 * math.pi * (f * j % n) / n  # reduced mod n before it is rounded
     return math.cos(angle), math.sin(angle)
 
 
@@ -103,8 +98,8 @@ def _analysis(x: Sequence[Tensor]) -> list[Rows]:
         sums, differences = [x[j] + x[n - j] for j in range(1, half + 1)], [x[j] - x[n - j] for j in range(1, half + 1)]
         rows: list[Rows] = [(functools.reduce(torch.add, sums, x[0]),)]
         for f in range(1, half + 1):
-            cosines, sines = zip(*(_waves(n, f, j) for j in range(1, half + 1)), strict=True)
-            rows.append((_weighted(x[0], sums, cosines), _weighted(None, differences, sines)))
+            cosines, sines = zip(*(cos_sin(n, f, j) for j in range(1, half + 1)), strict=True)
+            rows.append((weighted_sum(x[0], sums, cosines), weighted_sum(None, differences, sines)))
         return rows
     even = _analysis([x[j] + x[j + half] for j in range(half)])
     odd = _odd(n, [x[j] - x[j + half] for j in range(half)])
@@ -121,13 +116,13 @@ def _odd(n: int, d: Sequence[Tensor]) -> list[Rows]:
     less, more = [d[j] - d[half - j] for j in inner], [d[j] + d[half - j] for j in inner]
     rows: list[Rows] = []
     for f in range(1, half + 1, 2):
-        weights = [_waves(n, f, j) for j in inner]
-        cosine = _weighted(d[0], less, [cos for cos, _ in weights])
+        weights = [cos_sin(n, f, j) for j in inner]
+        cosine = weighted_sum(d[0], less, [cos for cos, _ in weights])
         if 2 * f == n:
             rows.append((cosine,))
             continue
-        middle = d[half // 2] * _waves(n, f, half // 2)[1] if half % 2 == 0 else None
-        rows.append((cosine, _weighted(middle, more, [sin for _, sin in weights])))
+        middle = d[half // 2] * cos_sin(n, f, half // 2)[1] if half % 2 == 0 else None
+        rows.append((cosine, weighted_sum(middle, more, [sin for _, sin in weights])))
     return rows
 
 
@@ -141,8 +136,11 @@ def _synthesis(n: int, rows: Sequence[Rows]) -> list[Tensor]:
         x = [functools.reduce(torch.add, [c for c, _ in pairs], start)]
         ahead, back = [], []
         for j in range(1, half + 1):
-            cosines, sines = zip(*(_waves(n, f, j) for f in range(1, half + 1)), strict=True)
-            even, odd = _weighted(start, [c for c, _ in pairs], cosines), _weighted(None, [s for _, s in pairs], sines)
+            cosines, sines = zip(*(cos_sin(n, f, j) for f in range(1, half + 1)), strict=True)
+            even, odd = (
+                weighted_sum(start, [c for c, _ in pairs], cosines),
+                weighted_sum(None, [s for _, s in pairs], sines),
+            )
             ahead.append(even + odd)
             back.append(even - odd)
         return [*x, *ahead, *reversed(back)]
@@ -157,16 +155,17 @@ def _odd_synthesis(n: int, rows: Sequence[Rows]) -> list[Tensor]:
     cosines, sines = [row[0] for row in rows], [row[1] for row in rows if len(row) == 2]
     d: list[Tensor] = [functools.reduce(torch.add, cosines)] * half
     for j in range(1, half // 2 + 1):
-        weights = [_waves(n, f, j) for f in frequencies]
-        even = _weighted(None, cosines, [cos for cos, _ in weights])
-        odd = _weighted(None, sines, [sin for _, sin in weights[: len(sines)]])
+        weights = [cos_sin(n, f, j) for f in frequencies]
+        even = weighted_sum(None, cosines, [cos for cos, _ in weights])
+        odd = weighted_sum(None, sines, [sin for _, sin in weights[: len(sines)]])
         d[j], d[half - j] = (odd, odd) if 2 * j == half else (even + odd, odd - even)
     return d
 
 
-def _weighted(start: Tensor | None, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+def weighted_sum(start: Tensor | None, terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    r"""`start + sum_i weights_i terms_i`, added in this order."""
     for term, weight in zip(terms, weights, strict=True):
         start = weight * term if start is None else torch.add(start, term, alpha=weight)
     if start is None:
-        raise ValueError("_weighted: expected a start or terms, got neither. Pass one of them.")
+        raise ValueError("weighted_sum: expected a start or terms, got neither. Pass one of them.")
     return start

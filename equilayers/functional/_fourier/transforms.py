@@ -1,6 +1,6 @@
-r"""Real group Fourier transforms, written so that the group moves their coefficients exactly.
+r"""Real group Fourier transforms of C2, C4, D1, D2 and D4 that are bitwise equivariant, and the choice among all.
 
-A function x on the group is a stack of planes (R, |G|, M): R rows (samples) of M channels. `analysis` turns it into
+A function x on the group is a stack of planes (R, |G|, M): R rows (samples) of M channels. `analysis` maps it to the
 coefficients of the real irreps, `synthesis` is the transpose of `analysis`, and `scales` makes the two inverse:
 `synthesis(scales * analysis(x)) == x`.
 
@@ -19,51 +19,28 @@ T_n         n // 2 + 1             2n - 1 (odd n), 2n - 2 (even n) of n^2
 Why it is bitwise equivariant for C2, C4, D1, D2, D4: their real irreps are signed permutations, every transform is a
 tree of two-term sums, IEEE addition commutes and negation is exact. So the group permutes and negates the *rows* of a
 block, bit by bit, and each row goes through a matrix product of the same shape on a freshly allocated (equally aligned)
-operand. T_n takes another way, see `_cyclic`.
+operand. T_n is made bitwise in another way, see `cyclic`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from equilayers.functional._fourier.cyclic import CyclicFourier
-from equilayers.functional._fourier.irreps import COMPLEX, GAUSS, REAL, Block, Rows
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.functional._fourier.cyclic import FourierTn
+from equilayers.functional._fourier.irreps import COMPLEX, GAUSS, REAL, Block, Fourier, Rows
+from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group, Rotations
 
 
-class Fourier(Protocol):
-    r"""The real Fourier transform of one group; the first block is the trivial irrep, the sum over the group.
-
-    `exact` tells whether the group moves the coefficients bitwise, not whether the products keep that; `canonical`
-    whether each sample is turned to a canonical start first, which makes up for it; `products` is the number of
-    multiplications per block.
-    """
-
-    exact: bool
-    canonical: bool
-    products: int
-    blocks: tuple[Block, ...]
-    scales: tuple[float, ...]
-
-    def analysis(self, x: Tensor) -> list[Rows]:
-        r"""Planes x (R, |G|, M) to coefficient rows, one entry per block; every row is a fresh tensor."""
-
-    def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
-        r"""The transpose of `analysis`: |G| planes (R, M)."""
-
-
-class PairFourier:
+class FourierC2(Fourier):
     r"""C2, D1, T2: the sum and the difference."""
 
     exact = True
-    canonical = False
     products = 2
-    blocks: tuple[Block, ...] = (REAL, REAL)
-    scales: tuple[float, ...] = (1 / 2, 1 / 2)
+    blocks = (REAL, REAL)
+    scales = (1 / 2, 1 / 2)
 
     def analysis(self, x: Tensor) -> list[Rows]:
         a, b = x.unbind(1)
@@ -74,14 +51,13 @@ class PairFourier:
         return [s + t, s - t]
 
 
-class KleinFourier:
+class FourierD2(Fourier):
     r"""D2: two commuting pairs, element r + 2m."""
 
     exact = True
-    canonical = False
     products = 4
-    blocks: tuple[Block, ...] = (REAL,) * 4
-    scales: tuple[float, ...] = (1 / 4,) * 4
+    blocks = (REAL,) * 4
+    scales = (1 / 4,) * 4
 
     def analysis(self, x: Tensor) -> list[Rows]:
         a, b, c, d = x.unbind(1)
@@ -94,15 +70,14 @@ class KleinFourier:
         return [s + v, s - v, u + w, u - w]
 
 
-class QuarterFourier:
+class FourierC4(Fourier):
     r"""C4, T4: frequencies 0 and 2, and the complex pair of frequency 1, by `pair` of blocks."""
 
     exact = True
-    canonical = False
-    scales: tuple[float, ...] = (1 / 4, 1 / 4, 1 / 2)
+    scales = (1 / 4, 1 / 4, 1 / 2)
 
     def __init__(self, pair: Block = COMPLEX) -> None:
-        self.blocks: tuple[Block, ...] = (REAL, REAL, pair)
+        self.blocks = (REAL, REAL, pair)
         self.products = 5 if pair is GAUSS else 6
 
     def analysis(self, x: Tensor) -> list[Rows]:
@@ -116,12 +91,12 @@ class QuarterFourier:
         return [even + c, odd + d, even - c, odd - d]
 
 
-_QUARTER = QuarterFourier()
+_C4, _FAST_C4 = FourierC4(), FourierC4(GAUSS)
 
 
-def _beside(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    r"""The rows [a + b | c - d], written where they belong: joining them afterwards costs as much as the sums."""
-    if torch.compiler.is_compiling():  # which does so by itself, and derives no sum with a place
+def _sum_difference(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    r"""The rows [a + b | c - d], written in place: to concatenate them afterwards costs as much as the sums."""
+    if torch.compiler.is_compiling():  # it fuses them by itself, and cannot differentiate `out=`
         return torch.cat((a + b, c - d), -1)
     rows = a.new_empty(len(a), 2 * a.shape[1])
     left, right = rows.chunk(2, -1)
@@ -130,54 +105,54 @@ def _beside(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return rows
 
 
-class OctetFourier:
+class FourierD4(Fourier):
     r"""D4, element r + 4m: four signs, and the two-dimensional irrep whose matrices are signed permutations.
 
-    With c_m, d_m the complex coefficients of the turns of mirror class m, the two-dimensional coefficient is
+    With c_m, d_m the complex coefficients of the rotations of mirror class m, the two-dimensional coefficient is
     `sum_k x(k) rho(k) = [[c_0 + c_1, d_1 - d_0], [d_0 + d_1, c_0 - c_1]]`.
     """
 
     exact = True
-    canonical = False
     products = 12
-    blocks: tuple[Block, ...] = (REAL,) * 5
-    scales: tuple[float, ...] = (1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4)
+    blocks = (REAL,) * 5
+    scales = (1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4)
 
     def analysis(self, x: Tensor) -> list[Rows]:
-        (p0,), (q0,), (c0, d0) = _QUARTER.analysis(x[:, :4])
-        (p1,), (q1,), (c1, d1) = _QUARTER.analysis(x[:, 4:])
-        plane = _beside(c0, c1, d1, d0), _beside(d0, d1, c0, c1)
+        (p0,), (q0,), (c0, d0) = _C4.analysis(x[:, :4])
+        (p1,), (q1,), (c1, d1) = _C4.analysis(x[:, 4:])
+        plane = _sum_difference(c0, c1, d1, d0), _sum_difference(d0, d1, c0, c1)
         return [(p0 + p1,), (p0 - p1,), (q0 + q1,), (q0 - q1,), plane]
 
     def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
         (p,), (q,), (r,), (s,), (top, bottom) = rows
         (a, b), (c, d) = top.chunk(2, -1), bottom.chunk(2, -1)
-        plain = _QUARTER.synthesis([(p + q,), (r + s,), (a + d, c - b)])
-        mirrored = _QUARTER.synthesis([(p - q,), (r - s,), (a - d, b + c)])
+        plain = _C4.synthesis([(p + q,), (r + s,), (a + d, c - b)])
+        mirrored = _C4.synthesis([(p - q,), (r - s,), (a - d, b + c)])
         return [*plain, *mirrored]
 
 
 _TRANSFORMS: dict[tuple[type[Group], int], Fourier] = {
-    (CyclicRotation, 2): PairFourier(),
-    (CyclicRotation, 4): _QUARTER,
-    (CyclicTranslation, 2): PairFourier(),
-    (CyclicTranslation, 4): _QUARTER,
-    (Dihedral, 1): PairFourier(),
-    (Dihedral, 2): KleinFourier(),
-    (Dihedral, 4): OctetFourier(),
+    (CyclicRotation, 2): FourierC2(),
+    (CyclicRotation, 4): _C4,
+    (CyclicTranslation, 2): FourierC2(),
+    (CyclicTranslation, 4): _C4,
+    (Dihedral, 1): FourierC2(),
+    (Dihedral, 2): FourierD2(),
+    (Dihedral, 4): FourierD4(),
 }
 
 
 def fourier_of(group: Group) -> Fourier | None:
     r"""The transform of the group, or None where this library has none."""
-    if not isinstance(group, CyclicRotation | CyclicTranslation | Dihedral):
+    if not isinstance(group, Rotations | CyclicTranslation):
         return None
     known = _TRANSFORMS.get((type(group), group.n))
-    if known is None and isinstance(group, CyclicTranslation | CyclicRotation) and group.n > 2:
-        return CyclicFourier(group.n)
+    if known is None and not isinstance(group, Dihedral) and group.n > 2:
+        return FourierTn(group.n)
     return known
 
 
 def fast_fourier_of(group: Group) -> Fourier | None:
     r"""The transform with the fewest products, which need not be exact; the coefficients are those of `fourier_of`."""
-    return QuarterFourier(GAUSS) if group == CyclicRotation(4) else fourier_of(group)
+    known = fourier_of(group)
+    return _FAST_C4 if known is _C4 and isinstance(group, CyclicRotation) else known

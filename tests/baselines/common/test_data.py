@@ -75,18 +75,18 @@ def fill(folder: Path, contents: Contents, suffix: str = ".gz") -> Path:
 # --- read_idx
 
 
-@pytest.mark.parametrize("name", ["a.gz", "a", "t10k-images-idx3-ubyte.gz", "train-images-idx3-ubyte"])
-def test_read_idx_returns_what_was_written(tmp_path: Path, name: str) -> None:
-    read = read_idx(write(tmp_path / name, idx_bytes(IMAGES)))
+@pytest.mark.parametrize("array", [IMAGES, LABELS], ids=["images", "labels"])
+@pytest.mark.parametrize("name", ["a.gz", "a", "{}.gz", "{}", "b"])
+def test_read_idx_returns_what_was_written(tmp_path: Path, name: str, array: NDArray[np.uint8]) -> None:
+    path = tmp_path / name.format("t10k-images-idx3-ubyte" if array is IMAGES else "train-labels-idx1-ubyte")
+    write(path, idx_bytes(array))
+    if name == "b":  # gzipped without the suffix
+        path.write_bytes(gzip.compress(idx_bytes(array)))
+    read = read_idx(path)
     assert read.dtype == np.uint8
     assert read.flags.writeable
-    np.testing.assert_array_equal(read, IMAGES)
-
-
-def test_read_idx_reads_labels_and_a_gzip_file_without_suffix(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(read_idx(write(tmp_path / "train-labels-idx1-ubyte", idx_bytes(LABELS))), LABELS)
-    (tmp_path / "b").write_bytes(gzip.compress(idx_bytes(LABELS)))
-    np.testing.assert_array_equal(read_idx(str(tmp_path / "b")), LABELS)
+    np.testing.assert_array_equal(read, array)
+    np.testing.assert_array_equal(read_idx(str(path)), array)
 
 
 BAD: dict[str, tuple[bytes, str]] = {
@@ -164,23 +164,21 @@ def test_load_arrays_prefers_the_folder_of_that_name(tmp_path: Path, known: dict
     assert images[:40].tobytes() == known["fashion-mnist"]["train-images-idx3-ubyte"][16:]
 
 
-def assert_says_both_ways(message: str) -> None:
-    for way in ("--data-dir DIR", "EQUILAYERS_DATA", "--download"):
-        assert way in message
-
-
-def test_load_arrays_without_data_says_both_ways(tmp_path: Path, known: dict[str, Contents]) -> None:
-    with pytest.raises(FileNotFoundError, match="got neither") as error:
-        load_arrays("mnist")
-    assert_says_both_ways(str(error.value))
-    with pytest.raises(FileNotFoundError, match=r"folder that exists, got .*nowhere") as error:
-        load_arrays("mnist", tmp_path / "nowhere")
-    assert_says_both_ways(str(error.value))
+@pytest.mark.parametrize(
+    ("folder", "got"),
+    [
+        (None, "got neither"),
+        ("nowhere", r"folder that exists, got .*nowhere"),
+        ("", r"without t10k-labels-idx1-ubyte\. "),
+    ],
+)
+def test_load_arrays_without_data_says_both_ways(
+    tmp_path: Path, known: dict[str, Contents], folder: str | None, got: str
+) -> None:
     fill(tmp_path, known["mnist"])
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"without t10k-labels-idx1-ubyte\. ") as error:
-        load_arrays("mnist", tmp_path)
-    assert_says_both_ways(str(error.value))
+    with pytest.raises(FileNotFoundError, match=rf"{got}.*--data-dir DIR.*EQUILAYERS_DATA.*--download"):
+        load_arrays("mnist", None if folder is None else tmp_path / folder)
 
 
 def test_load_arrays_refuses_a_wrong_sum(tmp_path: Path, known: dict[str, Contents]) -> None:
@@ -195,25 +193,29 @@ def test_load_arrays_refuses_a_wrong_sum(tmp_path: Path, known: dict[str, Conten
     assert hashlib.md5(known["mnist"][file]).hexdigest() in str(error.value)
 
 
-def test_load_arrays_says_train_and_t10k_are_swapped(tmp_path: Path, known: dict[str, Contents]) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (
+            "train-images-idx3-ubyte",
+            "t10k-images-idx3-ubyte",
+            "which is t10k-images.* of mnist: train and t10k are swapped",
+        ),
+        ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "images and labels are swapped"),
+    ],
+)
+def test_load_arrays_says_what_is_swapped(
+    tmp_path: Path, known: dict[str, Contents], first: str, second: str, says: str
+) -> None:
     contents = dict(known["mnist"])
-    train, t10k = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
-    contents[train], contents[t10k] = contents[t10k], contents[train]
-    with pytest.raises(ValueError, match="which is t10k-images-idx3-ubyte of mnist: train and t10k are swapped"):
+    contents[first], contents[second] = contents[second], contents[first]
+    with pytest.raises(ValueError, match=says):
         load_arrays("mnist", fill(tmp_path, contents))
 
 
 def test_load_arrays_recognises_the_other_data_set(tmp_path: Path, known: dict[str, Contents]) -> None:
     with pytest.raises(ValueError, match="train-images-idx3-ubyte of fashion-mnist"):
         load_arrays("mnist", fill(tmp_path, known["fashion-mnist"]))
-
-
-def test_load_arrays_says_images_and_labels_are_swapped(tmp_path: Path, known: dict[str, Contents]) -> None:
-    contents = dict(known["mnist"])
-    images, labels = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
-    contents[images], contents[labels] = contents[labels], contents[images]
-    with pytest.raises(ValueError, match="images and labels are swapped"):
-        load_arrays("mnist", fill(tmp_path, contents))
 
 
 # --- download
@@ -298,9 +300,11 @@ def test_load_dataset_downloads_when_asked(tmp_path: Path, server: Path) -> None
 # --- load_dataset
 
 
-def small_mnist(tmp_path: Path, known: dict[str, Contents]) -> Callable[..., Dataset]:
+@pytest.fixture
+def load(tmp_path: Path, known: dict[str, Contents]) -> Callable[..., Dataset]:
+    """Load the small MNIST, 54 images without class 9."""
     fill(tmp_path / "mnist", known["mnist"])
-    return lambda **options: load_dataset("mnist", data_dir=tmp_path, **options)
+    return lambda splits=(30, 14, 10), **options: load_dataset("mnist", data_dir=tmp_path, splits=splits, **options)
 
 
 def check_protocol(dataset: Dataset, size: int, pad: int) -> None:
@@ -338,64 +342,54 @@ def as_integers(dataset: Dataset, scale: int) -> list[list[bytes]]:
     ]
 
 
-def test_splits_are_disjoint_complete_and_depend_on_the_seed(tmp_path: Path, known: dict[str, Contents]) -> None:
-    load = small_mnist(tmp_path, known)
-    first, again, other = (load(seed=seed, splits=(30, 14, 10)) for seed in (3, 3, 4))
+def test_splits_are_disjoint_complete_and_depend_on_the_seed(tmp_path: Path, load: Callable[..., Dataset]) -> None:
+    state = torch.random.get_rng_state()
+    first, again, other = (load(seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(state, torch.random.get_rng_state()), "the global generator is left alone"
     check_protocol(first, size=36, pad=4)
-    train, validation, test = as_integers(first, 255)
+    pixels = as_integers(first, 255)
     images, labels = load_arrays("mnist", tmp_path)
-    kept = np.pad(images[labels != 9], ((0, 0), (4, 4), (4, 4)))
-    assert len(kept) == 54
-    assert sorted(train + validation + test) == sorted(image.tobytes() for image in kept)
-    assert len(set(train) | set(validation) | set(test)) == 54
+    padded = [image.tobytes() for image in np.pad(images, ((0, 0), (4, 4), (4, 4)))]
+    label_of = {image: int(label) for image, label in zip(padded, labels, strict=True) if label != 9}
+    assert sorted(image for each in pixels for image in each) == sorted(label_of)
+    assert len(label_of) == 54
+    for split, each in zip((first.train, first.validation, first.test), pixels, strict=True):
+        assert [label_of[image] for image in each] == split.y.tolist(), "labels stay with their images"
     assert torch.equal(first.train.x, again.train.x)
     assert torch.equal(first.test.y, again.test.y)
-    assert set(as_integers(other, 255)[0]) != set(train)
+    assert set(as_integers(other, 255)[0]) != set(pixels[0])
 
 
-def test_labels_stay_with_their_images(tmp_path: Path, known: dict[str, Contents]) -> None:
-    dataset = small_mnist(tmp_path, known)(splits=(30, 14, 10))
-    images, labels = load_arrays("mnist", tmp_path)
-    padded = np.pad(images, ((0, 0), (4, 4), (4, 4)))
-    label_of = {image.tobytes(): int(label) for image, label in zip(padded, labels, strict=True)}
-    splits = (dataset.train, dataset.validation, dataset.test)
-    for split, pixels in zip(splits, as_integers(dataset, 255), strict=True):
-        assert [label_of[image] for image in pixels] == split.y.tolist()
-
-
-def test_the_test_size_leaves_training_and_validation_alone(tmp_path: Path, known: dict[str, Contents]) -> None:
-    load = small_mnist(tmp_path, known)
-    big, small = load(splits=(30, 14, 10)), load(splits=(30, 2, 10))
+def test_the_test_size_leaves_training_and_validation_alone(load: Callable[..., Dataset]) -> None:
+    big, small = load(), load((30, 2, 10))
     assert torch.equal(big.train.x, small.train.x)
     assert torch.equal(big.validation.x, small.validation.x)
 
 
-def test_the_split_leaves_the_global_generator_alone(tmp_path: Path, known: dict[str, Contents]) -> None:
-    state = torch.random.get_rng_state()
-    small_mnist(tmp_path, known)(splits=(30, 14, 10))
-    assert torch.equal(state, torch.random.get_rng_state())
-
-
-def test_the_dtype_is_float32_whatever_the_default(tmp_path: Path, known: dict[str, Contents]) -> None:
+def test_the_dtype_is_float32_whatever_the_default(load: Callable[..., Dataset]) -> None:
     torch.set_default_dtype(torch.float64)
     try:
-        assert small_mnist(tmp_path, known)(splits=(30, 14, 10)).test.x.dtype == torch.float32
+        assert load().test.x.dtype == torch.float32
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def test_bad_requests(tmp_path: Path, known: dict[str, Contents]) -> None:
-    load = small_mnist(tmp_path, known)
-    with pytest.raises(ValueError, match=r"at most the 54 images .* got 30 \+ 15 \+ 10 = 55"):
-        load(splits=(30, 15, 10))
-    with pytest.raises(ValueError, match="at most the 54 images"):
-        load()
-    for splits in ((30, 14, 0), (30, -1, 2), (30, 14)):
-        with pytest.raises(ValueError, match="three ints of at least 1"):
-            load(splits=splits)
-    for bad in ({"splits": (30.0, 14, 10)}, {"splits": 30}, {"splits": (True, 14, 10)}, {"seed": 1.5}, {"seed": None}):
-        with pytest.raises(TypeError, match="load_dataset: expected"):
-            load(**bad)
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"splits": (30, 15, 10)}, ValueError, r"at most the 54 images .* got 30 \+ 15 \+ 10 = 55"),
+        ({"splits": None}, ValueError, "at most the 54 images"),
+        *(({"splits": each}, ValueError, "three ints of at least 1") for each in ((30, 14, 0), (30, -1, 2), (30, 14))),
+        *(({"splits": splits}, TypeError, "load_dataset: expected") for splits in ((30.0, 14, 10), 30, (True, 14, 10))),
+        *(({"seed": seed}, TypeError, "load_dataset: expected") for seed in (1.5, None)),
+    ],
+    ids=str,
+)
+def test_bad_requests(
+    load: Callable[..., Dataset], options: dict[str, object], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        load(**options)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "", "MNIST"])

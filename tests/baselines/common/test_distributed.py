@@ -3,8 +3,8 @@
 import contextlib
 import datetime
 import itertools
-import subprocess
-import sys
+import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,14 +23,14 @@ from baselines.common.data import Dataset, Split
 from baselines.common.runner import SerialExecutor
 from baselines.study import command as study
 from baselines.study import runner, training
-from baselines.study.jobs import RunJob
 from baselines.study.models import mlp
+from baselines.study.runner import RunJob
 from baselines.study.runs import TRAINING, Run
 from baselines.study.training import Recipe, train
 from equilayers.groups import group_from_name
-from pages import ROOT
-from studies import in_this_process, results_of, run_of, trained
+from studies import few_saliency_samples, in_this_process, refused, results_of, run_of, trained
 
+STUDY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "C4", "--methods", "DA"]
 SHAPE = (1, 6, 6)
 RECIPES = {
     "DA": Recipe(epochs=2, batch_size=16, lr=3e-3),
@@ -42,15 +42,14 @@ Share = Callable[[int], slice]
 
 def partitions(share: Share, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the shares of one to four processes put together are all samples, in order, and differ by one at most."""
-    for count in range(1, 5):
-        for size in range(21):
-            shares = []
-            for rank in range(count):
-                monkeypatch.setattr(parallel, "place", lambda rank=rank, count=count: (rank, count))
-                shares.append(list(range(size))[share(size)])
-            sizes = [len(each) for each in shares]
-            if list(itertools.chain(*shares)) != list(range(size)) or max(sizes) - min(sizes) > 1:
-                return False
+    for count, size in itertools.product(range(1, 5), range(21)):
+        shares = []
+        for rank in range(count):
+            monkeypatch.setattr(parallel, "place", lambda rank=rank, count=count: (rank, count))
+            shares.append(list(range(size))[share(size)])
+        sizes = [len(each) for each in shares]
+        if list(itertools.chain(*shares)) != list(range(size)) or max(sizes) - min(sizes) > 1:
+            return False
     return True
 
 
@@ -95,10 +94,10 @@ def weights(recipe: Recipe) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def work(rank: int, folder: str, run: Run) -> None:
-    """One of two processes: what it trains, what it trains when gradients stay where they are, and what it resumes."""
+def work(rank: int, folder: str, port: int, run: Run) -> None:
+    """One of two processes: what it trains, what it resumes, what it trains with gradients left apart, and a study."""
     torch.set_num_threads(1)
-    patience = datetime.timedelta(seconds=30)
+    patience = datetime.timedelta(seconds=60)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=patience)
     found: dict[str, Any] = {name: weights(recipe) for name, recipe in RECIPES.items()}
     found["first"] = parallel.from_first(f"of {rank}")
@@ -110,20 +109,42 @@ def work(rank: int, folder: str, run: Run) -> None:
         if rank == 1:  # comes late, when the other is done
             finished = runner.finished
             patch.setattr(runner, "finished", lambda *key: (time.sleep(2), finished(*key))[1])
-        resumed = runner.StudyRunner(Console(quiet=True), Path(folder), SerialExecutor(), resume=True, quiet=True)
+        resumed = runner.StudyRunner(Console(quiet=True), Path(folder), SerialExecutor(), resume=True)
         with contextlib.suppress(RuntimeError):  # the other has gone
             resumed.carry_out({run: ["drift"]}, [], "resumed")
             dist.barrier()
             torch.save([part for _, part in resumed.known], f"{folder}/{rank}-resumed.pt")
     dist.destroy_process_group()
+    with pytest.MonkeyPatch.context() as patch:  # what torchrun sets
+        for name, value in {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            patch.setenv(name, str(value))
+        few_saliency_samples(patch)
+        assert main([*STUDY, "--out", f"{folder}/together"]) == 0
 
 
-def test_two_processes_take_the_steps_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_of()
-    RunJob(run, (TRAINING,), tmp_path / "runs").carry_out(lambda step: None)
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(work, (str(tmp_path), run), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that two processes have left, and what they have said."""
+    folder, run = tmp_path_factory.mktemp("together"), run_of()
+    RunJob(run, (TRAINING,), folder / "runs").carry_out(lambda step: None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.MonkeyPatch.context() as patch, (folder / "said").open("w") as said:
+        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        stdout = os.dup(1)
+        os.dup2(said.fileno(), 1)
+        try:
+            torch.multiprocessing.spawn(work, (str(folder), port, run), nprocs=2)
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
+    return folder, (folder / "said").read_text()
+
+
+def test_two_processes_take_the_steps_of_one(together: tuple[Path, str]) -> None:
+    folder, _ = together
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
     alone = {name: weights(recipe) for name, recipe in RECIPES.items()}
     for name, expected in alone.items():
         assert distance(first[name], second[name]) == 0, "all end with the same weights, to the last bit"
@@ -132,8 +153,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path, monkeypatch: pytest
     assert distance(first["apart"], alone["DA"]) > 1e-3
     assert first["first"] == second["first"] == "of 0"
     for rank in range(2):  # what the first has measured meanwhile the late one must not leave out of the work
-        assert (tmp_path / f"{rank}-resumed.pt").exists(), "processes that resume wait for each other forever"
-        assert torch.load(tmp_path / f"{rank}-resumed.pt") == [TRAINING, "drift"]
+        assert (folder / f"{rank}-resumed.pt").exists(), "processes that resume wait for each other forever"
+        assert torch.load(folder / f"{rank}-resumed.pt") == [TRAINING, "drift"]
 
 
 def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -142,39 +163,20 @@ def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     return max(float((first[key] - second[key]).abs().max()) for key in first)
 
 
-def torchrun(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "baselines",
-    ]
-    return subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-
-
-def test_the_study_under_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["study", "--epochs", "1", "--seeds", "1", "--groups", "R4", "--methods", "DA"]
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    done = torchrun(*arguments, "--out", str(tmp_path / "together"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("R4 DA: not invariant") == 1, "the first speaks for all"
+def test_the_study_under_torchrun(together: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, said = together
+    assert said.count("R4 DA: not invariant") == 1, "the first speaks for all"
     jobs = in_this_process(monkeypatch)
-    assert main([*arguments, "--out", str(tmp_path / "alone")]) == 0
-    (first,), (second,) = (results_of(tmp_path / name)["parts"]["table"] for name in ("together", "alone"))
+    assert main([*STUDY, "--out", str(tmp_path)]) == 0
+    (first,), (second,) = (results_of(out)["parts"]["table"] for out in (folder / "together", tmp_path))
     assert asdict(trained(jobs)[0].recipe) == first["recipe"]
     assert first.pop("weights_sha256") != second.pop("weights_sha256"), "one process may have trained alone"
-    measures = [key for key, value in second.items() if isinstance(value, float)]
-    assert {"accuracy", "validation_accuracy", "LI", "DI", "SI"} <= set(measures)
-    for key in measures:
-        assert first[key] == pytest.approx(second[key], rel=1e-4)
+    measures = {key for key, value in second.items() if isinstance(value, float)}
+    assert {"accuracy", "validation_accuracy", "LI", "DI", "SI"} <= measures
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert value == (pytest.approx(second[key], rel=1e-4) if key in measures else second[key])
     assert first["LI"] != pytest.approx(1.001 * second["LI"], rel=1e-4)
-    assert {key: first[key] for key in first if key not in measures} == {
-        key: second[key] for key in second if key not in measures
-    }
 
 
 @pytest.mark.parametrize("arguments", [["--model", "cnn"], ["--parts", "deform"]], ids=" ".join)
@@ -182,7 +184,6 @@ def test_batch_norm_is_refused_under_torchrun(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(study, "processes", lambda: contextlib.nullcontext((0, 2)))
-    assert main(["study", "--epochs", "1", "--groups", "R4", "--out", str(tmp_path), *arguments]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    line = refused([*STUDY, "--out", str(tmp_path), *arguments], capsys)
     assert line.startswith("study: expected --model mlp, and no part deform, under torchrun, got ")
     assert "leave torchrun out" in line

@@ -14,9 +14,8 @@ from baselines.common.tables import markdown_table
 from baselines.rotmnist import command as rotmnist
 from baselines.rotmnist import runs as rotmnist_runs
 from baselines.rotmnist.curves import drawing, invariance_curves
-from baselines.rotmnist.data import Digits, RotatedMnist
 from baselines.rotmnist.models import MODELS, build, parameters
-from baselines.rotmnist.runs import RotMnistJob, Run, wrong_answers
+from baselines.rotmnist.runs import Digits, RotMnistJob, Run, wrong_answers
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -32,10 +31,9 @@ def test_networks_of_equal_size_that_quarter_turns_leave_alone(name: str) -> Non
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), build(name, 0).parameters(), strict=True))
 
 
-def fake(*_: Any, **__: Any) -> RotatedMnist:
+def fake(*_: Any, **__: Any) -> list[Digits]:
     generator = torch.Generator().manual_seed(0)
-    parts = (Digits(torch.randn(n, 1, 28, 28, generator=generator), torch.arange(n) % 10) for n in (96, 32, 40))
-    return RotatedMnist(*parts)
+    return [Digits(torch.randn(n, 1, 28, 28, generator=generator), torch.arange(n) % 10) for n in (96, 32, 40)]
 
 
 def run_of(**more: Any) -> Run:
@@ -72,7 +70,7 @@ def test_a_training_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pyt
 
 
 def test_errors_are_counted() -> None:
-    data = fake().test
+    *_, data = fake()
     perfect = torch.nn.Flatten()
     perfect.forward = lambda x: torch.eye(10)[data.y[: len(x)]]  # type: ignore[method-assign]
     assert wrong_answers(perfect, data) == 0

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from baselines.__main__ import main
 from baselines.common import files
+from baselines.common.tables import rich_table
 from baselines.study import runner, tables
+from baselines.study.config import FORMS, PROTOCOLS
 from baselines.study.parts import RUN_PARTS
-from baselines.study.protocols import FORMS, PROTOCOLS
 from studies import TINY, Jobs, entry, in_this_process, plan, refused, results_of, run_of, trained
 
 EQUAL = "equal-parameters"
@@ -21,19 +22,19 @@ EQUAL = "equal-parameters"
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     """What the study does: in this process, SI on few images."""
-    return in_this_process(monkeypatch, saliency_samples=5)
+    return in_this_process(monkeypatch)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--groups", "X4"], "X4"),
-        (["--groups", "R4", "nonsense"], "nonsense"),
-        (["--groups", "R3"], "exact group"),
-        (["--groups", "R1"], "more than one element"),
+        (["--groups", "C4", "nonsense"], "nonsense"),
+        (["--groups", "C3"], "exact group"),
+        (["--groups", "C1"], "more than one element"),
         (["--groups", "T0"], "T0|0"),
         (["--groups", "T5"], "5"),
-        (["--groups", "R4", "T5"], "5"),
+        (["--groups", "C4", "T5"], "5"),
         (["--nu", "-1"], "positive"),
         (["--nu", "0"], "positive"),
         (["--nu", "nan"], "positive"),
@@ -42,8 +43,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
         (["--nu", "1", "2", "3"], "got 3"),
         (["--width", "equal-width"], "--model cnn"),
         (["--model", "cnn", "--groups", "T3"], "rotations and mirrors"),
-        (["--model", "cnn", "--groups", "R4", "T3"], "nothing to tie"),
-        (["--model", "cnn", "--groups", "R1"], "more than one element"),
+        (["--model", "cnn", "--groups", "C4", "T3"], "nothing to tie"),
+        (["--model", "cnn", "--groups", "C1"], "more than one element"),
     ],
     ids=" ".join,
 )
@@ -56,26 +57,15 @@ def test_wrong_arguments_are_found_before_any_training(
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--seeds", "0"],
-        ["--seeds", "abc"],
-        ["--epochs", "-3"],
-        ["--workers", "0"],
-        ["--methods", "XX"],
-        ["--data", "x"],
-        ["--model", "x"],
-        ["--width", "x"],
-        ["--parts", "x"],
-    ],
-    ids=" ".join,
+    "words",
+    ["seeds 0", "seeds abc", "epochs -3", "workers 0", "methods XX", "data x", "model x", "width x", "parts x"],
 )
-def test_wrong_options_are_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main([*TINY, *arguments])
-    assert stop.value.code == 2
+def test_wrong_options_are_usage_errors(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    option, value = words.split()
+    with pytest.raises(SystemExit, match="2"):
+        main([*TINY, f"--{option}", value])
     message = capsys.readouterr().err.splitlines()[-1]
-    assert arguments[0] in message
+    assert f"--{option}" in message
     assert "_positive" not in message  # a name of the code
 
 
@@ -90,11 +80,7 @@ def test_unwritable_folder(under: str, jobs: Jobs, tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("data", ["mnist", "fashion-mnist"])
 def test_missing_data(
-    data: str,
-    jobs: Jobs,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    data: str, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("EQUILAYERS_DATA", raising=False)
     for given in ([], ["--data-dir", str(tmp_path / "nowhere")], ["--data-dir", str(tmp_path)]):
@@ -214,17 +200,14 @@ def test_nu_is_tuned_on_validation_images_and_only_where_it_is_wanted(
 def example(data: str, model: str = "mlp") -> list[dict[str, Any]]:
     """A finished table of made-up numbers."""
     measures = {"LI": 0.0, "DI": 0.0, "SI": 1.0, "consistency": 1.0, "upright_accuracy": 0.9}
-    return [
-        entry(run_of("WT", model=model, data=data, seed=seed), accuracy=accuracy, **measures)
-        for seed, accuracy in enumerate((0.9, 0.8))
-    ]
+    runs = (run_of("WT", model=model, data=data, seed=seed) for seed in range(2))
+    return [entry(run, accuracy=accuracy, **measures) for run, accuracy in zip(runs, (0.9, 0.8), strict=True)]
 
 
-TIMES = {
+TIMES: dict[str, Any] = {
     "machine": {"workers": 3, "cores": 1, "processor": "abacus", "python": "3", "torch": "2"},
     "wall_seconds": 71.2,
-    "training_seconds": {"R4-WT-seed0": 1.0, "R4-WT-seed1": 3.0, "cnn-equal-parameters-R4-WT-seed0": 1.0}
-    | {"cnn-equal-parameters-R4-WT-seed1": 3.0},
+    "training_seconds": {f"{model}R4-WT-seed{n}": 1.0 + 2 * n for model in ("", f"cnn-{EQUAL}-") for n in range(2)},
 }
 
 
@@ -238,7 +221,7 @@ def test_figures_of_the_paper_stand_beside_its_model_and_data_only(data: str, mo
     assert row.startswith("| R4 | WT |  | 85.0 ± 7.1 | 0 | 0 | 1.000 | 100.0 | 2 |")
     assert "Wall time 71 s with 3 worker processes on 1 cores (abacus)" in text
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(tables.rich_table(example(data, model), TIMES["training_seconds"]))
+    console.print(rich_table(*tables.head_and_rows(example(data, model), TIMES["training_seconds"], paper=False)))
     assert "85.0 ± 7.1" in console.export_text()
 
 

@@ -2,56 +2,73 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 
 from baselines.__main__ import main
 from baselines.common import files
-from baselines.study.jobs import RunJob
-from baselines.study.protocols import PROTOCOLS
-from baselines.study.runs import FORMAT
-from pages import ROOT
-from studies import TINY, Jobs, files_of, in_this_process, refused, results_of, trained
+from baselines.study.config import PROTOCOLS
+from baselines.study.runner import RunJob
+from baselines.study.runs import FORMAT, cached_dataset
+from studies import (
+    TINY,
+    Jobs,
+    few_digits,
+    few_saliency_samples,
+    files_of,
+    in_this_process,
+    refused,
+    results_of,
+    trained,
+)
 
-PARTS = ["study", "--parts", "table", "drift", "flow", "--epochs", "3", "--seeds", "1", "--groups", "R4"]
-COMMAND = [sys.executable, "-m", "baselines"]
+STUDY = ["study", "--epochs", "2", "--seeds", "1", "--groups", "C4", "--parts", "table", "drift"]
+AGAIN = [*TINY, "--methods", "DA", "--parts", "table", "drift"]
 EQUAL = "equal-parameters"
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
-    """What the study does: in this process, SI on few images."""
-    return in_this_process(monkeypatch, saliency_samples=5)
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
+    """What the study does: in this process, on few images."""
+    few_digits(monkeypatch)
+    yield in_this_process(monkeypatch)
+    cached_dataset.cache_clear()
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study that ran job by job in this process, by its own protocol, and was not disturbed."""
+    """The folder of a study that ran job by job in this process and was not disturbed."""
     out = tmp_path_factory.mktemp("alone")
     with pytest.MonkeyPatch.context() as patch:
         in_this_process(patch)
-        assert main([*PARTS, "--out", str(out)]) == 0
+        assert main([*STUDY, "--out", str(out)]) == 0
     return out
 
 
-def test_command_writes_the_same_results_with_two_workers(alone: Path, tmp_path: Path) -> None:
-    command = [*COMMAND, *PARTS, "--workers", "2", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"exactly invariant" in done.stdout
-    assert b"sigma max never rises" in done.stdout
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs", "table.md", "times.json"]
-    assert files_of(tmp_path) == files_of(alone)
-    results = results_of(tmp_path)
+def test_two_workers_write_the_same_results(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few_saliency_samples(monkeypatch)
+    found, expected = tmp_path / "found", shutil.copytree(alone, tmp_path / "expected")
+    assert main([*STUDY, "flow", "--workers", "2", "--out", str(found)]) == 0
+    said = capsys.readouterr().out
+    assert "exactly invariant" in said
+    assert "sigma max never rises" in said
+    in_this_process(monkeypatch)
+    assert main([*STUDY, "flow", "--resume", "--out", str(expected)]) == 0
+    assert files_of(found) == files_of(expected)
+    assert sorted(path.name for path in found.iterdir()) == ["results.json", "runs", "table.md", "times.json"]
+    results = results_of(found)
     assert list(results) == ["configuration", "parts"]
     assert list(results["parts"]) == ["table", "drift", "flow"]
     tied, plain, regularised = results["parts"]["table"]
@@ -59,7 +76,7 @@ def test_command_writes_the_same_results_with_two_workers(alone: Path, tmp_path:
     assert plain["LI"] > regularised["LI"] > 0 < plain["DI"]
     assert plain["SI"] < 0.95
     assert tied["parameters"] == plain["parameters"]
-    table = (tmp_path / "table.md").read_text()
+    table = (found / "table.md").read_text()
     assert "| R4 | WT |  |" in table
     assert "paper" not in table
 
@@ -75,38 +92,46 @@ def test_times_stand_apart_from_results(alone: Path) -> None:
     assert kept == {f"{name}.{end}" for name in names for end in ("pt", "training.json", "table.json", "drift.json")}
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_study_killed_at_random_moments_is_resumed_to_the_same_bytes(
     alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few_saliency_samples(monkeypatch)
     chance = random.Random(7)
-    killed: list[subprocess.Popen[bytes]] = []
+    killed: list[BaseProcess] = []
     try:
-        for few, many in ((1, 3), (4, 6), (7, 8)):  # files there, of the twelve of three runs
+        for few, many in ((1, 4), (5, 8)):  # files there, of the twelve of three runs
             killed.append(kill_after(chance.randint(few, many), chance.uniform(0, 0.3), tmp_path))
-        outlived = not until(lambda: not any(members(process.pid) for process in killed), 10)
+        outlived = not until(lambda: not any(members(process.pid or 0) for process in killed), 10)
     finally:
         for process in killed:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert [process.returncode for process in killed] == [-signal.SIGKILL] * 3, "it was done before it was killed"
+                os.killpg(process.pid or 0, signal.SIGKILL)
+    assert [process.exitcode for process in killed] == [-signal.SIGKILL] * 2, "it was done before it was killed"
     assert not outlived, "workers outlive a study that was killed"
     assert not (tmp_path / "results.json").exists()
     (tmp_path / "runs" / ".R4-DA-seed0.pt.torn").write_bytes(b"half")  # what a kill amid writing leaves
     jobs = in_this_process(monkeypatch)
-    assert main([*PARTS, "--out", str(tmp_path), "--resume"]) == 0
+    assert main([*STUDY, "--out", str(tmp_path), "--resume"]) == 0
     assert files_of(tmp_path) == files_of(alone)
     assert "R4-WT-seed0" not in [run.name for run in trained(jobs)]
 
 
-def kill_after(count: int, seconds: float, out: Path) -> "subprocess.Popen[bytes]":
-    """Go on with the study, and kill it that long after so many files were there."""
-    command = [*COMMAND, *PARTS, "--workers", "1", "--out", str(out), "--resume"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
-    until(lambda: len(list((out / "runs").glob("R4-*"))) >= count or process.poll() is not None, 60)
+def kill_after(count: int, seconds: float, out: Path) -> BaseProcess:
+    """Go on with the study in a process and its worker, and kill it that long after so many files were there."""
+    process = multiprocessing.get_context("fork").Process(target=go_on, args=(out,))
+    process.start()
+    until(lambda: len(list((out / "runs").glob("R4-*"))) >= count or not process.is_alive(), 120)
     time.sleep(seconds)
     process.kill()
-    process.wait()
+    process.join()
     return process
+
+
+def go_on(out: Path) -> None:
+    os.setsid()
+    torch.set_num_threads(1)  # threads do not survive a fork
+    main([*STUDY, "--workers", "1", "--out", str(out), "--resume"])
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -151,44 +176,46 @@ def modified(out: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
 
 
-@pytest.mark.parametrize(
-    ("lost", "done_again"),
-    [
-        ("pt", ("training", "table", "drift")),
-        ("training.json", ("training", "table", "drift")),
-        ("table.json", ("table",)),
-        ("drift.json", ("drift",)),
-    ],
-    ids=["weights", "training", "table", "drift"],
-)
-def test_resume_does_what_is_missing(
-    lost: str, done_again: Sequence[str], finished: Path, jobs: Jobs, tmp_path: Path
-) -> None:
-    """Measures of other weights are worth nothing: with the training all of them are done again."""
-    out = shutil.copytree(finished, tmp_path / "out")
-    (out / "runs" / f"R4-DA-seed0.{lost}").unlink()
-    (out / "results.json").unlink()
-    assert main([*AGAIN, "--out", str(out), "--resume"]) == 0
-    assert [job.parts for job in jobs if isinstance(job, RunJob)] == [done_again]
-    assert files_of(out) == files_of(finished)
-
-
-AGAIN = [*TINY, "--methods", "DA", "--parts", "table", "drift"]
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of one run with two parts."""
     out = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        in_this_process(patch, saliency_samples=5)
+        few_digits(patch)
+        in_this_process(patch)
         assert main([*AGAIN, "--out", str(out)]) == 0
     return out
 
 
-def test_comparing_files_would_show_another_number(finished: Path, jobs: Jobs, tmp_path: Path) -> None:
+@pytest.fixture
+def out(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it to be spoiled."""
+    return shutil.copytree(finished, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("lost", "done_again"),
+    [
+        (None, None),
+        ("pt", ("training", "table", "drift")),  # measures of other weights are worth nothing
+        ("training.json", ("training", "table", "drift")),
+        ("table.json", ("table",)),
+        ("drift.json", ("drift",)),
+    ],
+)
+def test_resume_does_what_is_missing(
+    lost: str | None, done_again: Sequence[str] | None, finished: Path, out: Path, jobs: Jobs
+) -> None:
+    if lost:
+        (out / "runs" / f"R4-DA-seed0.{lost}").unlink()
+    (out / "results.json").unlink()
+    assert main([*AGAIN, "--out", str(out), "--resume"]) == 0
+    assert [job.parts for job in jobs if isinstance(job, RunJob)] == ([done_again] if lost else [])
+    assert files_of(out) == files_of(finished)
+
+
+def test_comparing_files_would_show_another_number(finished: Path, out: Path, jobs: Jobs) -> None:
     """What is found is taken: a measure changed by hand changes the results, so equal bytes mean something."""
-    out = shutil.copytree(finished, tmp_path / "out")
     path = out / "runs" / "R4-DA-seed0.table.json"
     kept = json.loads(path.read_text())
     kept["measures"]["LI"] += 1e-12
@@ -227,30 +254,18 @@ def test_measures_do_not_depend_on_those_before(model: str, jobs: Jobs, tmp_path
     ids=["format", "model", "width", "epochs", "torch", "truncated", "empty", "zeros", "list", "unmeasured"],
 )
 def test_resume_refuses_other_files(
-    spoil: Callable[[str], str],
-    says: str,
-    part: str,
-    finished: Path,
-    jobs: Jobs,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[str], str], says: str, part: str, out: Path, jobs: Jobs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = shutil.copytree(finished, tmp_path / "out")
-    arguments = [*AGAIN, "--out", str(out), "--resume"]
-    assert main(arguments) == 0  # as it is, it is taken
     path = out / "runs" / f"R4-DA-seed0.{part}.json"
     path.write_text(spoil(path.read_text()))
-    line = refused(arguments, capsys)
+    line = refused([*AGAIN, "--out", str(out), "--resume"], capsys)
     assert str(path) in line
     assert says in line
     assert "Name another --out" in line or "Delete the file" in line
     assert not jobs
 
 
-def test_resume_refuses_other_weights(
-    finished: Path, jobs: Jobs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = shutil.copytree(finished, tmp_path / "out")
+def test_resume_refuses_other_weights(out: Path, jobs: Jobs, capsys: pytest.CaptureFixture[str]) -> None:
     path = out / "runs" / "R4-DA-seed0.pt"
     weights = bytearray(path.read_bytes())
     weights[len(weights) // 2] ^= 1
@@ -269,14 +284,10 @@ def test_resume_does_not_take_one_model_for_another(jobs: Jobs, tmp_path: Path) 
         assert main([*arguments, *kind]) == 0
         found.append(results_of(tmp_path))
     runs = trained(jobs)
-    assert [(run.model, run.width, run.method) for run in runs] == [
-        ("mlp", EQUAL, "DA"),
-        ("cnn", EQUAL, "DA"),
-        ("cnn", "equal-width", "DA"),
-        ("mlp", EQUAL, "UP"),
-    ]
+    asked = [("mlp", EQUAL, "DA"), ("cnn", EQUAL, "DA"), ("cnn", "equal-width", "DA"), ("mlp", EQUAL, "UP")]
+    assert [(run.model, run.width, run.method) for run in runs] == asked
     assert len({results["parts"]["table"][0]["parameters"] for results in found}) == 3
-    assert sorted(path.stem for path in (tmp_path / "runs").glob("*.pt")) == sorted(run.name for run in runs)
+    assert sorted(path.stem for path in (tmp_path / "runs").glob("*.pt")) == sorted({run.name for run in runs})
     assert len({run.name for run in runs}) == 4
     for kind, before in zip(kinds, found, strict=True):
         assert main([*arguments, *kind]) == 0

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import equilayers.testing
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
 from equilayers.testing import assert_equivariant, assert_invariant, invariance_error, locate_break
@@ -314,9 +315,9 @@ def test_flags_that_contradict_each_other_are_left_alone() -> None:
     torch.get_float32_matmul_precision()
 
 
-@each_check
+@pytest.mark.parametrize("caller", [*CHECKS, "layer_errors"])
 def test_refusals(caller: str) -> None:
-    check, net, x = CHECKS[caller], Net(C4), image()
+    check, net, x = getattr(equilayers.testing, caller), Net(C4), image()
     assert_refused(
         lambda: check(net, x.int(), C4), TypeError, caller, "x to be floating-point", "torch.int32", "x.float()"
     )

@@ -1,11 +1,10 @@
 r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line as they are measured.
 
-linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. turns: their errors under turns.
-rotations: turns by any angle.
-jacobian: singular values. construction, memory: of convolutions. report: cost against width and against the order of
-the group, with a drawing. calibrate: the constants of the cost model. figures: the pictures of the documentation.
-models: networks of MONAI and of transformers before and after `to_equivariant`, as tables on the terminal, and in a
-file with --markdown.
+linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. turns: their equivariance errors.
+rotations: rotations by any angle. jacobian: singular values. construction, memory: of convolutions. report: cost
+against width and against the order of the group, with a drawing. calibrate: the constants of the cost model. figures:
+the pictures of the documentation. models: networks of MONAI and of transformers before and after `to_equivariant`, as
+tables on the terminal, and in a file with --markdown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""The pictures of the documentation: what a quarter turn does to features, layers and predictions.
+r"""The pictures of the documentation: features, layers and predictions under a quarter turn.
 
 Nothing is timed, and every picture is the same at every call on the same machine.
 """

@@ -1,4 +1,4 @@
-r"""What invariance costs: ratios of medians against torch's Conv2d of the same width, as tables and as a drawing."""
+r"""Cost of invariance: ratios of medians against torch's Conv2d of the same width, as tables and as a drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""What layers that turn by any angle cost, beside torch's convolution of the same width."""
+r"""Speed of layers equivariant to rotations by any angle, beside torch's convolution of the same width."""
 
 from __future__ import annotations
 

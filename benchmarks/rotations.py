@@ -1,4 +1,4 @@
-r"""Turns by any angle: the errors of layers against the floor of the test and against escnn's, and what they cost."""
+r"""Rotations by any angle: equivariance errors of layers beside the interpolation floor and escnn's, and speed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Turn = Callable[[Tensor, float], Tensor]
 
 
 class Subject(NamedTuple):
-    r"""A network in one or several draws, how its output turns, at which angles, and how its images are turned."""
+    r"""A network in one or several draws, the action on its output, the angles, and how images are interpolated."""
 
     models: Sequence[Callable[[Tensor], Any]]
     action: Turn
@@ -75,7 +75,7 @@ def harmonic_stack(kernel_size: int, order: int = 1) -> nn.Sequential:
 
 
 def group_stack(kernel_size: int, group: Group = C8) -> nn.Sequential:
-    r"""A lifting and two group convolutions of random weights, with no bias: a constant would not turn."""
+    r"""A lifting and two group convolutions of random weights, with no bias: a constant would not rotate."""
     pad = kernel_size // 2
     return nn.Sequential(
         LiftingConv2d(group, 1, FIELDS, kernel_size, padding=pad, bias=False),
@@ -87,7 +87,7 @@ def group_stack(kernel_size: int, group: Group = C8) -> nn.Sequential:
 
 
 def escnn_stack(kernel_size: int, group: Group = C8) -> Callable[[Tensor], Tensor]:
-    r"""The same of escnn, whose biases begin at zero, on plain tensors; its fibers turn as ours do."""
+    r"""The same of escnn, whose biases begin at zero, on plain tensors; its fibers rotate as ours do."""
     library = import_escnn()
     space, pad = library.gspaces.rot2dOnR2(group.order), kernel_size // 2
     image = library.nn.FieldType(space, [space.trivial_repr])
@@ -108,7 +108,7 @@ def escnn_stack(kernel_size: int, group: Group = C8) -> Callable[[Tensor], Tenso
 
 
 def subjects() -> dict[str, Subject]:
-    r"""What is turned, by name."""
+    r"""The networks that are measured, by name."""
     found = {}
     for k in (5, 7):
         stack = harmonic_stack(k)

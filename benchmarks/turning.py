@@ -1,4 +1,4 @@
-r"""Feature maps of a plain and of a harmonic network while a digit turns: as a strip, and as an animation."""
+r"""Feature maps of a plain and of a harmonic network under rotations of a digit: a strip, and an animation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Frame(NamedTuple):
 
 
 def frames(angles: list[float]) -> list[Frame]:
-    r"""One channel of either network, as it comes out and turned back by the angle."""
+    r"""One channel of either network, as it comes out and rotated back by the angle."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
         plain, harmonic = _plain().eval(), _harmonic().eval()

@@ -42,6 +42,8 @@ class InvarianceLoss(nn.Module):
 
     def forward(self, model: Model, x: Tensor) -> Tensor:
         r"""The penalty for inputs x (B, ...): a scalar tensor of the dtype of the logits, differentiable."""
+        if isinstance(model, Tensor):
+            refuse("InvarianceLoss", "(model, x) in this order", "a tensor as model", "Pass x last.", TypeError)
         check_float("InvarianceLoss", "x", x)
         f = logits_of("InvarianceLoss", model, x)
         if self.elements == "random":

@@ -2,13 +2,12 @@
 
 import contextlib
 import importlib
-import importlib.util
 import io
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from unittest.mock import patch
 
@@ -17,6 +16,7 @@ if sys.version_info >= (3, 11):
 else:  # pytest brings it there
     import tomli as tomllib
 
+from benchmarks.__main__ import SUBJECTS
 from pages import ROOT
 
 Words = list[str]
@@ -78,38 +78,20 @@ def _pip(words: Words) -> str:
     return "".join(f"pip: no extra {name}" for name in wanted if name not in extras)
 
 
-def _pytest(words: Words) -> str:
-    return _in_help(words, "pytest", "pytest")
+def _subcommands(program: str, module: str, known: Iterable[str], own_help: bool = True) -> Callable[[Words], str]:
+    def check(words: Words) -> str:
+        if not words or words[0] not in known:
+            return f"{program}: no command {words[:1]}"
+        return _in_help(words[1:], module, program, *(words[:1] if own_help else []))
 
-
-def _baselines(words: Words) -> str:
-    if not words or words[0] not in ("study", "report", "shift", "deform", "rotmnist"):
-        return f"baselines: no command {words[:1]}"
-    return _in_help(words[1:], "baselines.__main__", "baselines", words[0])
-
-
-def _benchmarks(words: Words) -> str:
-    from benchmarks.__main__ import SUBJECTS
-
-    if not words or words[0] not in (*SUBJECTS, "report", "figures"):
-        return f"benchmarks: no subject {words[:1]}"
-    return _in_help(words[1:], "benchmarks.__main__", "benchmarks")
-
-
-def _equilayers(words: Words) -> str:
-    """By the parser itself, once the package has a command."""
-    if importlib.util.find_spec("equilayers.cli") is None:
-        return ""
-    if words[:1] != ["check"]:
-        return f"equilayers: no command {words}"
-    return _in_help(words[1:], "equilayers.cli", "equilayers", "check")
+    return check
 
 
 PROGRAMS: dict[str, Callable[[Words], str]] = {
     "make": _make,
     "pip": _pip,
-    "pytest": _pytest,
-    "baselines": _baselines,
-    "benchmarks": _benchmarks,
-    "equilayers": _equilayers,
+    "pytest": lambda words: _in_help(words, "pytest", "pytest"),
+    "baselines": _subcommands("baselines", "baselines.__main__", ("study", "report", "shift", "deform", "rotmnist")),
+    "benchmarks": _subcommands("benchmarks", "benchmarks.__main__", (*SUBJECTS, "report", "figures"), own_help=False),
+    "equilayers": _subcommands("equilayers", "equilayers.cli", ("check",)),
 }

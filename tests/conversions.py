@@ -1,10 +1,26 @@
 """Plain convolutional networks to be converted, and equivariant ones written as plain ones."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers.groups import Group
+
+
+class Wired(nn.Module):
+    """Modules by name, and a function of them all and the input."""
+
+    def __init__(self, run: Callable[[Any, Tensor], Any], **parts: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x)
 
 
 class Block(nn.Module):

@@ -25,18 +25,22 @@ def snapshot() -> str:
 def _module(name: str) -> Iterator[str]:
     module = importlib.import_module(name)
     own = [key for key, thing in vars(module).items() if getattr(thing, "__module__", "") == name and key[0] != "_"]
-    for key in sorted(getattr(module, "__all__", own)):
+    public = sorted(getattr(module, "__all__", own))
+    for key in public:
         thing = getattr(module, key)
         yield f"{name}.{key}{_signature(thing)}"
         if inspect.isclass(thing):
-            yield from sorted(filter(None, (_member(f"{name}.{key}", *member) for member in _members(thing).items())))
+            yield from sorted(
+                filter(None, (_member(f"{name}.{key}", *member) for member in _members(thing, public).items()))
+            )
 
 
-def _members(kind: type) -> dict[str, object]:
-    """What the class and its private bases define; a public base says its own. Of a torchmetrics class, two."""
-    bases = [base for base in kind.__mro__ if base is kind or base.__name__.startswith("_")]
-    ours = {key: thing for base in reversed(bases) for key, thing in vars(base).items()}
-    return {key: ours[key] for key in ("compute", "update")} if hasattr(kind, "update") else ours
+def _members(kind: type, public: list[str]) -> dict[str, object]:
+    """What the class and those of our bases that are not public define. Of a torchmetrics class, two."""
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("equilayers.")]
+    bases = [base for base in ours if base is kind or base.__name__ not in public]
+    members = {key: thing for base in reversed(bases) for key, thing in vars(base).items()}
+    return {key: members[key] for key in ("compute", "update")} if hasattr(kind, "update") else members
 
 
 def _member(owner: str, name: str, thing: object) -> str:

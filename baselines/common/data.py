@@ -15,13 +15,14 @@ from baselines.common.idx import kind_of, parse_idx, unpack
 __all__ = ["DATASETS", "Dataset", "Split", "download_files", "load_arrays", "load_dataset"]
 
 Folder = str | os.PathLike[str] | None
+Sizes = tuple[int, int, int]
 DROPPED_CLASS = 9  # the paper's choice, for both data sets: among the digits, a 6 rotated by 180 degrees is a 9
 NUM_CLASSES = 9
 
 
 @dataclass(frozen=True)
 class _Protocol:
-    splits: tuple[int, int, int]  # train, test, validation: the order of the paper
+    splits: Sizes  # train, test, validation: the order of the paper
     padding: int  # pixels on each side
     scale: int  # the largest pixel value
 
@@ -77,12 +78,7 @@ def load_arrays(name: str, data_dir: Folder = None) -> tuple[NDArray[np.uint8], 
 
 
 def load_dataset(
-    name: str,
-    *,
-    data_dir: Folder = None,
-    download: bool = False,
-    seed: int = 0,
-    splits: tuple[int, int, int] | None = None,
+    name: str, *, data_dir: Folder = None, download: bool = False, seed: int = 0, splits: Sizes | None = None
 ) -> Dataset:
     r"""Load a data set by the study's protocol.
 
@@ -140,7 +136,7 @@ def _digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return digits.images.astype(np.uint8), digits.target.astype(np.uint8)
 
 
-def _check_request(seed: int, sizes: tuple[int, int, int]) -> None:
+def _check_request(seed: int, sizes: Sizes) -> None:
     # bool is an int to Python; here it is a slip.
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise TypeError(f"load_dataset: expected seed to be an int, got {seed!r}. Pass a whole number.")
@@ -151,9 +147,7 @@ def _check_request(seed: int, sizes: tuple[int, int, int]) -> None:
         raise ValueError(f"load_dataset: expected splits to be three ints of at least 1, got {sizes!r}. {hint}")
 
 
-def _split_indices(
-    name: str, labels: NDArray[np.uint8], sizes: tuple[int, int, int], seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _split_indices(name: str, labels: NDArray[np.uint8], sizes: Sizes, seed: int) -> tuple[NDArray[np.int64], ...]:
     r"""Return the indices of train, test and validation, disjoint and without class 9."""
     kept = np.flatnonzero(labels != DROPPED_CLASS)
     n_train, n_test, n_validation = sizes

@@ -15,12 +15,7 @@ from baselines.common.idx import unpack, unpack_gzip
 ENVIRONMENT_VARIABLE = "EQUILAYERS_DATA"
 
 #: The four files of a data set: train images, train labels, t10k images, t10k labels.
-FILES: tuple[str, str, str, str] = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 #: MD5 of the unpacked bytes, in the order of FILES.
 CHECKSUMS: dict[str, tuple[str, str, str, str]] = {

@@ -1,4 +1,4 @@
-r"""How figures begin and are saved, and their colours."""
+r"""Empty figures, saving them, and their colours."""
 
 from __future__ import annotations
 

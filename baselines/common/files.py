@@ -32,11 +32,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    r"""The value of a JSON file.
-
-    Raises:
-        ValueError: the file is no JSON, with its name.
-    """
+    r"""The value of a JSON file; the ValueError for a file that is none has its name."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -44,11 +40,7 @@ def read_json(path: Path) -> Any:
 
 
 def writable_folder(path: Path, caller: str = "study", option: str = "--out") -> Path:
-    r"""Make the folder and prove that it can be written to, before hours are spent on what should go there.
-
-    Raises:
-        OSError: it cannot be made or written to.
-    """
+    r"""Make the folder and prove that it can be written to, else OSError, before hours are spent on its contents."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

@@ -89,11 +89,7 @@ def settings_of(run: Any, format_: int, **more: Any) -> Result:
 
 
 def stored_result(caller: str, path: Path, settings: Result) -> Result | None:
-    r"""The result in a file, or None without the file.
-
-    Raises:
-        ValueError: it is of other settings, or no JSON.
-    """
+    r"""The result in a file, or None without the file; ValueError where it is of other settings, or no JSON."""
     if not path.exists():
         return None
     result = read_json(path)

@@ -24,11 +24,7 @@ def add_training_arguments(
 
 
 def require(caller: str, *modules: str) -> None:
-    r"""Check that packages of the extra are installed, before hours are spent on what needs them.
-
-    Raises:
-        ImportError: one is not.
-    """
+    r"""ImportError where a package of the extra is not installed, before hours are spent on what needs it."""
     for module in modules:
         if importlib.util.find_spec(module) is None:
             hint = "pip install 'equilayers[study]'."

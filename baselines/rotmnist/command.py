@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> None:
     console.print(f"rotmnist.json, rotmnist.md and rotmnist.png are in {out}")
 
 
-HEAD = ("network", "numbers learned", "test error %", "published error %", "minutes on one core")
+HEAD = ("network", "parameters", "test error %", "published error %", "minutes on one core")
 
 
 def rows(results: list[Result]) -> Iterator[tuple[str, ...]]:

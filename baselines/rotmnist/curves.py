@@ -1,4 +1,4 @@
-r"""How far the trained networks of `python -m baselines rotmnist` are from invariant, at every angle."""
+r"""Invariance error of the networks of `python -m baselines rotmnist` over the rotation angle."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def drawing(found: Mapping[str, RotationErrorCurve]) -> Figure:
         axes.plot(curve.angles, curve.error, dash, color=colour, linewidth=1.8, label=name)
         axes.plot(curve.angles, curve.floor, ":", color=colour, linewidth=1)
     axes.set(xlabel="degrees", ylabel="relative change of the logits", xticks=range(0, 181, 45), ylim=(0, None))
-    axes.set_title("A digit of the test set is turned; dotted: what interpolating it there and back does", fontsize=10)
+    axes.set_title("A digit of the test set is rotated; dotted: what interpolating it there and back does", fontsize=10)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return made

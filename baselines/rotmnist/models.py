@@ -41,7 +41,7 @@ def group_cnn(group: Group, fields: int) -> nn.Sequential:
 
 
 def steered_cnn(group: Group, fields: int) -> nn.Sequential:
-    r"""A network for turns by other angles: 5x5 kernels, two blurs, a max over the group and a mean over the map."""
+    r"""A network for rotations by other angles: 5x5 kernels, two blurs, a max over the group, a mean over the map."""
     layers: list[nn.Module] = [LiftingConv2d(group, 1, fields, 5, padding=2), nn.BatchNorm3d(fields), nn.ReLU()]
     for _ in range(2):
         layers += [BlurPool2d()]

@@ -53,11 +53,7 @@ class RotMnistJob:
         return self.run.epochs
 
     def finished(self) -> Result | None:
-        r"""The result of an earlier invocation, or None.
-
-        Raises:
-            ValueError: there is one, but of other settings.
-        """
+        r"""The result of an earlier invocation, or None; ValueError where it is of other settings."""
         return stored_result("rotmnist", self.out / f"{self.run.name}.json", self.run.settings())
 
     def discard(self) -> None:

@@ -63,11 +63,7 @@ def main(args: argparse.Namespace) -> None:
 def runs_of(
     data: str, data_dir: str | None, epochs: int | None, seeds: int, consistency_samples: int | None
 ) -> list[Run]:
-    r"""The runs on a data set; what is None is the protocol's.
-
-    Raises:
-        ValueError: more scenes than there are.
-    """
+    r"""The runs on a data set; what is None is the protocol's. ValueError for more scenes than there are."""
     protocol = PROTOCOLS[data]
     there = protocol.splits[1]
     samples = consistency_samples or min(SAMPLES, there)

@@ -1,4 +1,4 @@
-r"""How much a shift changes what a detector or a segmentor says."""
+r"""Shift errors of a detector and a segmentor."""
 
 import itertools
 from typing import Any

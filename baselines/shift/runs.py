@@ -94,11 +94,7 @@ class ShiftJob:
         return self.run.epochs
 
     def finished(self) -> Result | None:
-        r"""The result of an earlier invocation, or None.
-
-        Raises:
-            ValueError: there is one, but of other settings.
-        """
+        r"""The result of an earlier invocation, or None; ValueError where it is of other settings."""
         result = stored_result("shift", self.path, self.run.settings())
         if result is not None and not {"circular", "cropped"} <= result.keys():
             got = "another file. Delete the file."
@@ -107,13 +103,12 @@ class ShiftJob:
 
     def carry_out(self, advance: Advance) -> Result:
         r"""Train, and measure before and after."""
-        result = measured(self.run, advance)
+        result = _measured(self.run, advance)
         write_json(self.path, result)
         return result
 
 
-def measured(run: Run, advance: Advance) -> Result:
-    r"""The measures of a network before and after its training."""
+def _measured(run: Run, advance: Advance) -> Result:
     protocol = PROTOCOLS[run.data]
     x, labels, y, test, classes = data_of(run.data, run.data_dir, run.seed)
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-r"""What a trained model is measured by: accuracy over the orbit, and whether it moves with its input."""
+r"""Measures of a trained model: accuracy over the orbit, and invariance errors."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from equilayers.groups import Group
 from equilayers.losses import InvarianceLoss
-from equilayers.metrics import saliency_invariance_similarity
 from equilayers.nn import GroupConv2d, LiftingConv2d
 
 
@@ -51,13 +50,8 @@ def invariance(logits: Tensor, y: Tensor, group: Group) -> dict[str, float]:
     }
 
 
-def similarity(model: nn.Module, x: Tensor, y: Tensor, group: Group, batches: Batches) -> float:
-    r"""SI of samples x (N, ...) of classes y (N,)."""
-    return float(saliency_invariance_similarity(model, x, y, group, batch_size=batches.saliency))
-
-
 def exact(model: nn.Module) -> None:
-    r"""Have every tied convolution keep the bitwise contract.
+    r"""Set every tied convolution to its bitwise algorithm.
 
     Trained with the fastest algorithm, whose last bits may depend on the rotation of the input, it is the same function
     up to rounding.

@@ -6,7 +6,6 @@ import argparse
 import base64
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from baselines.common.files import read_json, write_text
 from baselines.common.tables import markdown_table
 from baselines.common.terminal import require
 from baselines.study.parts import PARTS
-from baselines.study.parts.base import Page
+from baselines.study.parts.base import Page, Part
 from baselines.study.tables import protocol
 
 if TYPE_CHECKING:
@@ -25,22 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 110  # of the page; pictures have twice as many, for sharp screens and for paper
+Shown = list[tuple[str, Part, Page]]  # name, part and what it shows
 TITLE = "Is invariance learned from data genuine?"
-
-
-@dataclass(frozen=True)
-class Shown:
-    r"""A part of the study with what it shows."""
-
-    name: str
-    title: str
-    claim: str
-    page: Page
-
-    @property
-    def pictures(self) -> list[tuple[str, str, str]]:
-        r"""The figures as PNG files in base64, their width in pixels of the page, and words."""
-        return [(_base64(p.figure), f"{p.figure.get_figwidth() * DPI:.0f}", p.alt) for p in self.page.pictures]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,13 +64,10 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return results, times
 
 
-def shown(results: dict[str, Any]) -> list[Shown]:
+def shown(results: dict[str, Any]) -> Shown:
     r"""The parts of a study with their pages, in the order of `PARTS`."""
-    return [
-        Shown(name, part.title, part.claim, part.page(results["parts"][name]))
-        for name, part in PARTS.items()
-        if results["parts"].get(name)
-    ]
+    entries = ((name, part, results["parts"].get(name)) for name, part in PARTS.items())
+    return [(name, part, part.page(found)) for name, part, found in entries if found]
 
 
 def lead(results: dict[str, Any]) -> str:
@@ -98,7 +80,7 @@ def lead(results: dict[str, Any]) -> str:
     return f"{count} trainings of the {configuration['model']} for {groups}. {protocol(entries)}"
 
 
-def html(results: dict[str, Any], times: dict[str, Any], parts: list[Shown]) -> str:
+def html(results: dict[str, Any], times: dict[str, Any], parts: Shown) -> str:
     r"""The page."""
     import jinja2
     from markupsafe import Markup
@@ -116,26 +98,27 @@ def html(results: dict[str, Any], times: dict[str, Any], parts: list[Shown]) -> 
     return environment.get_template("report.html.j2").render(
         title=TITLE,
         lead=lead(results),
-        summary=any(part.page.verdict for part in parts),
+        summary=any(page.verdict for *_, page in parts),
         parts=parts,
         badge=badge,
+        picture=lambda p: (_base64(p.figure), f"{p.figure.get_figwidth() * DPI:.0f}", p.alt),
         machine=_machine(times),
         configuration=json.dumps(results["configuration"], indent=1),
     )
 
 
-def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], parts: list[Shown]) -> None:
+def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], parts: Shown) -> None:
     r"""The same as Markdown, with the figures as files beside it."""
     figures = _figures(path)
     lines = [f"# {TITLE}", "", lead(results), "", "| claim | here it |", "|---|---|"]
-    lines += [f"| {part.title}: {part.claim} | **{part.page.verdict}** |" for part in parts if part.page.verdict]
-    for part in parts:
+    lines += [f"| {part.title}: {part.claim} | **{page.verdict}** |" for _, part, page in parts if page.verdict]
+    for _, part, page in parts:
         lines += ["", f"## {part.title}", "", f"> {part.claim}", ""]
-        lines += [f"- {finding.text}" for finding in part.page.findings]
-        for picture in part.page.pictures:
+        lines += [f"- {finding.text}" for finding in page.findings]
+        for picture in page.pictures:
             save(picture.figure, figures / f"{picture.name}.png", dpi=DPI)
             lines += ["", f"![{picture.alt}]({figures.name}/{picture.name}.png)"]
-        for table in part.page.tables:
+        for table in page.tables:
             lines += ["", markdown_table(table.head, table.rows), *(["", table.caption] if table.caption else [])]
     write_text(path, "\n".join([*lines, "", "## Machine", "", _machine(times), ""]))
 

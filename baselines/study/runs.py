@@ -105,11 +105,7 @@ def measure_part(part: str, measure: Callable[[Subject], Result], trained: Subje
 
 
 def finished(run: Run, part: str, out: Path) -> Result | None:
-    r"""What an earlier invocation left of a part of the run, or None.
-
-    Raises:
-        ValueError: there is something, but of other settings.
-    """
+    r"""What an earlier invocation left of a part of the run, or None; ValueError where it is of other settings."""
     path, weights = out / f"{run.name}.{part}.json", out / f"{run.name}.pt"
     result = stored_result("study", path, run.settings()) if weights.exists() else None
     if result is None:

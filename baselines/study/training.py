@@ -55,8 +55,7 @@ def train(
     Args:
         model: images (B, 1, H, W) to logits (B, K), trained in place.
         data: its training split is learned, its validation split selects; each validation image is moved once, too.
-        group: the symmetry that training samples are moved by.
-        recipe: how to train.
+        group, recipe: the symmetry that training samples are moved by, and how to train.
         seed: of the order of the samples and of the elements.
         advance: told the number of every finished epoch, from 1.
     """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import Pair, check_float, check_tensor, is_exporting, pair_of, refuse
-from equilayers.functional._resample.gather import Choose, Put, Take, put_by_index, take_by_index
+from equilayers.functional._resample.gather import fits, put, take
 from equilayers.functional._resample.selection import choose_quickly
 
 
@@ -95,17 +95,13 @@ def polyphase_pool2d(
         if length % step:
             around = torch.arange(length + step - length % step, device=x.device) % length
             x = x.index_select(axis, around)
-    if torch.compiler.is_compiling():
-        fixed = x.detach()  # an operator that is not looked into, or plain operations where a graph leaves torch
-        choice = (
-            choose_quickly(fixed, strides, float(norm))
-            if is_exporting()
-            else torch.ops.equilayers.polyphase_choice(fixed, list(strides), float(norm))
-        )
-        y = take_by_index(x, choice, strides)
-    else:
-        choice = Choose.apply(x, strides, float(norm))
-        y = Take.apply(x, choice, strides)
+    fixed = x.detach()  # the choice has no derivative
+    choice = (
+        choose_quickly(fixed, strides, float(norm))
+        if is_exporting()
+        else torch.ops.equilayers.polyphase_choice(fixed, list(strides), float(norm))
+    )
+    y = take(x, choice, strides)
     return (y, choice) if return_choice else y
 
 
@@ -142,10 +138,9 @@ def polyphase_unpool2d(y: Tensor, choice: Tensor, stride: int | Sequence[int] = 
             (tuple(choice.shape), choice.dtype),
             hint,
         )
-    if torch.compiler.is_compiling():
-        return put_by_index(y, choice, strides)
-    x: Tensor = Put.apply(y, choice, strides)
-    return x
+    if not fits(choice, strides):
+        refuse(caller, f"choice within the stride {strides}", choice.tolist(), "Pass the stride of the pooling.")
+    return put(y, choice, strides)
 
 
 def check_polyphase(caller: str, stride: int | Sequence[int], norm: float) -> Pair:

@@ -12,13 +12,13 @@ from equilayers._checks import refuse
 from equilayers.interop._escnn_fields import Fields, escnn_nn, fields_of
 from equilayers.nn import GroupConv2d, LiftingConv2d, OrbitPool
 
-Maker = Callable[[Any, Fields, str], nn.Module]
+Builder = Callable[[Any, Fields, str], nn.Module]
 
 POINTWISE = {"relu": nn.ReLU, "elu": nn.ELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
-def makers() -> dict[type, Maker]:
-    r"""The modules of escnn that have a counterpart, and what makes it."""
+def counterparts() -> dict[type, Builder]:
+    r"""The modules of escnn that have a counterpart, and the function that builds it."""
     library = escnn_nn()
     return {
         library.R2Conv: _convolution,
@@ -93,7 +93,7 @@ def _batch_norm(module: Any, fields: Fields, _: str) -> nn.Module:
     return ours
 
 
-def _pool(plane: Callable[..., nn.Module], solid: Callable[..., nn.Module], **over_fiber: int | None) -> Maker:
+def _pool(plane: Callable[..., nn.Module], solid: Callable[..., nn.Module], **over_fiber: int | None) -> Builder:
     r"""What makes a pool of the kind `solid`, with these settings along the fiber, or `plane` where there is none."""
 
     def make(module: Any, fields: Fields, _: str) -> nn.Module:

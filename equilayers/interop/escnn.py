@@ -1,7 +1,7 @@
 r"""Modules of escnn 1.0.11 as modules on plain tensors: the same function, the trained weights, exact equivariance.
 
 C trivial fields are an image (B, C, H, W) in both libraries. C regular fields are (B, C·|G|, H, W) there and
-(B, C, |G|, H, W) here, the fiber in the order of our group; `to_regular` turns the one into the other. No order is
+(B, C, |G|, H, W) here, the fiber in the order of our group; `to_regular` takes the one to the other. No order is
 assumed: an element of escnn's group is the element of ours that moves pixels the same way.
 
     model = from_escnn(trained)  # an escnn.nn.SequentialModule, say
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import refuse
 from equilayers.interop._escnn_fields import escnn_nn, fields_of
-from equilayers.interop._escnn_layers import blocks_and_bias, makers
+from equilayers.interop._escnn_layers import blocks_and_bias, counterparts
 
 __all__ = ["expanded_filter", "from_escnn", "to_regular"]
 
@@ -121,7 +121,7 @@ def _convert(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> 
         converted: nn.Module = nn.Sequential(inside)
         converted.training = module.training
     else:
-        known, what = makers(), path or "module"
+        known, what = counterparts(), path or "module"
         if type(module) not in known:
             names = ", ".join(["SequentialModule", *(kind.__name__ for kind in known)])
             hint = "Convert the modules around it one by one, and do its part on plain tensors."

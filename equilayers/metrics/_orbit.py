@@ -41,12 +41,19 @@ class Total:
         return (self.total / self.count if self.reduction == "mean" else self.total).to(self.dtype)
 
 
-def compared_elements(caller: str, group: Group | str, include_identity: bool) -> tuple[Group, range]:
-    r"""The group, and the elements a measure averages over: all but the identity, which joins on request."""
+def group_in_order(caller: str, group: object, order: str = "(model, x, group)") -> Group:
+    r"""The group that the argument stands for; TypeError with the order of the arguments where it is a tensor."""
     if isinstance(group, Tensor):
         got = f"a tensor of shape {tuple(group.shape)} as group"
-        refuse(caller, "(model, x, group) in this order", got, "Swap x and group.", TypeError)
-    group = as_group(caller, group)
+        refuse(caller, f"{order} in this order", got, "Pass the group last.", TypeError)
+    return as_group(caller, group)
+
+
+def compared_elements(
+    caller: str, group: Group | str, include_identity: bool, order: str = "(model, x, group)"
+) -> tuple[Group, range]:
+    r"""The group, and the elements a measure averages over: all but the identity, which joins on request."""
+    group = group_in_order(caller, group, order)
     if group.order == 1 and not include_identity:
         hint = "The trivial group moves nothing; pass include_identity=True to measure it all the same."
         refuse(caller, "a group of more than one element", repr(group), hint)

@@ -12,11 +12,20 @@ from torch import Tensor
 
 from equilayers._checks import check_float, check_tensor, refuse
 from equilayers._modules import evaluation
-from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup, as_group
+from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
 from equilayers.metrics._invariance import cosine
-from equilayers.metrics._orbit import Model, Total, chunks, compared_elements, logits_of, outside_inference
+from equilayers.metrics._orbit import (
+    Model,
+    Total,
+    chunks,
+    compared_elements,
+    group_in_order,
+    logits_of,
+    outside_inference,
+)
 
 Saliency = Callable[..., Tensor]
+ORDER = "(model, x, target, group)"
 
 
 def integrated_gradients_saliency(
@@ -48,7 +57,7 @@ def integrated_gradients_saliency(
     Source: Sundararajan et al. 2017 (arXiv:1703.01365), by captum; Moskalev et al. 2023, section 4 (arXiv:2308.03904).
     """
     caller = "integrated_gradients_saliency"
-    group = as_group(caller, group)
+    group = group_in_order(caller, group, ORDER)
     check_float(caller, "x", x)
     try:
         from captum.attr import IntegratedGradients
@@ -134,7 +143,7 @@ def saliency_total(
     include_identity: bool,
 ) -> Total:
     r"""The sum behind `saliency_invariance_similarity`."""
-    group, elements = compared_elements(caller, group, include_identity)
+    group, elements = compared_elements(caller, group, include_identity, ORDER)
     parts = chunks(caller, x, batch_size)
     target = check_tensor(caller, "target", target)
     if target.shape != x.shape[:1] or target.is_floating_point():

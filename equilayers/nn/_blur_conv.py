@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import PADDING_MODES, check_choice
 from equilayers.functional import BlurSpec, blur_pool, blur_spec
-from equilayers.functional._resample.axes import Ints, Taps
+from equilayers.functional._resample import Ints, Taps
 from equilayers.groups import Group
 from equilayers.nn._blur_pool import describe
 from equilayers.nn._conv import GroupConv2d

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import pair_of
 from equilayers.functional import BlurSpec, binomial, blur_pool, blur_spec
-from equilayers.functional._resample.axes import ALGORITHMS, Ints, Taps
+from equilayers.functional._resample import ALGORITHMS, Ints, Taps
 from equilayers.nn._algorithm import algorithm
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversions import ResNet, settled
+from conversions import ResNet, Wired, settled
 from equilayers.convert import Report, to_antialiased, to_equivariant
 from equilayers.convert._equivariant.heads import pool
 from equilayers.convert._report import Kept, Outcome, Refused
@@ -79,17 +79,17 @@ class Own(nn.Conv2d):
         return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
 
 
-class Beside(nn.Module):
+def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2)
+
+
+def beside(other: Callable[[Tensor], Tensor], channels: int) -> nn.Module:
     """Features with something else at their side."""
 
-    def __init__(self, other: Callable[[Tensor], Tensor], channels: int) -> None:
-        super().__init__()
-        self.other = other
-        self.conv, self.read = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8 + channels, 8, 3, padding=1)
-        self.head = nn.Linear(8, 4)
+    def run(m: Any, x: Tensor) -> Tensor:
+        return m.head(m.read(torch.cat([m.conv(x), other(x)], 1)).mean((-2, -1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.read(torch.cat([self.conv(x), self.other(x)], 1)).mean((-2, -1)))
+    return Wired(run, conv=conv(3, 8), read=conv(8 + channels, 8), head=nn.Linear(8, 4))
 
 
 class Placed(nn.Module):
@@ -103,26 +103,10 @@ class Placed(nn.Module):
         return self.relu(f + self.place)
 
 
-class Excited(nn.Module):
+def excited() -> nn.Module:
     """Squeeze and excitation by linear layers, one gate for each channel."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8), nn.Sigmoid())
-
-    def forward(self, f: Tensor) -> Tensor:
-        return f * self.layers(f.mean((-2, -1)))[:, :, None, None]
-
-
-class Unused(nn.Module):
-    """A convolution that forward does not call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net, self.unused = ended(), nn.Conv2d(8, 8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    layers = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8), nn.Sigmoid())
+    return Wired(lambda m, f: f * m.layers(f.mean((-2, -1)))[:, :, None, None], layers=layers)
 
 
 def twice() -> nn.Module:
@@ -141,8 +125,8 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "dilation": (lambda: ended(nn.Conv2d(8, 8, 3, 1, 2, (1, 2))), "1", "its dilation is not square"),
     "same": (lambda: ended(nn.Conv2d(8, 8, 4, padding="same")), "1", "its padding is larger on one side"),
     "groups": (lambda: ended(nn.Conv2d(8, 16, 3, groups=4), features=16), "1", "its 4 channel groups do not divide 2"),
-    "image": (lambda: Beside(lambda x: x, 3), "read", "it reads the image and features side by side"),
-    "coordinates": (lambda: Beside(coordinates, 1), "read", "it reads the image and features side by side"),
+    "image": (lambda: beside(lambda x: x, 3), "read", "it reads the image and features side by side"),
+    "coordinates": (lambda: beside(coordinates, 1), "read", "it reads the image and features side by side"),
     "own forward": (lambda: ended(Own(8, 8, 3)), "1", "its class computes something of its own"),
     "parametrised": (
         lambda: ended(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3))),
@@ -169,7 +153,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
         "it exchanges the planes of a fiber with others",
     ),
     "ceil_mode": (lambda: ended(nn.MaxPool2d(3, 2, ceil_mode=True)), "1", "take ceil_mode=False"),
-    "unused": (Unused, "unused", "it was not called"),
+    "unused": (
+        lambda: Wired(lambda m, x: m.net(x), net=ended(), unused=nn.Conv2d(8, 8, 3)),
+        "unused",
+        "it was not called",
+    ),
     "two kinds": (twice, "3", "it is called with features of several kinds"),
 }
 
@@ -191,14 +179,14 @@ def test_refused_modules(what: str) -> None:
 
 
 UNSEEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "gates": (lambda: ended(Excited()), "what it puts out is not the same for moved inputs: off by"),
+    "gates": (lambda: ended(excited()), "what it puts out is not the same for moved inputs: off by"),
     "functional pool": (lambda: ended(Does(lambda f: F.max_pool2d(f, 3, 2, 1))), "not the same for moved inputs"),
     "cumsum": (
         lambda: nn.Sequential(nn.Conv2d(3, 2, 3), Does(lambda f: f.cumsum(-1))),
         "what it puts out is not an image that moves with the input: off by",
     ),
     "shape": (
-        lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Does(lambda f: f.flatten(1)[:, :9])),
+        lambda: nn.Sequential(conv(3, 8), Does(lambda f: f.flatten(1)[:, :9])),
         "what it puts out is not",
     ),
 }
@@ -212,12 +200,6 @@ def test_what_no_module_tells_is_seen_by_running_it(what: str) -> None:
     assert (entry.path, entry.done) == ("", "refused")
     assert entry.reason.startswith(reason) or reason in entry.reason
     assert_honest(made, report)
-
-
-def unworded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every reason is "x" from now on."""
-    for kind in (Kept, Refused):
-        monkeypatch.setattr(kind, "__init__", lambda self, reason: object.__setattr__(self, "reason", "x"))
 
 
 def converted_all() -> list[tuple[str, str, str]]:
@@ -238,7 +220,8 @@ def test_no_decision_hangs_on_the_words_of_a_reason(monkeypatch: pytest.MonkeyPa
 
     expected = converted_all()
     assert {done for _, done, _ in expected} == {"replaced", "kept", "refused"}
-    unworded(monkeypatch)
+    for kind in (Kept, Refused):
+        monkeypatch.setattr(kind, "__init__", lambda self, reason: object.__setattr__(self, "reason", "x"))
     assert converted_all() == expected
     handlers = [(kinds, by_its_words if handler is pool else handler) for kinds, handler in conversion.HANDLERS]
     monkeypatch.setattr(conversion, "HANDLERS", handlers)
@@ -247,7 +230,7 @@ def test_no_decision_hangs_on_the_words_of_a_reason(monkeypatch: pytest.MonkeyPa
 
 def test_what_does_not_run_any_more() -> None:
     """Gates of a fixed number of channels, and a number of channels written into the code."""
-    for model in (ended(Excited()), ended(Does(lambda f: f * torch.ones(8, 1, 1)))):
+    for model in (ended(excited()), ended(Does(lambda f: f * torch.ones(8, 1, 1)))):
         made, report = to_equivariant(model, C4, X, width="equal-parameters")
         (entry,) = [entry for entry in report.of("refused") if not entry.path]
         assert entry.reason.startswith("it does not run any more: ")
@@ -258,36 +241,23 @@ def test_what_does_not_run_any_more() -> None:
 def test_outputs_that_are_images() -> None:
     """A head is averaged right there, so that what follows sees an image; features that others read, at the end."""
 
-    class Denoises(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1))
+    def run(m: Any, x: Tensor) -> dict[str, Tensor]:
+        f = F.relu(m.body(x))
+        return {"mask": m.mask(f).softmax(1), "logits": m.head(f.mean((-2, -1)))}
 
-        def forward(self, x: Tensor) -> Tensor:
-            return x - self.net(x)
-
-    class Several(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body, self.mask, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1), nn.Linear(8, 4)
-
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
-            f = F.relu(self.body(x))
-            return {"mask": self.mask(f).softmax(1), "logits": self.head(f.mean((-2, -1)))}
-
-    made, report = to_equivariant(Denoises(), C4, X)
+    denoises = Wired(lambda m, x: x - m.net(x), net=nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 3)))
+    several = Wired(run, body=conv(3, 8), mask=nn.Conv2d(8, 2, 1), head=nn.Linear(8, 4))
+    made, report = to_equivariant(denoises, C4, X)
     assert report.complete
     assert_honest(made, report)
-    probabilities = nn.Sequential(
-        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Softmax(1))
-    )
+    probabilities = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 5), nn.BatchNorm2d(5), nn.Softmax(1))
     made, report = to_equivariant(probabilities, C4, X)
     assert report.complete
     assert [entry.done for entry in report.entries] == ["replaced", "replaced", "kept"]
     settled(made)
     torch.testing.assert_close(made(X).sum(1), torch.ones(2, 32, 32))
     assert_honest(made, report)
-    made, report = to_equivariant(Several(), C4, X)
+    made, report = to_equivariant(several, C4, X)
     assert report.complete
     assert_equivariant(lambda x: made(x)["mask"], X, C4)
     assert_invariant(lambda x: made(x)["logits"], X, C4)
@@ -295,23 +265,17 @@ def test_outputs_that_are_images() -> None:
 
 
 def test_features_as_output() -> None:
-    class Stages(nn.Module):
-        def __init__(self, several: bool) -> None:
-            super().__init__()
-            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-            self.several = several
+    def run(m: Any, x: Tensor) -> list[Tensor]:
+        f = m.first(x)
+        return [f, f + m.second(F.relu(f))]
 
-        def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-            f = self.first(x)
-            g = f + self.second(F.relu(f))
-            return [f, g] if self.several else g
-
-    made, report = to_equivariant(Stages(False), C4, X)
+    parts = {"first": conv(3, 8), "second": conv(8, 8)}
+    made, report = to_equivariant(Wired(lambda m, x: run(m, x)[1], **parts), C4, X)
     assert report.complete
     assert "its fibers are averaged" in report.entries[-1].reason
     assert made(X).shape == (2, 8, 32, 32)
     assert_honest(made, report)
-    made, report = to_equivariant(Stages(True), C4, X)
+    made, report = to_equivariant(Wired(run, **parts), C4, X)
     assert report.of("refused")[-1].reason == "it puts out (2, 32, 32, 32) where it was (2, 8, 32, 32)"
 
 
@@ -332,21 +296,16 @@ def test_kept_modules() -> None:
 def test_widths_of_what_stands_side_by_side() -> None:
     """Channels that |G| does not divide are rounded up one convolution at a time, and read so."""
 
-    class Odd(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.left, self.right = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 5, 1)
-            self.both, self.head = nn.Conv2d(11, 7, 3), nn.Linear(7, 4)
+    def run(m: Any, x: Tensor) -> Tensor:
+        f = torch.cat([m.left(x), m.right(x)], 1)
+        out = x.new_zeros(f.shape)
+        out[:] = f
+        return m.head(m.both(out).mean((-2, -1)))
 
-        def forward(self, x: Tensor) -> Tensor:
-            f = torch.cat([self.left(x), self.right(x)], 1)
-            out = x.new_zeros(f.shape)
-            out[:] = f
-            return self.head(self.both(out).mean((-2, -1)))
-
+    odd = Wired(run, left=conv(3, 6), right=conv(3, 5, 1), both=nn.Conv2d(11, 7, 3), head=nn.Linear(7, 4))
     for group in (C4, D4):
         for dtype in (torch.float32, torch.float64):
-            made, report = to_equivariant(Odd().to(dtype), group, X)
+            made, report = to_equivariant(odd.to(dtype), group, X)
             assert report.complete, str(report)
             assert {p.dtype for p in made.parameters()} == {dtype}
     assert made.both.conv.in_channels == made.left.conv.out_channels + made.right.conv.out_channels
@@ -373,21 +332,16 @@ def test_functions_that_torch_does_not_show() -> None:
 def test_gates_of_one_channel_and_planes_of_zeros() -> None:
     """A gate is one plane for all fields; zeros beside features are features; a ReLU may see images and features."""
 
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.act, self.conv = nn.ReLU(), nn.Conv2d(3, 8, 3, padding=1)
-            self.gate, self.spread = nn.Conv2d(8, 1, 1), nn.Conv2d(2, 1, 5, padding=2)
-            self.last, self.head = nn.Conv2d(16, 8, 3), nn.Linear(8, 4)
+    def run(m: Any, x: Tensor) -> Tensor:
+        f = m.act(m.conv(m.act(x)))
+        f = torch.sigmoid(m.gate(f)) * f
+        f = torch.sigmoid(m.spread(torch.cat([f.mean(1, keepdim=True), f.amax(1, keepdim=True)], 1))) * f
+        return m.head(m.last(torch.cat([f, torch.zeros_like(f)], 1)).mean((-2, -1)))
 
-        def forward(self, x: Tensor) -> Tensor:
-            f = self.act(self.conv(self.act(x)))
-            f = torch.sigmoid(self.gate(f)) * f
-            f = torch.sigmoid(self.spread(torch.cat([f.mean(1, keepdim=True), f.amax(1, keepdim=True)], 1))) * f
-            return self.head(self.last(torch.cat([f, torch.zeros_like(f)], 1)).mean((-2, -1)))
-
+    parts = {"conv": conv(3, 8), "gate": conv(8, 1, 1), "spread": conv(2, 1, 5), "last": nn.Conv2d(16, 8, 3)}
+    gated = Wired(run, act=nn.ReLU(), **parts, head=nn.Linear(8, 4))
     for from_weights in (False, True):
-        made, report = to_equivariant(Gated(), C4, X, from_weights=from_weights)
+        made, report = to_equivariant(gated, C4, X, from_weights=from_weights)
         assert report.complete, str(report)
         assert [entry.path for entry in report.entries] == ["conv", "gate", "spread", "last", "head"]
         assert isinstance(made.spread[0].conv, LiftingConv2d)
@@ -409,17 +363,17 @@ def test_a_fault_is_seen_where_little_of_the_input_is_left() -> None:
 
 
 def test_from_weights_says_what_it_cannot_take() -> None:
-    made, report = to_equivariant(ended(nn.Conv2d(8, 6, 3), features=6), C4, X, from_weights=True)
-    assert "from_weights takes channels that |G| = 4 divides" in report.of("refused")[0].reason
-    made, report = to_equivariant(ended(nn.Conv2d(8, 8, 3, groups=2)), C4, X, from_weights=True)
-    assert "no channel groups" in report.of("refused")[0].reason
-    made, report = to_equivariant(ended(nn.GroupNorm(4, 8)), C4, X, from_weights=True)
-    assert "its 4 groups divide, not 2" in report.of("refused")[0].reason
+    up = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 2, 1))
+    for model, reason in (
+        (ended(nn.Conv2d(8, 6, 3), features=6), "from_weights takes channels that |G| = 4 divides"),
+        (ended(nn.Conv2d(8, 8, 3, groups=2)), "no channel groups"),
+        (ended(nn.GroupNorm(4, 8)), "its 4 groups divide, not 2"),
+        (up, "has no weights for it"),
+    ):
+        assert reason in to_equivariant(model, C4, X, from_weights=True)[1].of("refused")[0].reason
     made, report = to_equivariant(ended(nn.GroupNorm(4, 8)), C4, X)
     assert report.complete
     assert made[1].norm.num_groups == 2
-    up = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 2, 1))
-    assert "has no weights for it" in to_equivariant(up, C4, X, from_weights=True)[1].of("refused")[0].reason
 
 
 def test_the_example() -> None:
@@ -436,26 +390,20 @@ def test_the_example() -> None:
 
 
 def test_refused_arguments() -> None:
-    model, caller = ended(), "to_equivariant"
-    assert_refused(
-        lambda: to_equivariant(torch.relu, C4), TypeError, caller, "model to be a torch.nn.Module", "Wrap it"
-    )
-    assert_refused(lambda: to_equivariant(model, 4), TypeError, caller, "group to be a group", "got 4.")
-    for group in (CyclicTranslation(4), PermutationGroup([[1, 0]])):
-        assert_refused(
-            lambda g=group: to_equivariant(model, g), ValueError, caller, "CyclicRotation or Dihedral", repr(group)
-        )
-    assert_refused(lambda: to_equivariant(model, C4, width="wide"), ValueError, caller, "'equal-width'", "'wide'")
-    taken = ("width='equal-width' with from_weights=True", "'equal-compute'")
-    options = {"width": "equal-compute", "from_weights": True}
-    assert_refused(lambda: to_equivariant(model, C4, **options), ValueError, caller, *taken)
-    assert_refused(
-        lambda: to_equivariant(model, C4, X.int()), TypeError, caller, "x to be floating-point", "torch.int32"
-    )
-    assert_refused(
-        lambda: to_equivariant(model, C4, X[0]), ValueError, caller, "x of shape (B, C, H, W)", "(3, 32, 32)"
-    )
-    assert_refused(lambda: to_equivariant(nn.Linear(3, 2), C4), ValueError, caller, "torch.nn.Conv2d", "see symmetrize")
-    words = ("x that the model takes", "(2, 3, 64, 64), and it raised: mat1 and mat2", "of the size it is used at")
-    flat = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 4))
-    assert_refused(lambda: to_equivariant(flat, C4), ValueError, caller, *words)
+    model, flat = ended(), nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 4))
+    with_weights = {"width": "equal-compute", "from_weights": True}
+    raised = ("x that the model takes", "(2, 3, 64, 64), and it raised: mat1 and mat2", "of the size it is used at")
+    cases: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], tuple[str, ...]]] = [
+        ((torch.relu, C4), {}, TypeError, ("model to be a torch.nn.Module", "Wrap it")),
+        ((model, 4), {}, TypeError, ("group to be a group", "got 4.")),
+        ((model, CyclicTranslation(4)), {}, ValueError, ("CyclicRotation or Dihedral", repr(CyclicTranslation(4)))),
+        ((model, PermutationGroup([[1, 0]])), {}, ValueError, ("CyclicRotation or Dihedral", "PermutationGroup")),
+        ((model, C4), {"width": "wide"}, ValueError, ("'equal-width'", "'wide'")),
+        ((model, C4), with_weights, ValueError, ("width='equal-width' with from_weights=True", "'equal-compute'")),
+        ((model, C4, X.int()), {}, TypeError, ("x to be floating-point", "torch.int32")),
+        ((model, C4, X[0]), {}, ValueError, ("x of shape (B, C, H, W)", "(3, 32, 32)")),
+        ((nn.Linear(3, 2), C4), {}, ValueError, ("torch.nn.Conv2d", "see symmetrize")),
+        ((flat, C4), {}, ValueError, raised),
+    ]
+    for args, options, error, words in cases:
+        assert_refused(lambda a=args, o=options: to_equivariant(*a, **o), error, "to_equivariant", *words)

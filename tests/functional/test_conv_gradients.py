@@ -105,35 +105,6 @@ def test_vmap_and_jacrev_are_loops(group: Group, kind: Kind, algorithm: str) -> 
         torch.testing.assert_close(jacobian, torch.autograd.functional.jacobian(one, x[0].detach()), **CLOSE)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *DIFFERENT])
-@each_kind
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(1)], ids=name)
-def test_per_sample_gradients_are_loops(group: Group, kind: Kind, algorithm: str) -> None:
-    s = square(5, 3, stride=2, padding=1, groups=2, padding_mode="reflect")
-    layer = make(kind, group, 2, 4, s, algorithm, dtype=torch.float64)
-    x = arguments(kind, group, s, batch=3)[0].detach()
-    loss = lambda p, x: functional_call(layer, p, (x[None],)).square().sum()  # noqa: E731
-    parameters = {key: p.detach() for key, p in layer.named_parameters()}
-    each = vmap(grad(loss), (None, 0))(parameters, x)
-    inputs = vmap(grad(loss, argnums=1), (None, 0))(parameters, x)
-    for i in range(3):
-        sample = x[i : i + 1].clone().requires_grad_()
-        alone = torch.autograd.grad(layer(sample).square().sum(), [layer.weight, layer.bias, sample])
-        torch.testing.assert_close([each["weight"][i], each["bias"][i], inputs[i : i + 1]], list(alone), **CLOSE)
-
-
-def test_ensembles_of_layers() -> None:
-    """Stacked weights under vmap, with gradients for each."""
-    layers = [make(LiftingConv2d, Dihedral(4), 1, 2, square(5, 3), "auto", dtype=torch.float64) for _ in range(3)]
-    stacked, _ = torch.func.stack_module_state(layers)
-    x = filled((2, 1, 5, 5), torch.float64)
-    loss = lambda p: functional_call(layers[0], p, (x,)).square().sum()  # noqa: E731
-    gradients = vmap(grad(loss))({key: p.detach() for key, p in stacked.items()})
-    for i, layer in enumerate(layers):
-        alone = torch.autograd.grad(layer(x).square().sum(), [layer.weight, layer.bias])
-        torch.testing.assert_close([gradients["weight"][i], gradients["bias"][i]], list(alone), **CLOSE)
-
-
 def forget_tables() -> None:
     for name_, module in list(sys.modules.items()):
         if name_.startswith("equilayers."):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import jacrev, vmap
 
 import reference
 from equilayers.functional import group_linear, lift_linear
@@ -132,17 +132,6 @@ def test_vmap_and_jacrev(group: Group, kernel: Kernel) -> None:
         jacobian = jacrev(one)(x[0])
         expected = torch.autograd.functional.jacobian(one, x[0])
         torch.testing.assert_close(jacobian, expected, atol=1e-12, rtol=1e-12)
-
-
-@pytest.mark.parametrize("group", [CyclicRotation(4), CyclicTranslation(3)], ids=name)
-def test_per_sample_gradients(group: Group) -> None:
-    layer = LiftingLinear(group, (6, 6), 2, dtype=torch.float64)
-    x = torch.randn(4, 6, 6, dtype=torch.float64)
-    loss = lambda p, x: functional_call(layer, p, (x[None],)).square().sum()  # noqa: E731
-    each = vmap(grad(loss), (None, 0))(dict(layer.named_parameters()), x)
-    for i in range(4):
-        alone = torch.autograd.grad(layer(x[i : i + 1]).square().sum(), list(layer.parameters()))
-        torch.testing.assert_close([each["weight"][i], each["bias"][i]], list(alone), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4), CyclicTranslation(3)], ids=name)

@@ -1,62 +1,235 @@
-"""The kept transform of a weight is never stale, and never travels with the module."""
+"""What a layer keeps of its weight is never stale, wherever it was made, and never travels with the module."""
 
 import copy
 import io
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from equilayers.functional import lift_linear
+from conv_laws import input_of, make, square
+from equilayers.functional import group_conv2d, group_linear, lift_conv2d, lift_linear
 from equilayers.functional._weight_cache import WeightCache
 from equilayers.groups import CyclicRotation
-from equilayers.nn import GroupLinear, LiftingLinear
+from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d, LiftingLinear
+from strategies import filled
 
-GROUP = CyclicRotation(4)
+GROUP, SETTINGS = CyclicRotation(4), square(5, 3, padding=1, groups=2)
+CONVOLUTIONS = {LiftingConv2d: lift_conv2d, GroupConv2d: group_conv2d}
+LINEAR = {LiftingLinear: (lift_linear, (2, 5, 5)), GroupLinear: (group_linear, 6)}
+KEEPING = [(kind, algorithm) for kind in CONVOLUTIONS for algorithm in ("dense", "fourier")]
+Kind = type[nn.Module]
+
+keeping = pytest.mark.parametrize(("kind", "algorithm"), [*KEEPING, *((kind, "fourier") for kind in LINEAR)])
 
 
-def layer_and_input() -> tuple[LiftingLinear, Tensor]:
-    return LiftingLinear(GROUP, (2, 5, 5), 7, algorithm="fourier"), torch.randn(6, 2, 5, 5)
+def made(kind: Kind, algorithm: str) -> nn.Module:
+    if kind in LINEAR:
+        return kind(GROUP, LINEAR[kind][1], 7, algorithm=algorithm)
+    return make(kind, GROUP, 2, 4, SETTINGS, algorithm)  # type: ignore[arg-type]
 
 
-def fresh(layer: LiftingLinear, x: Tensor) -> Tensor:
-    return lift_linear(x, layer.weight, layer.bias, GROUP, algorithm="fourier")
+def an_input(layer: nn.Module, size: int = 5, batch: int = 3, seed: int = 0) -> Tensor:
+    if type(layer) in LINEAR:
+        return filled((batch, *layer.weight.shape[1:]), torch.float32, seed)
+    return input_of(layer, (size, size), batch, seed)
 
 
-def replace_parameter(layer: LiftingLinear) -> None:
+def layer_and_input(kind: Kind, algorithm: str) -> tuple[nn.Module, Tensor]:
+    layer = made(kind, algorithm)
+    return layer, an_input(layer)
+
+
+def fresh(layer: nn.Module, x: Tensor) -> Tensor:
+    """The output when nothing is kept."""
+    if type(layer) in LINEAR:
+        return LINEAR[type(layer)][0](x, layer.weight, layer.bias, GROUP, algorithm=layer.algorithm)
+    function = CONVOLUTIONS[type(layer)]
+    return function(x, layer.weight, layer.bias, GROUP, algorithm=layer.algorithm, **SETTINGS.keywords)
+
+
+def replace_parameter(layer: nn.Module) -> None:
     layer.weight = nn.Parameter(torch.randn_like(layer.weight))
 
 
-def train_step(layer: LiftingLinear) -> None:
+def load(layer: nn.Module, **how: bool) -> None:
+    layer.load_state_dict(made(type(layer), layer.algorithm).state_dict(), **how)
+
+
+def step(layer: nn.Module, optimizer: type[torch.optim.Optimizer]) -> None:
     with torch.enable_grad():
-        layer(torch.randn(3, 2, 5, 5)).square().sum().backward()
-    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+        layer(an_input(layer, seed=1)).square().sum().backward()
+    optimizer(layer.parameters(), lr=0.1).step()  # type: ignore[call-arg]
 
 
-CHANGES: dict[str, Callable[[LiftingLinear], object]] = {
+Change = Callable[[nn.Module], object]
+CHANGES: dict[str, Change] = {
     "in place": lambda layer: layer.weight.mul_(2),
+    "one entry": lambda layer: layer.weight[0, 0].view(-1)[0].add_(1),
     "through .data": lambda layer: layer.weight.data.mul_(3),
-    "one entry through .data": lambda layer: layer.weight.data[0, 0, 0, 0].add_(1),
+    "one entry through .data": lambda layer: layer.weight.data.view(-1)[0].add_(1),
     "permuted through .data": lambda layer: layer.weight.data.copy_(layer.weight.data.flip(-1)),
-    "reset": lambda layer: layer.reset_parameters(),
-    "load_state_dict": lambda layer: layer.load_state_dict(LiftingLinear(GROUP, (2, 5, 5), 7).state_dict()),
+    "another .data": lambda layer: setattr(layer.weight, "data", torch.randn_like(layer.weight)),
+    "through numpy": lambda layer: layer.weight.numpy().fill(0.5),
+    "reset": lambda layer: layer.reset_parameters(),  # type: ignore[operator]
+    "load_state_dict": load,
+    "load_state_dict(assign=True)": lambda layer: load(layer, assign=True),
     "another parameter": replace_parameter,
-    "a training step": train_step,
+    "a step of SGD": lambda layer: step(layer, torch.optim.SGD),
+    "a step of Adam": lambda layer: step(layer, torch.optim.Adam),
     "another dtype and back": lambda layer: layer.double().float().weight.data.neg_(),
+    "another memory format": lambda layer: (
+        layer.to(memory_format=torch.channels_last).weight.data.neg_()
+        if layer.weight.ndim == 4
+        else layer.weight.data.neg_()
+    ),
+    "moved to meta and back": lambda layer: layer.to_empty(device="meta").to_empty(device="cpu").reset_parameters(),
 }
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@keeping
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_weight_is_noticed(kind: Kind, algorithm: str, change: str) -> None:
+    for context in (torch.no_grad, torch.inference_mode):
+        layer, x = layer_and_input(kind, algorithm)
+        with context():
+            before = layer(x)
+            assert torch.equal(layer(x), before)
+        with torch.no_grad():
+            CHANGES[change](layer)
+        with context():
+            assert torch.equal(layer(x), fresh(layer, x))
+            assert not torch.equal(layer(x), before)
+
+
+@keeping
+def test_every_step_of_training_is_seen_in_evaluation(kind: Kind, algorithm: str) -> None:
+    layer, x = layer_and_input(kind, algorithm)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    seen = []
+    for _ in range(5):
+        layer.train()
+        loss = layer(x).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        layer.eval()
+        with torch.no_grad():
+            seen.append(layer(x).square().sum().item())
+            assert torch.equal(layer(x), fresh(layer, x))
+    assert seen == sorted(seen, reverse=True)
+
+
+class Halved(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+@keeping
 @torch.no_grad()
-def test_a_changed_weight_is_noticed(change: Callable[[LiftingLinear], object]) -> None:
-    layer, x = layer_and_input()
-    before = layer(x)
-    assert torch.equal(layer(x), before)
-    change(layer)
-    assert torch.equal(layer(x), fresh(layer, x))
-    assert not torch.equal(layer(x), before)
+def test_parametrized_weights(kind: Kind, algorithm: str) -> None:
+    layer, x = layer_and_input(kind, algorithm)
+    layer.bias.zero_()
+    y = layer(x)
+    parametrize.register_parametrization(layer, "weight", Halved())
+    assert torch.equal(layer(x), y / 2)
+    layer.parametrizations.weight.original.mul_(4)
+    for _ in range(2):
+        assert torch.equal(layer(x), 2 * y)
+    with parametrize.cached():
+        for _ in range(2):
+            assert torch.equal(layer(x), 2 * y)
+    with torch.enable_grad():
+        layer(x).sum().backward()
+        assert layer.parametrizations.weight.original.grad.abs().sum() > 0
+    parametrize.remove_parametrizations(layer, "weight")
+    assert torch.equal(layer(x), 2 * y)
+    torch.nn.utils.parametrizations.weight_norm(layer)
+    layer.parametrizations.weight.original0.mul_(3)
+    torch.testing.assert_close(layer(x), 6 * y, atol=1e-5, rtol=1e-5)
+
+
+@keeping
+@torch.no_grad()
+def test_copies_and_pickles_begin_empty(kind: Kind, algorithm: str) -> None:
+    layer, x = layer_and_input(kind, algorithm)
+    y = layer(x)
+    assert layer._cache._kept is not None
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other._cache._kept is None
+        assert torch.equal(other(x), y)
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    assert list(torch.load(buffer, weights_only=True)) == ["weight", "bias"]
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+@torch.no_grad()
+def test_what_one_algorithm_keeps_is_not_taken_for_anothers(kind: Kind) -> None:
+    layer, x = layer_and_input(kind, "dense")
+    for algorithm in ("dense", "fourier", "dense", "auto", "bitwise", "orbit", "fourier", "fourier", "dense"):
+        layer.algorithm = algorithm
+        for _ in range(2):
+            assert torch.equal(layer(x), fresh(layer, x))
+
+
+@keeping
+def test_maps_and_batches_of_other_sizes_share_what_is_kept(kind: Kind, algorithm: str) -> None:
+    layer, _ = layer_and_input(kind, algorithm)
+    with torch.no_grad():
+        layer(an_input(layer))
+        kept = layer._cache._kept
+        for size, batch in ((6, 1), (4, 7), (5, 5)):
+            x = an_input(layer, size, batch)
+            assert torch.equal(layer(x), fresh(layer, x))
+        assert layer._cache._kept is kept
+
+
+@keeping
+def test_what_inference_mode_leaves_behind(kind: Kind, algorithm: str) -> None:
+    """What is made there serves a frozen layer in training, whose inputs want gradients."""
+    layer, x = layer_and_input(kind, algorithm)
+    layer.requires_grad_(False)
+    x.requires_grad_()
+    expected = torch.autograd.grad(fresh(layer, x).square().sum(), x)[0]
+    with torch.inference_mode():
+        layer(x)
+    gradient = torch.autograd.grad(layer(x).square().sum(), x)[0]
+    assert torch.equal(gradient, expected)
+
+
+@keeping
+def test_functional_transforms_do_not_meet_what_is_kept(kind: Kind, algorithm: str) -> None:
+    layer, x = layer_and_input(kind, algorithm)
+    expected = fresh(layer, x).detach()
+    many = torch.stack([layer.weight.detach(), 2 * layer.weight.detach()])
+    call = lambda w: torch.func.functional_call(layer, {"weight": w}, (x,))  # noqa: E731
+    with torch.no_grad():
+        assert torch.equal(layer(x), expected)
+        both = torch.func.vmap(call)(many)
+        torch.testing.assert_close(both[0], expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(both[1], call(many[1]), atol=1e-6, rtol=1e-5)
+        assert torch.equal(layer(x), expected)
+
+
+@keeping
+def test_a_stale_value_would_be_seen(kind: Kind, algorithm: str) -> None:
+    class Stale(WeightCache):
+        def get(self, weight: Tensor, make: Callable[[], Any], kind: str = "") -> Any:
+            self._kept = self._kept or ((), make())
+            return self._kept[1]
+
+    layer, x = layer_and_input(kind, algorithm)
+    layer._cache = Stale()
+    with torch.no_grad():
+        layer(x)
+        layer.weight.mul_(2)
+        assert not torch.equal(layer(x), fresh(layer, x))
 
 
 def test_kept_without_gradients_and_made_anew_with_them() -> None:
@@ -73,48 +246,3 @@ def test_kept_without_gradients_and_made_anew_with_them() -> None:
     with torch.no_grad():
         assert [kept.get(weight, make) for _ in range(2)] == [4, 4]
         assert kept.get(weight[:2], make) == 5
-
-
-def test_a_stale_value_would_be_seen() -> None:
-    class Stale(WeightCache):
-        def get(self, weight: Tensor, make: Callable[[], object]) -> object:
-            self._kept = self._kept or ((), make())
-            return self._kept[1]
-
-    layer, x = layer_and_input()
-    layer._cache = Stale()
-    with torch.no_grad():
-        layer(x)
-        layer.weight.mul_(2)
-        assert not torch.equal(layer(x), fresh(layer, x))
-
-
-@torch.no_grad()
-def test_copies_and_pickles_begin_empty() -> None:
-    layer, x = layer_and_input()
-    y = layer(x)
-    assert layer._cache._kept is not None
-    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert other._cache._kept is None
-        assert torch.equal(other(x), y)
-    buffer = io.BytesIO()
-    torch.save(layer.state_dict(), buffer)
-    buffer.seek(0)
-    assert list(torch.load(buffer, weights_only=True)) == ["weight", "bias"]
-
-
-def test_inference_mode_and_functional_transforms() -> None:
-    layer, x = layer_and_input()
-    expected = fresh(layer, x).detach()
-    with torch.inference_mode():
-        assert torch.equal(layer(x), expected)
-        assert torch.equal(layer(x), expected)
-    many = torch.stack([layer.weight.detach(), 2 * layer.weight.detach()])
-    call = lambda w: torch.func.functional_call(layer, {"weight": w}, (x,))  # noqa: E731
-    with torch.no_grad():
-        both = torch.func.vmap(call)(many)
-    torch.testing.assert_close(both[0], expected)
-    tied = GroupLinear(GROUP, 3, 2, algorithm="fourier")
-    f = torch.randn(5, 3, 4)
-    with torch.no_grad():
-        assert torch.equal(tied(f), tied(f))

@@ -1,8 +1,6 @@
 """Deformations: the warp against loops and exact where it must be, the fields as steep as asked, the curve by hand."""
 
-import copy
 import math
-import pickle
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 
 import metric_reference as slow
 from equilayers.metrics import (
-    DeformationStability,
     deformation_stability,
     displacement_gradient_norm,
     random_displacement,
@@ -324,28 +321,3 @@ def test_errors(error: type[Exception], change: dict[str, Any]) -> None:
     arguments = {"model": nn.Flatten(), "x": torch.ones(2, 1, 6, 6), **change}
     with pytest.raises(error, match=f"^deformation_stability: {FAULT}"):
         deformation_stability(**arguments)
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
-def test_class_gives_the_curve_of_all_the_data() -> None:
-    options: dict[str, Any]
-    torch.set_default_dtype(torch.float64)
-    model, x, options = head(), smooth_images(9), {"magnitudes": (0.1, 0.3), "fields": 3, "seed": 4}
-    metric, stepped = DeformationStability(**options), DeformationStability(**options)
-    assert all(v.isnan().all() for v in metric.compute())
-    for part in x.split([1, 5, 3]):
-        metric.update(model, part)
-        value = stepped(model, part)
-    expected = deformation_stability(model, x, **options)
-    last = deformation_stability(model, x[6:], **options)
-    for got, wanted in ((metric.compute(), expected), (stepped.compute(), expected), (value, last)):
-        torch.testing.assert_close(tuple(got), tuple(wanted), rtol=1e-10, atol=1e-14)
-    second = pickle.loads(pickle.dumps(metric))
-    other = copy.deepcopy(metric)
-    other.reset()
-    other.update(model, x)
-    second.merge_state(other)
-    torch.testing.assert_close(tuple(second.compute()), tuple(expected), rtol=0.2, atol=1e-14)
-    torch.testing.assert_close(second.compute().distance, expected.distance, rtol=1e-10, atol=1e-14)
-    with pytest.raises(ValueError, match=f"^DeformationStability: {FAULT}"):
-        DeformationStability(magnitudes=(2,))

@@ -1,84 +1,144 @@
-"""The linear layers as modules: state and dtypes; how they are copied, moved and run, test_shipping.py tries."""
+"""The weight-tied layers as modules: state, dtypes, memory; test_shipping.py copies, moves and runs them."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from equilayers.functional import group_linear, lift_linear
+from conv_laws import ALGORITHMS, KINDS, Kind, misses
+from equilayers.functional import group_conv2d, group_linear, lift_conv2d, lift_linear
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
-from equilayers.nn import GroupLinear, LiftingLinear, OrbitPool
-from strategies import PERMUTATIONS, S3, algorithms_of, name
+from equilayers.nn import GroupConv2d, GroupLinear, InvariantAvgPool2d, LiftingConv2d, LiftingLinear, OrbitPool
+from strategies import S3, algorithms_of, name
 
-C4, D4, T3 = CyclicRotation(4), Dihedral(4), CyclicTranslation(3)
-GROUPS: list[Group] = [C4, D4, T3, CyclicTranslation(4), S3]
-CASES = [(group, algorithm) for group in GROUPS for algorithm in algorithms_of(group)]
+C1, C4, D1, D4, T3, T4 = *map(CyclicRotation, (1, 4)), *map(Dihedral, (1, 4)), *map(CyclicTranslation, (3, 4))
+SPACES: dict[Group, tuple[int, ...]] = {C4: (5, 5), D4: (5, 5), T3: (6, 6), T4: (8,), S3: (3,)}
+SETTINGS: dict[str, Any] = {"stride": 2, "padding": 1, "groups": 2, "padding_mode": "reflect"}
+FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    LiftingConv2d: lift_conv2d,
+    GroupConv2d: group_conv2d,
+    LiftingLinear: lift_linear,
+    GroupLinear: group_linear,
+}
+CASES = [(kind, group) for kind in FUNCTIONS for group in ((C1, C4, D1) if kind in KINDS else SPACES)]
 
-each_group = pytest.mark.parametrize("group", GROUPS, ids=name)
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+each = pytest.mark.parametrize(("kind", "group"), CASES, ids=lambda v: v.__name__ if isinstance(v, type) else name(v))
 
 
-def layers(group: Group, algorithm: str = "auto", **kwargs: object) -> list[tuple[nn.Module, Tensor]]:
-    """One layer of each kind, with an input of odd sizes."""
-    space = (3,) if group in PERMUTATIONS else ((6, 6) if isinstance(group, CyclicTranslation) else (5, 5))
-    space = (8,) if group == CyclicTranslation(4) else space
-    lifting = LiftingLinear(group, space, 7, algorithm=algorithm, **kwargs)  # type: ignore[arg-type]
-    tied = GroupLinear(group, 3, 7, algorithm=algorithm, **kwargs)  # type: ignore[arg-type]
-    return [(lifting, torch.randn(5, *space)), (tied, torch.randn(5, 3, group.order))]
+def make(kind: type[nn.Module], group: Group, algorithm: str = "auto", **more: Any) -> tuple[nn.Module, Tensor]:
+    """A layer with a little of everything, and an input of odd sizes."""
+    if kind in KINDS:
+        fiber = () if kind is LiftingConv2d else (group.order,)
+        return kind(group, 2, 6, 3, algorithm=algorithm, **SETTINGS, **more), torch.randn(5, 2, *fiber, 7, 7)
+    if kind is LiftingLinear:
+        return kind(group, SPACES[group], 7, algorithm=algorithm, **more), torch.randn(5, *SPACES[group])
+    return kind(group, 3, 7, algorithm=algorithm, **more), torch.randn(5, 3, group.order)
 
 
-@each_group
-def test_state_dict_holds_weight_and_bias_alone(group: Group) -> None:
-    for layer, x in layers(group):
-        shapes = {"weight": (7, *x.shape[1:]), "bias": (7,)}
-        for mode in (layer.train(), layer.eval()):
-            mode(x)
+def algorithms(kind: type[nn.Module], group: Group) -> list[str]:
+    return [*ALGORITHMS] if kind in KINDS else [*algorithms_of(group)]
+
+
+@each
+def test_state_dict_holds_weight_and_bias_alone(kind: type[nn.Module], group: Group) -> None:
+    layer, x = make(kind, group)
+    size = (6, 1, *x.shape[2:-2], 3, 3) if kind in KINDS else (7, *x.shape[1:])
+    shapes = {"weight": size, "bias": size[:1]}
+    for mode in (layer.train(), layer.eval()):
+        for context in (torch.enable_grad(), torch.no_grad()):
+            with context:
+                mode(x)
             assert {k: tuple(v.shape) for k, v in mode.state_dict().items()} == shapes
             assert {k: tuple(v.shape) for k, v in mode.named_parameters()} == shapes
-        assert layer.train()(x).equal(layer.eval()(x))
-    for layer, _ in layers(group, bias=False):
-        assert list(layer.state_dict()) == ["weight"]
-        assert layer.bias is None
-    assert not OrbitPool().state_dict()
+            assert list(mode.buffers()) == list(mode.children()) == []
+    unbiased, _ = make(kind, group, bias=False)
+    assert list(unbiased.state_dict()) == ["weight"]
+    assert unbiased.bias is None
+    assert unbiased(x).shape == layer(x).shape
+    assert not InvariantAvgPool2d().state_dict() | OrbitPool().state_dict()
 
 
-@each_group
-def test_layer_is_its_function(group: Group) -> None:
-    for (layer, x), function in zip(layers(group), (lift_linear, group_linear), strict=True):
+@each
+def test_layer_is_its_function(kind: type[nn.Module], group: Group) -> None:
+    for algorithm in algorithms(kind, group):
+        layer, x = make(kind, group, algorithm)
+        settings = {"algorithm": algorithm} | (SETTINGS if kind in KINDS else {})
         weight, bias = torch.randn_like(layer.weight), torch.randn_like(layer.bias)
         y = functional_call(layer, {"weight": weight, "bias": bias}, (x,))
-        assert torch.equal(y, function(x, weight, bias, group))
+        assert torch.equal(y, FUNCTIONS[kind](x, weight, bias, group, **settings))
         assert not torch.equal(y, layer(x))
+        assert torch.equal(layer(x), FUNCTIONS[kind](x, layer.weight, layer.bias, group, **settings))
 
 
-@each_group
-def test_to_float64(group: Group) -> None:
-    for layer, x in layers(group):
+@each
+def test_the_algorithm_may_be_switched_between_calls(kind: type[nn.Module], group: Group) -> None:
+    layer, x = make(kind, group, dtype=torch.float64)
+    x, names = x.double(), algorithms(kind, group)
+    expected = layer(x).detach()
+    for context in (torch.no_grad(), torch.enable_grad(), torch.no_grad()):
+        with context:
+            for algorithm in (*names, *reversed(names), "dense", names[-1], "dense"):
+                layer.algorithm = algorithm
+                assert layer.exactness == ("rounding" if algorithm in ("auto", "dense") else "bitwise")
+                for _ in range(2):
+                    torch.testing.assert_close(layer(x).detach(), expected, atol=1e-12, rtol=1e-12)
+
+
+@each
+def test_dtypes(kind: type[nn.Module], group: Group) -> None:
+    for algorithm in algorithms(kind, group):
+        layer, x = make(kind, group, algorithm)
         y = layer(x)
-        wide = layer.to(torch.float64)(x.double())
-        assert wide.dtype == torch.float64
-        torch.testing.assert_close(wide.float(), y, atol=1e-5, rtol=1e-5)
-    for layer, x in layers(group, dtype=torch.float64):
-        assert layer.weight.dtype == layer(x.double()).dtype == torch.float64
-    for layer, _ in layers(group, device="meta"):
-        assert layer.weight.is_meta
-        assert layer.bias.is_meta
+        double = copy.deepcopy(layer).to(torch.float64)(x.double())
+        assert double.dtype == torch.float64
+        torch.testing.assert_close(double.float(), y, atol=1e-5, rtol=1e-5)
+        for dtype in (torch.bfloat16, torch.float16):
+            half = copy.deepcopy(layer).to(dtype)(x.to(dtype))
+            assert half.dtype == dtype
+            assert (half.float() - y).abs().max() < 16 * torch.finfo(dtype).eps * y.abs().max()
+    made, _ = make(kind, group, dtype=torch.float64)
+    assert made.weight.dtype == made.bias.dtype == made(x.double()).dtype == torch.float64
+    made, _ = make(kind, group, device="meta")
+    assert made.weight.is_meta
+    assert made.bias.is_meta
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("group", "algorithm"), CASES, ids=lambda v: v if isinstance(v, str) else name(v))
-def test_half_precision_layers(group: Group, dtype: torch.dtype, algorithm: str) -> None:
-    for layer, x in layers(group, algorithm):
-        y = layer(x)
-        half = layer.to(dtype)(x.to(dtype))
-        assert half.dtype == dtype
-        assert (half.float() - y).abs().max() < 16 * torch.finfo(dtype).eps * y.abs().max()
+@each_kind
+@pytest.mark.parametrize("group", [C1, C4, D1], ids=name)
+def test_memory_formats(group: Group, kind: Kind) -> None:
+    memory_format = torch.channels_last if kind is LiftingConv2d else torch.channels_last_3d
+    for algorithm in ALGORITHMS:
+        layer, x = make(kind, group, algorithm)
+        y, other = layer(x), x.to(memory_format=memory_format)
+        assert other.is_contiguous(memory_format=memory_format)
+        for model in (layer, copy.deepcopy(layer).to(memory_format=memory_format)):
+            for given in (x, other, x.mT.clone().mT, x[..., ::2, :].repeat_interleave(2, -2)[..., :7, :]):
+                torch.testing.assert_close(model(given), layer(given.contiguous()), atol=1e-5, rtol=1e-5)
+                if layer.exactness == "bitwise" and group.order > 1:
+                    assert misses(model, group, given) == []
+        assert torch.equal(layer(x), y)
 
 
-@each_group
-def test_repr_and_exactness(group: Group) -> None:
-    for algorithm, level in {"bitwise": "bitwise", "orbit": "bitwise", "auto": "rounding", "dense": "rounding"}.items():
-        for layer, _ in layers(group, algorithm):
+def test_repr_and_exactness() -> None:
+    levels = {"auto": "rounding", "dense": "rounding", "bitwise": "bitwise", "orbit": "bitwise", "fourier": "bitwise"}
+    for algorithm, level in levels.items():
+        for kind in KINDS:
+            layer, _ = make(kind, D4, algorithm)
             assert layer.exactness == level
-            assert f"{type(layer).__name__}({group!r}, in_" in repr(layer)
-            assert f"out_features=7, bias=True, algorithm='{algorithm}'" in repr(layer)
+            start = f"{kind.__name__}(Dihedral(4), 2, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, "
+            assert repr(layer) == f"{start}padding_mode='reflect', bias=True, algorithm='{algorithm}')"
+        for kind, size in ((LiftingLinear, "in_shape=(5, 5)"), (GroupLinear, "in_features=3")):
+            layer, _ = make(kind, D4, algorithm)
+            assert layer.exactness == level
+            end = f"{size}, out_features=7, bias=True, algorithm='{algorithm}')"
+            assert repr(layer) == f"{kind.__name__}(Dihedral(4), {end}"
+    end = "2, 6, kernel_size=(3, 3), dilation=(2, 2), bias=False, algorithm='auto')"
+    assert repr(GroupConv2d(C4, 2, 6, 3, dilation=2, bias=False)) == f"GroupConv2d(CyclicRotation(4), {end}"
+    assert repr(InvariantAvgPool2d()) == "InvariantAvgPool2d()"
+    assert InvariantAvgPool2d().exactness == "bitwise"
     assert repr(OrbitPool("norm")) == "OrbitPool('norm')"

@@ -175,10 +175,11 @@ def vmap_of_samples(variant: Variant) -> None:
     assert_near(vmap(module, 1)(batches.transpose(0, 1).contiguous()), expected)
     assert_near(vmap(lambda x: module(x[None])[0])(batches[0]), expected[0])
     parameters = {key: p.detach() for key, p in module.named_parameters()}
-    of_one = grad(lambda p, x: weighted(functional_call(module, p, (x[None],))))
-    found = vmap(of_one, (None, 0))(parameters, batches[0])
+    of_one = grad(lambda p, x: weighted(functional_call(module, p, (x[None],))), argnums=(0, 1))
+    found, of_inputs = vmap(of_one, (None, 0))(parameters, batches[0])
     for i, x in enumerate(batches[0]):
-        assert_same_gradients({key: g[i] for key, g in found.items()}, gradients(module, x[None]))
+        own = {key: g[i] for key, g in found.items()} | {"x": of_inputs[i : i + 1]}
+        assert_same_gradients(own, gradients(module, x[None], of_input=True))
 
 
 @each

@@ -12,7 +12,7 @@ from pages import ROOT
 TIDY = {
     "equilayers/__init__.py": "from . import functional, groups, nn\n",
     "equilayers/_checks.py": "import math\n",
-    "equilayers/groups/__init__.py": "from equilayers.groups._cyclic import Cyclic\n",
+    "equilayers/groups/__init__.py": "from equilayers.groups._cyclic import Cyclic\n\n__all__ = ['Cyclic']\n",
     "equilayers/groups/_cyclic.py": "import numpy as np\n\nfrom equilayers import _checks\n\n\nclass Cyclic: ...\n",
     "equilayers/functional.py": "import torch\n\nfrom . import groups\n",
     "equilayers/nn/__init__.py": "from ._layers import Layer\n",
@@ -72,6 +72,7 @@ PLANTED = {
         "imports across",
     ),
     "detour": ("equilayers/losses.py", "from .metrics._classes import f\n", "out of its file"),
+    "handed on": ("equilayers/functional.py", "from .groups import Cyclic, helper\n", "helper of equilayers.groups"),
     "splat": ("equilayers/functional.py", "def f(a, b): ...\nf(1, *settings)\n", "f takes a tuple"),
     "splat, of a call": ("equilayers/functional.py", "def f(a, b): ...\nf(*g(1))\n", "f takes a tuple"),
     "splat, imported": ("equilayers/nn/x.py", "from .. import functional as F\nF.f(*self.settings)\n", "F.f takes"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import equilayers.testing
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
 from equilayers.testing import assert_equivariant, assert_invariant, invariance_error, locate_break
@@ -316,16 +317,18 @@ def test_flags_that_contradict_each_other_are_left_alone() -> None:
     torch.get_float32_matmul_precision()
 
 
-@each_check
+@pytest.mark.parametrize("caller", [*CHECKS, "layer_errors"])
 def test_refusals(caller: str) -> None:
-    check, net, x = CHECKS[caller], Net(C4), image()
+    check, net, x = getattr(equilayers.testing, caller), Net(C4), image()
     assert_refused(
         lambda: check(net, x.int(), C4), TypeError, caller, "x to be floating-point", "torch.int32", "x.float()"
     )
     assert_refused(lambda: check(net, [1.0], C4), TypeError, caller, "x to be a torch.Tensor", "got list")
     assert_refused(lambda: check(net, x, 4), TypeError, caller, "group to be a group", "got 4.", "CyclicRotation(4)")
     assert_refused(lambda: check(net, x, "R4"), ValueError, caller, "a name such as", "'R4'", "The paper's R4 is 'C4'")
-    assert_refused(lambda: check(net, C4, x), TypeError, caller, "(model, x, group) in this order", "Swap x and group")
+    assert_refused(
+        lambda: check(net, C4, x), TypeError, caller, "(model, x, group) in this order", "Pass the group last"
+    )
     trivial = CyclicRotation(1)
     assert_refused(lambda: check(Net(trivial), x, trivial), ValueError, caller, "more than one element", repr(trivial))
     assert_refused(lambda: check(net, x[..., 1:], C4), ValueError, caller, "H == W", "H=8, W=7")

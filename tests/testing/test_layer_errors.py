@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.groups import CyclicTranslation, Dihedral, Group
 from equilayers.nn import GroupConv2d, LiftingConv2d, OrbitPool
 from equilayers.testing import LayerError, layer_errors, locate_break
 from planted import C4, FAULTS, SIZE, Does, Net
-from refusals import assert_refused
 from strategies import name
 
 each_group = pytest.mark.parametrize("group", [C4, Dihedral(4), CyclicTranslation(4)], ids=name)
@@ -139,10 +138,3 @@ def test_nothing_is_left_changed() -> None:
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net)
-
-
-def test_refusals() -> None:
-    net, x, caller = Net(C4), image(), "layer_errors"
-    assert_refused(lambda: layer_errors(net, x.int(), C4), TypeError, caller, "x to be floating-point", "torch.int32")
-    assert_refused(lambda: layer_errors(net, x, CyclicRotation(1)), ValueError, caller, "more than one element")
-    assert_refused(lambda: layer_errors(net, x[..., 1:], C4), ValueError, caller, "H == W", "H=8, W=7")

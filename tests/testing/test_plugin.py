@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from equilayers.testing import plugin
 
 PROJECT = """
 import pytest
@@ -57,13 +61,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["one process", "xdist"])
-def test_every_check_is_in_the_report(project: Path, workers: list[str]) -> None:
-    done = run(project, "--invariance-report=report.json", *workers)
+def assert_reported(project: Path, done: subprocess.CompletedProcess[str], passed: int) -> None:
+    """Every check, passed or failed, on the terminal, in the JSON file and on the page."""
     assert done.returncode == 1, done.stdout
-    assert "2 passed" in done.stdout
-    assert "1 failed" in done.stdout
-    assert "3 checks, 1 failed" in done.stdout
+    for words in (f"{passed} passed", "1 failed", "3 checks, 1 failed"):
+        assert words in done.stdout
     checks = json.loads((project / "report.json").read_text())["checks"]
     found = {(check["test"].split("::")[1], check["what"]): check["passed"] for check in checks}
     assert found == {
@@ -80,6 +82,10 @@ def test_every_check_is_in_the_report(project: Path, workers: list[str]) -> None
     assert "&lt;script&gt;" in page
 
 
+def test_every_check_is_in_the_report(project: Path) -> None:
+    assert_reported(project, run(project, "--invariance-report=report.json"), 2)
+
+
 def test_the_marker_selects(project: Path) -> None:
     done = run(project, "-m", "invariance", "--strict-markers")
     assert done.returncode == 0
@@ -88,20 +94,15 @@ def test_the_marker_selects(project: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["nowhere/report.json", "."])
-def test_a_file_that_cannot_be_is_refused(project: Path, file: str) -> None:
-    done = run(project, f"--invariance-report={file}")
-    assert done.returncode == 4
-    (line,) = [line for line in done.stderr.splitlines() if line.strip()]
-    assert "--invariance-report: expected FILE" in line
-    assert file in line
+def test_a_file_that_cannot_be_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    monkeypatch.chdir(project)
+    config = SimpleNamespace(addinivalue_line=lambda *_: None, getoption=lambda _: file)
+    with pytest.raises(pytest.UsageError, match=rf"^--invariance-report: expected FILE .+, got {re.escape(file)}\. "):
+        plugin.pytest_configure(config)  # type: ignore[arg-type]
 
 
-def test_it_works_from_a_wheel_in_an_empty_project(project: Path, wheel: Path) -> None:
+def test_it_works_from_a_wheel_in_an_empty_project_and_under_xdist(project: Path, wheel: Path) -> None:
     (project / "test_where.py").write_text(
         f"import equilayers\n\n\ndef test_where():\n    assert equilayers.__file__.startswith({str(wheel)!r})\n"
     )
-    done = run(project, "--invariance-report=report.json", path=str(wheel))
-    assert done.returncode == 1, done.stdout
-    assert "3 passed" in done.stdout
-    assert "3 checks, 1 failed" in done.stdout
-    assert (project / "report.html").exists()
+    assert_reported(project, run(project, "--invariance-report=report.json", "-n", "2", path=str(wheel)), 3)

@@ -1,4 +1,4 @@
-r"""What a part of the study is: what it needs to be trained, what it measures, and what it shows."""
+r"""Base classes of the parts of the study: trainings, measures, and the page of results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Page:
-    r"""What a part shows of its numbers."""
+    r"""The findings, tables and pictures of a part."""
 
     findings: Sequence[Finding]
     tables: Sequence[Table] = ()

@@ -1,4 +1,4 @@
-r"""Fig. 4: what becomes of invariance when the data drift away from those it was learned on."""
+r"""Fig. 4: invariance errors on data that drift away from the training data."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-r"""Proposition 3.1: what the gradient flow of the invariance error does to a linear network.
+r"""Proposition 3.1: the gradient flow of the invariance error of a linear network.
 
 For `f(x) = W x` the invariance error is `LI(W) = 1/2 tr(W S W^T)`, with `S = mean of (x - gx)(x - gx)^T` over samples
 and elements. Its gradient flow `dW/dt = -W S` has the solution `W(t) = W(0) exp(-S t)`: every direction in which the

@@ -1,4 +1,4 @@
-r"""How the figures of the study look, and what is kept for them: a colour, a dash and a marker for each method."""
+r"""Colours, dashes and markers of the methods, and images packed into JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Fig. 1 and 3: what a network looks at when its input is moved, put back into one orientation."""
+r"""Fig. 1 and 3: saliency maps over the orbit of an image, moved back into one orientation."""
 
 import statistics
 

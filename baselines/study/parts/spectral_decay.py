@@ -1,4 +1,4 @@
-r"""Fig. 5: invariance-induced spectral decay, how sensitive to any change of its input a network is left."""
+r"""Fig. 5: invariance-induced spectral decay: the largest singular value of the Jacobian of each network."""
 
 from __future__ import annotations
 

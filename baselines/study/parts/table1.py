@@ -4,10 +4,11 @@ from statistics import fmean
 
 from baselines.common.runner import Result
 from baselines.study.config import SALIENCY_TARGET
-from baselines.study.measures import BATCHES, exact, invariance, orbit_logits, similarity
+from baselines.study.measures import BATCHES, exact, invariance, orbit_logits
 from baselines.study.parts.base import Finding, Page, RunPart, Table
 from baselines.study.runs import Subject
 from baselines.study.tables import COLUMNS, grouped, head_and_rows, protocol, sizes, verdict
+from equilayers.metrics import saliency_invariance_similarity
 
 EQUAL = 0.01  # of accuracy: what is called as accurate
 
@@ -25,10 +26,13 @@ class TablePart(RunPart):
         r"""One pass over the orbits of the test split; SI over its first samples, and those of the validation split."""
         run, model, data, group = trained.run, trained.model, trained.data, trained.group
         few, batches = slice(0, run.source.saliency_samples), BATCHES[run.model]
-        similarities = {"SI": similarity(model, data.test.x[few], data.test.y[few], group, batches)}
-        if run.recipe.nu:  # what nu is tuned by
-            validation = data.validation.x[few], data.validation.y[few]
-            similarities["validation_SI"] = similarity(model, *validation, group, batches)
+        splits = {"SI": data.test} | (
+            {"validation_SI": data.validation} if run.recipe.nu else {}
+        )  # what nu is tuned by
+        similarities = {
+            key: float(saliency_invariance_similarity(model, s.x[few], s.y[few], group, batch_size=batches.saliency))
+            for key, s in splits.items()
+        }
         exact(model)
         logits = orbit_logits(model, data.test.x, group, batches.logits)
         return {**invariance(logits, data.test.y, group), **similarities}

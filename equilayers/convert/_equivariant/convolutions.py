@@ -2,6 +2,8 @@ r"""The equivariant convolution that takes the place of a plain one."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,24 +26,11 @@ def convolution(module: nn.Conv2d, call: Call, conversion: Conversion) -> Outcom
         return Refused("its dilation is not square")
     if padding == "same" and module.dilation[0] * (kernel[0] - 1) % 2:
         return Refused("its padding is larger on one side")
-    lifting = call.input.kind == IMAGE
-    inputs = module.in_channels if lifting else conversion.fields_of(call.input, module.in_channels)
-    outputs = conversion.fields_out(call.path, module.out_channels)
-    groups = _channel_groups(module, inputs, outputs)
-    if isinstance(groups, Refused):
-        return groups
     pad: int | str = padding if isinstance(padding, str) else padding[0]
-    conv = (LiftingConv2d if lifting else GroupConv2d)(
-        conversion.group,
-        inputs,
-        outputs,
-        kernel[0],
-        padding=pad,
-        dilation=module.dilation[0],
-        groups=groups,
-        bias=module.bias is not None,
-        padding_mode=module.padding_mode,
-    ).to(module.weight.device, module.weight.dtype)
+    settings = {"padding": pad, "dilation": module.dilation[0], "padding_mode": module.padding_mode}
+    conv = _over_fields(module, call, conversion, kernel[0], **settings)
+    if isinstance(conv, Refused):
+        return conv
     if conversion.from_weights:
         problem = _take_over(conv, module, image=conversion.averages(call.path, module.out_channels))
         if problem is not None:
@@ -63,14 +52,9 @@ def transposed(module: nn.ConvTranspose2d, call: Call, conversion: Conversion) -
     if conversion.from_weights:
         return Refused("from_weights has no weights for it")
     kernel = module.kernel_size[0] + (module.kernel_size[0] + 1) % 2
-    inputs = conversion.fields_of(call.input, module.in_channels)
-    outputs = conversion.fields_out(call.path, module.out_channels)
-    groups = _channel_groups(module, inputs, outputs)
-    if isinstance(groups, Refused):
-        return groups
-    bias = module.bias is not None
-    conv = GroupConv2d(conversion.group, inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias)
-    conv = conv.to(module.weight.device, module.weight.dtype)
+    conv = _over_fields(module, call, conversion, kernel, padding=kernel // 2)
+    if isinstance(conv, Refused):
+        return conv
     steps = [nn.Upsample(scale_factor=float(stride)), FiberConv2d(conv)]
     return _finished(steps, module.out_channels, call, conversion)
 
@@ -82,12 +66,19 @@ def _finished(steps: list[nn.Module], channels: int, call: Call, conversion: Con
     return Replaced(steps[0] if len(steps) == 1 else nn.Sequential(*steps))
 
 
-def _channel_groups(module: nn.Conv2d | nn.ConvTranspose2d, inputs: int, outputs: int) -> int | Refused:
-    r"""The channel groups among fields; one for each field where each channel had its own."""
+def _over_fields(
+    module: nn.Conv2d | nn.ConvTranspose2d, call: Call, conversion: Conversion, kernel_size: int, **settings: Any
+) -> LiftingConv2d | GroupConv2d | Refused:
+    r"""The convolution of as many fields; of a depthwise one each field is a channel group."""
+    lifting = call.input.kind == IMAGE
+    inputs = module.in_channels if lifting else conversion.fields_of(call.input, module.in_channels)
+    outputs = conversion.fields_out(call.path, module.out_channels)
     groups = inputs if 1 < module.groups == module.in_channels else module.groups
     if inputs % groups or outputs % groups:
         return Refused(f"its {module.groups} channel groups do not divide {inputs} fields in and {outputs} out")
-    return groups
+    settings |= {"groups": groups, "bias": module.bias is not None}
+    conv = (LiftingConv2d if lifting else GroupConv2d)(conversion.group, inputs, outputs, kernel_size, **settings)
+    return conv.to(module.weight.device, module.weight.dtype)
 
 
 def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: bool) -> Refused | None:

@@ -75,7 +75,8 @@ def to_equivariant(
     except RuntimeError as error:
         got = f"{tuple(x.shape)}, and it raised: {str(error).splitlines()[0]}"
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at.")
-    conversion = Conversion(group, width, from_weights, *_images(made, flow))
+    images, only = _images(made, flow)
+    conversion = Conversion(group, width, from_weights, images, only)
 
     def convert(path: str, module: nn.Module) -> Outcome | None:
         return _outcome(module, [conversion.after(call) for call in flow.calls.get(path, [])], conversion)

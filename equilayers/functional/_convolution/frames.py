@@ -47,8 +47,8 @@ class Part:
         cuts = [slice(first, min(first + orbits, q)) for first in range(0, q, orbits)]
         share = lambda cut: None if self.share is None else self.share[cut]  # noqa: E731
         target = self.target.unflatten(1, (q, n))
-        tables = ((self.start[:, cut], self.taps, target[:, cut].flatten(1)) for cut in cuts)
-        return [Part(*three, self.free, share(cut)) for three, cut in zip(tables, cuts, strict=True)]
+        pieces = ((cut, target[:, cut].flatten(1)) for cut in cuts)
+        return [Part(self.start[:, cut], self.taps, piece, self.free, share(cut)) for cut, piece in pieces]
 
 
 @functools.lru_cache(maxsize=128)

@@ -98,8 +98,8 @@ class PatchKernel:
             for patches, target, part in steps:
                 start, end = end, end + len(target)
                 planes = results[start:end].view(*patches.shape[:2], features)
-                transformed = (fast, bias, self.fast) if part.free else (exact, bias, self.exact)
-                transform(patches, *transformed, planes)
+                weights, method = (fast, self.fast) if part.free else (exact, self.exact)
+                transform(patches, weights, bias, method, planes)
                 targets.append(target)
             if len(block) not in orders:
                 places = torch.cat(targets)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -152,13 +152,6 @@ class Axis:
         most = {"reflect": self.length - 1, "circular": self.length}.get(self.mode, max(self.padding))
         return min(self.padding) >= 0 and max(self.padding) <= most
 
-    @property
-    def inner(self) -> range:
-        r"""The outputs that read no padding."""
-        most = (self.length - len(self.weights) - self.start) // self.stride + 1
-        first = min(self.count, max(0, -(self.start // self.stride)))
-        return range(first, min(self.count, max(first, most)))
-
 
 def _twice_the_centre(spec: BlurSpec, dim: int, length: int) -> int:
     r"""2c of the symmetric grid; circular windows begin at each pixel, so their middles lie k - 1 half pixels later."""
@@ -175,13 +168,6 @@ def _axis(spec: BlurSpec, dim: int, length: int) -> Axis:
     reach = len(weights) - 1
     start = (centre - reach) // 2 if spec.on_grid else -(reach // 2)
     return Axis(weights, start, stride, (length - 1) // stride + 1, length, spec.padding_mode)
-
-
-def read_places(axis: Axis, outputs: Iterable[int]) -> tuple[Places, NDArray[np.bool_]]:
-    r"""The places (m, k) that the outputs read, and which of them hold a zero of the padding."""
-    places = axis.start + axis.stride * np.asarray([*outputs], dtype=np.int64)[:, None] + np.arange(len(axis.weights))
-    outside = (places < 0) | (places >= axis.length)
-    return padded_places(places, axis.length, axis.mode), outside & (axis.mode == "zeros")
 
 
 def padded_places(places: Places, length: int, mode: str) -> Places:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import Pair
-from equilayers.functional._resample import blur as _blur
 from equilayers.functional._resample.axes import Axis, BlurSpec, check_grid
+from equilayers.functional._resample.blur import blur_adjoint, blur_densely, blur_forward
 from equilayers.functional._resample.selection import choose
 
 
@@ -22,15 +22,18 @@ def blur(
 ) -> Tensor:
     r"""Blurred and subsampled maps; steps are the stride and the kernel size, height before width."""
     axes = _axes((x.shape[-2], x.shape[-1]), taps, steps, mode, exact)
-    return _blur.blur(x, axes) if bitwise or x.numel() == 0 else _blur.blur_densely(x, axes)
+    if x.numel() == 0:
+        return x.new_empty(*x.shape[:-2], axes[0].count, axes[1].count)
+    return blur_forward(x, axes) if bitwise else blur_densely(x, axes)
 
 
-@torch.library.custom_op("equilayers::blur_spread", mutates_args=())
-def spread(
+@torch.library.custom_op("equilayers::blur_adjoint", mutates_args=())
+def adjoint(
     v: Tensor, taps: Sequence[float] | None, steps: Sequence[int], mode: str, exact: bool, size: Sequence[int]
 ) -> Tensor:
     r"""The transpose, for maps of this size."""
-    return _blur.spread(v, _axes((size[0], size[1]), taps, steps, mode, exact))
+    axes = _axes((size[0], size[1]), taps, steps, mode, exact)
+    return blur_adjoint(v, axes) if v.numel() else v.new_empty(*v.shape[:-2], *size)
 
 
 def _axes(size: Pair, taps: Sequence[float] | None, steps: Sequence[int], mode: str, exact: bool) -> tuple[Axis, Axis]:
@@ -46,12 +49,19 @@ def polyphase_choice(x: Tensor, stride: Sequence[int], norm: float) -> Tensor:
     return choose(x, (stride[0], stride[1]), norm)
 
 
+@polyphase_choice.register_vmap
+def _(info: Any, in_dims: Any, x: Tensor, stride: Any, norm: float) -> tuple[Tensor, int]:  # noqa: ARG001
+    rows = x.movedim(in_dims[0], 0)
+    choice: Tensor = polyphase_choice(rows.flatten(0, 1), stride, norm)
+    return choice.unflatten(0, rows.shape[:2]), 0
+
+
 @blur.register_fake
 def _(x: Tensor, taps: Any, steps: Any, *settings: Any) -> Tensor:  # noqa: ARG001
     return x.new_empty(*x.shape[:-2], (x.shape[-2] - 1) // steps[0] + 1, (x.shape[-1] - 1) // steps[1] + 1)
 
 
-@spread.register_fake
+@adjoint.register_fake
 def _(v: Tensor, *settings: Any) -> Tensor:
     return v.new_empty(*v.shape[:-2], *settings[-1])
 
@@ -67,7 +77,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: A
 
 
 def _back(ctx: Any, v: Tensor) -> tuple[Any, ...]:
-    return spread(v, **ctx.settings, size=ctx.size), None, None, None, None, None
+    return adjoint(v, **ctx.settings, size=ctx.size), None, None, None, None, None
 
 
 blur.register_autograd(_back, setup_context=_keep)

@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from equilayers._checks import Pair
 from equilayers.functional._resample.axes import Axis, BlurSpec
-from equilayers.functional._resample.blur import Blur
+from equilayers.functional._resample.blur import blur_bitwise
 
 
 def windows(x: Tensor, spec: BlurSpec) -> Tensor:
@@ -52,8 +52,7 @@ def window_mean(x: Tensor, window: Pair) -> Tensor:
     down, right = (
         Axis((1.0,) * k, 0, 1, length - k + 1, length, "zeros") for k, length in zip(window, x.shape[-2:], strict=True)
     )
-    mean: Tensor = Blur.apply(precise, (down, right))
-    return mean.to(x.dtype)
+    return blur_bitwise(precise, (down, right)).to(x.dtype)
 
 
 def _by_torch(pool: Callable[..., Tensor], x: Tensor, window: Pair) -> Tensor:

@@ -42,15 +42,14 @@ Share = Callable[[int], slice]
 
 def partitions(share: Share, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the shares of one to four processes put together are all samples, in order, and differ by one at most."""
-    for count in range(1, 5):
-        for size in range(21):
-            shares = []
-            for rank in range(count):
-                monkeypatch.setattr(parallel, "place", lambda rank=rank, count=count: (rank, count))
-                shares.append(list(range(size))[share(size)])
-            sizes = [len(each) for each in shares]
-            if list(itertools.chain(*shares)) != list(range(size)) or max(sizes) - min(sizes) > 1:
-                return False
+    for count, size in itertools.product(range(1, 5), range(21)):
+        shares = []
+        for rank in range(count):
+            monkeypatch.setattr(parallel, "place", lambda rank=rank, count=count: (rank, count))
+            shares.append(list(range(size))[share(size)])
+        sizes = [len(each) for each in shares]
+        if list(itertools.chain(*shares)) != list(range(size)) or max(sizes) - min(sizes) > 1:
+            return False
     return True
 
 

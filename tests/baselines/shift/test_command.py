@@ -67,17 +67,16 @@ def test_windows_of_a_canvas_by_hand() -> None:
     middle, _ = seen.move("circular", 0, 0)
     assert middle.tolist() == [[[[6, 7, 8], [11, 12, 13], [16, 17, 18]]]]
     assert torch.equal(seen.move("circular", 1, 2)[0], middle.roll((1, 2), (-2, -1)))
-    each, _ = Scenes(layout, canvas.repeat(2, 1, 1), canvas.long().repeat(2, 1, 1), torch.zeros(2)).move(
-        "circular", torch.tensor([0, 1]), torch.tensor([0, 2])
-    )
+    two = Scenes(layout, canvas.repeat(2, 1, 1), canvas.long().repeat(2, 1, 1), torch.zeros(2))
+    each, _ = two.move("circular", torch.tensor([0, 1]), torch.tensor([0, 2]))
     assert torch.equal(each[1:], middle.roll((1, 2), (-2, -1)))
 
 
 @pytest.mark.usefixtures("tiny")
 def test_scenes_hold_the_whole_digit_in_every_window() -> None:
     *_, test, _ = shift_runs.data_of("digits", None, 0)
-    counts = [(test.move("cropped", dy, dx)[1] > 0).sum((1, 2)) for dy, dx in itertools.product(range(4), repeat=2)]
-    counts += [(test.move("circular", dy, dx)[1] > 0).sum((1, 2)) for dy, dx in itertools.product(range(4), repeat=2)]
+    moves = itertools.product(MOTIONS, range(4), range(4))
+    counts = [(test.move(*move)[1] > 0).sum((1, 2)) for move in moves]
     assert (counts[0] > 5).all()
     assert all(torch.equal(count, counts[0]) for count in counts)
     for labels, y in zip(test.labels, test.y, strict=True):

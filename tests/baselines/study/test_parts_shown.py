@@ -13,7 +13,7 @@ from baselines.shift import runs as shift_runs
 from baselines.study.config import FORMS
 from baselines.study.parts import PARTS
 from baselines.study.parts.base import Finding, Page, Verdict
-from baselines.study.parts.deform import DeformPart
+from baselines.study.parts.deform import MODELS, DeformPart
 from baselines.study.parts.drift import BETAS, DriftPart
 from baselines.study.parts.gradient_flow import FlowPart, gradient_flow
 from baselines.study.parts.saliency import SaliencyPart
@@ -30,13 +30,9 @@ from studies import entry, plan, run_of, small_shifts
 @pytest.mark.parametrize(
     ("claims", "verdict"),
     [
-        ([], None),
-        ([()], None),
-        ([(), ()], None),
-        ([(True,)], "holds"),
-        ([(True, True), (), (True,)], "holds"),
-        ([(True, False)], "partly"),
-        ([(False,), (True,)], "partly"),
+        *(([()] * count, None) for count in range(3)),
+        *((claims, "holds") for claims in ([(True,)], [(True, True), (), (True,)])),
+        *((claims, "partly") for claims in ([(True, False)], [(False,), (True,)])),
         ([(False,), (), (False, False)], "does not hold"),
     ],
     ids=str,
@@ -72,10 +68,9 @@ def table(data: str = "digits", model: str = "mlp", **other: dict[str, float]) -
         "DA": {"accuracy": 0.94, "LI": 50.0, "DI": 0.3, "SI": 0.3, "consistency": 0.9},
         "IR": {"accuracy": 0.88, "LI": 0.02, "DI": 0.001, "SI": 0.95, "consistency": 0.99},
     }
-    return [
-        entry(run_of(method, model=model, data=data), upright_accuracy=0.9, **{**measures, **other.get(method, {})})
-        for method, measures in numbers.items()
-    ]
+    numbers = {method: {**measures, **other.get(method, {})} for method, measures in numbers.items()}
+    runs = (run_of(method, model=model, data=data) for method in numbers)
+    return [entry(run, upright_accuracy=0.9, **numbers[run.method]) for run in runs]
 
 
 @pytest.mark.parametrize(
@@ -124,21 +119,17 @@ def test_columns_of_the_paper_for_its_model_and_data_only(data: str, model: str)
     assert any("98.6" in row for row in shown.rows) == ((data, model) == ("mnist", "mlp"))
 
 
-def curves(**di: Callable[[float], float]) -> list[Result]:
+Curve = Callable[[float], float]
+
+
+def curves(**di: Curve) -> list[Result]:
     """Entries of drift with DI over beta for each method."""
-    return [
-        entry(
-            run_of(method),
-            drift_samples=100,
-            drift_to="scrambled digits",
-            drift={
-                "DI": [f(beta) for beta in BETAS],
-                "accuracy": [0.9 - 0.4 * beta for beta in BETAS],
-                "consistency": [0.9] * len(BETAS),
-            },
-        )
-        for method, f in di.items()
-    ]
+    results = []
+    for method, f in di.items():
+        drift = {"DI": [f(beta) for beta in BETAS], "accuracy": [0.9 - 0.4 * beta for beta in BETAS]}
+        drift["consistency"] = [0.9] * len(BETAS)
+        results.append(entry(run_of(method), drift_samples=100, drift_to="scrambled digits", drift=drift))
+    return results
 
 
 def zero(beta: float) -> float:
@@ -157,12 +148,7 @@ def zero(beta: float) -> float:
     ],
     ids=["as in the paper", "leaking", "falling", "rising a little", "regularisation fails", "nothing"],
 )
-def test_claims_of_drift(
-    tied: Callable[[float], float],
-    augmented: Callable[[float], float],
-    regularised: Callable[[float], float],
-    found: list[bool],
-) -> None:
+def test_claims_of_drift(tied: Curve, augmented: Curve, regularised: Curve, found: list[bool]) -> None:
     page = DriftPart().page(curves(WT=tied, DA=augmented, IR=regularised))
     check(page)
     assert claims(page) == found
@@ -311,17 +297,9 @@ def test_the_flow_is_of_the_groups_of_the_plan_and_one_more(tmp_path: Path, monk
 
 def deformed(*distances: float) -> list[Result]:
     """One network with these distances at deformations of 0, 0.1, 0.2 and 0.4."""
-    return [
-        {
-            "network": name,
-            "accuracy": 0.9,
-            "gradient_norm": [0.0, 0.1, 0.2, 0.4],
-            "distance": [0.0, *distances],
-            "quartiles": [[0.0, *distances]] * 3,
-            "interpolation_floor": [0.0, 0.01, 0.02, 0.03],
-        }
-        for name in ("max pooling", "blur pooling", "weight tying")
-    ]
+    sizes = {"gradient_norm": [0.0, 0.1, 0.2, 0.4], "interpolation_floor": [0.0, 0.01, 0.02, 0.03]}
+    found = {"accuracy": 0.9, "distance": [0.0, *distances], "quartiles": [[0.0, *distances]] * 3}
+    return [{"network": name, **sizes, **found} for name in MODELS]
 
 
 def test_stability_is_a_bound_by_the_size_of_the_deformation() -> None:
@@ -383,7 +361,6 @@ def test_shift_keeps_its_runs_and_no_times(tmp_path: Path, monkeypatch: pytest.M
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
     page = ShiftPart().page(results)
     check(page)
-    assert [picture.name for picture in page.pictures] == [
-        f"shift-{name}" for name in ("toy", "accuracy", "probability", "segmentation")
-    ]
+    names = ("toy", "accuracy", "probability", "segmentation")
+    assert [picture.name for picture in page.pictures] == [f"shift-{name}" for name in names]
     shift_runs.data_of.cache_clear()

@@ -6,14 +6,15 @@ Every message reads `<caller>: expected <argument> <condition>, got <value>. <Wh
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Pair = tuple[int, int]
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def refuse(caller: str, expected: str, got: object, hint: str, error: type[Exception] = ValueError) -> NoReturn:
@@ -91,3 +92,13 @@ def autocast(x: Tensor) -> Tensor:
 def is_exporting() -> bool:
     r"""Whether torch.export or an ONNX exporter is tracing, which should find plain operations."""
     return getattr(torch.compiler, "is_exporting", lambda: False)() or torch.onnx.is_in_onnx_export()
+
+
+def constant_when_compiled(function: FunctionT) -> FunctionT:
+    r"""Mark a function whose results `torch.compile` may take for constants: its arguments decide them.
+
+    It does what `torch.compiler.assume_constant_result` does, which would import the compiler, two seconds of every
+    start.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function

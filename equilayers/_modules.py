@@ -10,9 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+Model = Callable[[Tensor], Any]
+
 
 @contextlib.contextmanager
-def evaluation(model: Callable[[Tensor], Any]) -> Iterator[None]:
+def evaluation(model: Model) -> Iterator[None]:
     r"""The model in eval mode, each of its modules put back into its own mode afterwards."""
     modules = [m for m in model.modules() if hasattr(m, "training")] if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]

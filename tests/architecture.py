@@ -22,7 +22,7 @@ PARTS = {
     "convert": _MATHEMATICS | {"_modules", "metrics", "nn"},
     "interop": _MATHEMATICS | {"nn"},
     "metrics": {"_checks", "_modules", "_matmul", "groups"},
-    "losses": {"_checks", "groups", "metrics"},
+    "losses": {"_checks", "_modules", "groups", "metrics"},
     "testing": {"_checks", "_files", "_modules", "groups", "metrics"},
     "cli": {"_checks", "_files", "_modules", "groups", "metrics", "testing"},
     "__main__": {"cli"},

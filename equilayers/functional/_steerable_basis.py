@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equilayers._checks import constant_when_compiled
 from equilayers.groups import Rotations
 
 Array = NDArray[np.float64]
@@ -133,7 +134,7 @@ def steer(weight: Tensor, group: Rotations) -> Tensor:
     return filters.reshape(weight.shape[0] * n, -1, k, k)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _tables(group: Rotations, kernel_size: int) -> tuple[Tensor, Tensor]:
     r"""The matrices S_h, and h^-1 k for all h and k, (|G|·|G|,); constants to a compiler."""
     back = group.cayley_table[group.inverses]

@@ -9,8 +9,7 @@ import functools
 import math
 from typing import NamedTuple
 
-import torch
-
+from equilayers._checks import constant_when_compiled
 from equilayers._matmul import has_avx512
 from equilayers.functional._fourier.rotations import rotations_fourier
 from equilayers.functional._fourier.transforms import fourier_of
@@ -118,7 +117,7 @@ def cheapest(group: Group, rows: int, entries: int, features: int, threads: int)
     return min(choices, key=lambda algorithm: choices[algorithm].cost(threads))
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def cheapest_compiled(group: Group, entries: int, features: int) -> str:
     r"""The fastest of them in a graph that serves any number of samples: for a batch of usual size, on one thread."""
     return cheapest(group, COMPILED_ROWS, entries, features, 1)

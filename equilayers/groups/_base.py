@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import _disable_current_modes
 
-from equilayers._checks import check_int, check_tensor, refuse
+from equilayers._checks import check_int, check_tensor, constant_when_compiled, refuse
 
 
 class Group(ABC):
@@ -158,7 +158,7 @@ def _cayley(group: Group) -> NDArray[np.int64]:
     return _read_only(group._table())
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _row(group: Group, g: int) -> tuple[int, ...]:
     r"""Row g of the Cayley table as plain ints, which a compiler takes for constants."""
     return tuple(group.cayley_table[g].tolist())

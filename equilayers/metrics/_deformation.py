@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import refuse
-from equilayers._modules import evaluation
+from equilayers._modules import Model, evaluation
 from equilayers.metrics._equivariance import relative_norm, rows
-from equilayers.metrics._orbit import Model, chunks, output_of
+from equilayers.metrics._orbit import chunks, output_of
 from equilayers.metrics._warp import check_magnitude, displacement_gradient_norm, inverse, unit_fields, warp
 
 

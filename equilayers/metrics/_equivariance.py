@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, refuse
-from equilayers._modules import evaluation
+from equilayers._modules import Model, evaluation
 from equilayers.groups import Group
-from equilayers.metrics._orbit import REDUCTIONS, Compare, Model, Total, chunks, compared_elements, output_of
+from equilayers.metrics._orbit import REDUCTIONS, Compare, Total, chunks, compared_elements, output_of
 
 Action = Callable[[int, Tensor], Tensor]
 

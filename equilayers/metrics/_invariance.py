@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from equilayers._modules import Model
 from equilayers.groups import Group
-from equilayers.metrics._orbit import Model, Total, orbit_total
+from equilayers.metrics._orbit import Total, orbit_total
 
 
 def class_logits(f: Tensor) -> Tensor:

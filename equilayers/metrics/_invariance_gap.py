@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_int, refuse
-from equilayers._modules import evaluation
+from equilayers._modules import Model, evaluation
 from equilayers.groups import Group
 from equilayers.metrics._equivariance import rows
-from equilayers.metrics._orbit import Model, chunks, compared_elements, output_of
+from equilayers.metrics._orbit import chunks, compared_elements, output_of
 
 FAINT = 1e-3  # of the size of the outputs
 

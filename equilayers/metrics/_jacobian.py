@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_int, refuse
-from equilayers._modules import evaluation
-from equilayers.metrics._orbit import Model, chunks, output_of
+from equilayers._modules import Model, evaluation
+from equilayers.metrics._orbit import chunks, output_of
 from equilayers.metrics._singular_values import BASIS, Linearised, SingularTriplets, gram, lanczos
 
 METHODS = ("auto", "gram", "lanczos")

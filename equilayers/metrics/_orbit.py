@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_float, check_int, refuse
-from equilayers._modules import evaluation
+from equilayers._modules import Model, evaluation
 from equilayers.groups import Group, as_group
 
-Model = Callable[[Tensor], Tensor]
 Compare = Callable[[Tensor, Tensor], Tensor]
 REDUCTIONS = ("mean", "max")
 

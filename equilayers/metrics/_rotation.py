@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers._modules import evaluation
+from equilayers._modules import Model, evaluation
 from equilayers.groups import INTERPOLATIONS, rotate
 from equilayers.metrics._equivariance import relative_norm, rows
-from equilayers.metrics._orbit import Model, chunks, output_of
+from equilayers.metrics._orbit import chunks, output_of
 
 Turn = Callable[[Tensor, float], Tensor]
 TAPER = 0.2  # of the radius, over which the input fades

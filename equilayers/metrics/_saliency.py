@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import check_float, check_tensor, refuse
-from equilayers._modules import evaluation
+from equilayers._modules import Model, evaluation
 from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
 from equilayers.metrics._invariance import cosine
 from equilayers.metrics._orbit import (
-    Model,
     Total,
     chunks,
     compared_elements,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice
-from equilayers._modules import evaluation
+from equilayers._modules import Model, evaluation
 from equilayers.metrics._invariance import agreement, class_logits
-from equilayers.metrics._orbit import REDUCTIONS, Model, Total, chunks, logits_of
+from equilayers.metrics._orbit import REDUCTIONS, Total, chunks, logits_of
 from equilayers.metrics._shift_sampling import ShiftPlan, Shifts
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from equilayers._checks import refuse
 from equilayers._matmul import onednn_products
-from equilayers.metrics._orbit import Model, output_of, outside_inference
+from equilayers._modules import Model
+from equilayers.metrics._orbit import output_of, outside_inference
 
 BASIS, ROUNDS = 24, 30  # vectors on either side, at least; restarts, at most
 # Steps whose backward passes for all outputs are one product: autograd can batch them, and gains by it. Of

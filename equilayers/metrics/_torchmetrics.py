@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from equilayers._checks import check_choice
+from equilayers._modules import Model
 from equilayers.metrics._deformation import (
     DeformationCurve,
     Deformations,
@@ -30,7 +31,7 @@ from equilayers.metrics._invariance import (
     prediction_consistency,
 )
 from equilayers.metrics._jacobian import jacobian_spectral_norm
-from equilayers.metrics._orbit import REDUCTIONS, Model, Total, compared_elements, orbit_total
+from equilayers.metrics._orbit import REDUCTIONS, Total, compared_elements, orbit_total
 from equilayers.metrics._saliency import saliency_invariance_similarity, saliency_total
 from equilayers.metrics._shift import consistency_total, shift_consistency, shift_wobble, wobble_total
 from equilayers.metrics._shift_sampling import ShiftPlan

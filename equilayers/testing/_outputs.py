@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import refuse
-from equilayers.metrics import Model
+from equilayers._modules import Model
 
 
 def name_of(model: Model) -> str:

@@ -81,11 +81,11 @@ def test_half_precision_is_no_excuse(dtype: torch.dtype) -> None:
 
 VACUOUS: dict[str, tuple[Model, Tensor, str]] = {
     "constant": (lambda x: torch.ones(len(x), 3), X, "same for every"),
-    "a bias alone": (nn.Sequential(nn.Flatten(), nn.Linear(64, 3).requires_grad_(False)), 0 * X, "x"),
+    "a bias alone": (nn.Sequential(nn.Flatten(), nn.Linear(64, 3).requires_grad_(False)), 0 * X, "inputs are the same"),
     "infinite": (lambda x: torch.full((len(x), 3), torch.inf), X, "finite"),
     "NaN": (lambda x: torch.full((len(x), 3), torch.nan), X, ""),
-    "x of zeros": (plain, torch.zeros(4, 1, 8, 8), "x"),
-    "x that does not move": (plain, torch.ones(4, 1, 8, 8) * X[:, :, :1, :1], "x"),
+    "x of zeros": (plain, torch.zeros(4, 1, 8, 8), "inputs are the same"),
+    "x that does not move": (plain, torch.ones(4, 1, 8, 8) * X[:, :, :1, :1], "inputs are the same"),
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from equilayers._checks import constant_when_compiled
 from equilayers.functional._index_tables import Table, to_tensor
 from equilayers.groups import Group
 
@@ -104,7 +105,7 @@ def _kept_table(group: Group, shape: tuple[int, ...], device: torch.device) -> O
     return OrbitTable(group.order, to_tensor(gather, device), to_tensor(first, device), counts)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _numbers(group: Group, shape: tuple[int, ...], which: int) -> tuple[int, ...]:
     table = orbit_places(group, shape)[which]
     return () if table is None else tuple(table.tolist())

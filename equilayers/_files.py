@@ -45,7 +45,14 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write a file beside its place and rename it: whole, or the old one stays."""
+    r"""Write a file beside its place and rename it: whole, or the old one stays.
+
+    Links are followed, and what is no regular file, such as a pipe or /dev/stdout, is written to and stays.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
     handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

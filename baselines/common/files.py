@@ -9,7 +9,14 @@ from typing import Any
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:
-    r"""Call `save` with a temporary file in the folder of `path`, then rename it to `path`."""
+    r"""Call `save` with a temporary file in the folder of `path`, then rename it to `path`.
+
+    Links are followed, and what is no regular file, such as a pipe, is written to and stays.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        save(path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     # A dot and one more suffix: torch.save writes the name without its last suffix into the file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -34,19 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     with _clean_warnings(), importing_from_here():
         try:
-            return _check(parse(arguments))
+            settings = parse(arguments)
         except SystemExit:  # --help and --version have said what they had to
             return 0
+        except BadInputError as error:
+            _complain(clean(str(error)))
+            return BAD_INPUT
+        try:
+            return _check(settings)
         except KeyboardInterrupt:
             return INTERRUPTED
-        except Exception as error:  # whatever it is, a CI job reads one line
+        except BaseException as error:  # whatever a model raises, sys.exit included: a CI job reads one line
             if "--traceback" in arguments:
                 _complain(*traceback.format_exc().splitlines())
             _complain(clean(_why(error)))
             return BAD_INPUT
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     r"""What is wrong, in the form of every message of this library."""
     if isinstance(error, BadInputError):
         return str(error)

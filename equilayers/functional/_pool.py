@@ -23,7 +23,7 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
         reduction: "max", "mean", "logsumexp" or "norm" (Euclidean).
 
     Returns:
-        (B, C) or (B, C, H, W), of the dtype and device of f.
+        (B, C) or (B, C, H, W), of the dtype and device of f; sums of half precision are taken in float32.
 
     Raises:
         TypeError: f is not floating-point.
@@ -42,14 +42,15 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
         refuse("orbit_pool", "f of shape (B, C, |G|) or (B, C, |G|, H, W)", tuple(f.shape), hint)
     if reduction == "max":
         return largest(f)
+    wide = f.float() if f.dtype in (torch.float16, torch.bfloat16) else f  # sums overflow in half precision
     if reduction == "mean":
-        return sorted_sum(f) / f.shape[2]
+        return (sorted_sum(wide) / f.shape[2]).to(f.dtype)
     if reduction == "logsumexp":
-        return f.logsumexp(2)
-    squares = sorted_sum(f * f)
+        return wide.logsumexp(2).to(f.dtype)
+    squares = sorted_sum(wide * wide)
     # At zero the norm has no derivative; zero is the choice that keeps training alive.
     positive = squares > 0
-    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), squares)
+    return torch.where(positive, torch.where(positive, squares, 1).sqrt(), squares).to(f.dtype)
 
 
 def invariant_avg_pool2d(x: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ class Group(ABC):
 
     def inverse(self, g: int) -> int:
         r"""The group element that undoes g: their product is the identity, 0."""
-        return _row(self, self._element(g, "inverse")).index(0)
+        return _inverse(self, self._element(g, "inverse"))
 
     def act(self, g: int, x: Tensor) -> Tensor:
         r"""The array moved by g.
@@ -147,6 +147,10 @@ class Group(ABC):
             hint = "A regular feature is (B, C, |G|) or (B, C, |G|, H, W)."
             refuse(caller, f"f with axis 2 of length {self.order}, the order of {self!r}", tuple(f.shape), hint)
 
+    def _inverse_table(self) -> NDArray[np.int64]:
+        r"""The inverse of each element, (|G|,): where its row of the Cayley table has the identity."""
+        return np.argmin(self.cayley_table, axis=1)
+
     def _element(self, g: int, method: str) -> int:
         if type(g) is int and 0 <= g < self.order:  # the common case, without the words of the error
             return g
@@ -164,9 +168,14 @@ def _row(group: Group, g: int) -> tuple[int, ...]:
     return tuple(group.cayley_table[g].tolist())
 
 
+@constant_when_compiled
+def _inverse(group: Group, g: int) -> int:
+    return int(group.inverses[g])
+
+
 @functools.lru_cache(maxsize=256)
 def _inverses(group: Group) -> NDArray[np.int64]:
-    return _read_only(np.argmin(group.cayley_table, axis=1))  # where row g of the Cayley table has the identity
+    return _read_only(group._inverse_table())
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,6 +3,7 @@ r"""Any finite group of index permutations."""
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections import deque
 from collections.abc import Sequence
@@ -62,10 +63,16 @@ class PermutationGroup(Group):
             refuse(caller, f"x with last axis {self.degree}", shape, "Flatten the array that is permuted.")
 
     def _table(self) -> NDArray[np.int64]:
-        elements = _elements(self.generators)
-        number = {p: g for g, p in enumerate(elements)}
-        p = np.array(elements)
-        return np.array([[number[tuple(q)] for q in p[g][p].tolist()] for g in range(len(p))])
+        p = np.array(_elements(self.generators))
+        return np.stack([self._numbers(q[p]) for q in p])
+
+    def _inverse_table(self) -> NDArray[np.int64]:
+        return self._numbers(np.argsort(_elements(self.generators), axis=1))
+
+    def _numbers(self, p: NDArray[np.int64]) -> NDArray[np.int64]:
+        r"""The elements that permutations (N, d) of the group are, (N,)."""
+        codes, order, weights = _codes(self.generators)
+        return order[np.searchsorted(codes, p @ weights)]
 
     def _move(self, g: int, x: Tensor) -> Tensor:
         source = np.argsort(_elements(self.generators)[g])  # place j receives entry p^-1(j)
@@ -86,6 +93,22 @@ def _checked(generators: Sequence[Sequence[int]]) -> tuple[Permutation, ...]:
             hint = "Each must hold every index once, and all must have one length."
             refuse(caller, f"generators to be permutations of 0..{len(checked[0]) - 1}", list(p), hint)
     return checked
+
+
+@functools.lru_cache(maxsize=256)
+def _codes(generators: tuple[Permutation, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    r"""A number for each element that tells it from all others: sorted, the elements in that order, and the weights.
+
+    The number of p is the sum of `weights[i] p[i]` modulo 2^64; weights are drawn until no two elements share one.
+    """
+    p = np.array(_elements(generators))
+    for seed in itertools.count():
+        weights: NDArray[np.int64] = np.random.default_rng(seed).integers(-(2**62), 2**62, p.shape[1])
+        codes: NDArray[np.int64] = np.dot(p, weights)
+        order = np.argsort(codes).astype(np.int64)
+        if len(np.unique(codes)) == len(p):
+            break
+    return codes[order], order, weights
 
 
 @functools.lru_cache(maxsize=256)

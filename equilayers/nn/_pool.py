@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice
+from equilayers._checks import check_choice, check_tensor, refuse
 from equilayers.functional import ORBIT_REDUCTIONS, invariant_avg_pool2d, orbit_pool
+from equilayers.groups import Group, as_group
 
 
 class OrbitPool(nn.Module):
@@ -13,22 +14,25 @@ class OrbitPool(nn.Module):
 
     Args:
         reduction: "max", "mean", "logsumexp" or "norm"; see `equilayers.functional.orbit_pool`.
+        group: the symmetry, or None: with it, an input whose axis 2 is no fiber of that group is refused, such as maps
+            (B, C, H, W) that were never lifted, which cannot be told from features of tokens otherwise.
 
     Attributes:
         exactness: "bitwise", or "rounding" for "logsumexp".
 
     Raises:
         ValueError: an unknown reduction; in forward, an input without a fiber.
-        TypeError: in forward, an input that is not floating-point.
+        TypeError: group is no group; in forward, an input that is not floating-point.
 
     Law: `pool(act_regular(g, f)) == act(g, pool(f))`, and `pool(f)` where there is no space, for all g.
 
     Source: Cohen and Welling 2016, section 6.3 (arXiv:1602.07576).
     """
 
-    def __init__(self, reduction: str = "max") -> None:
+    def __init__(self, reduction: str = "max", group: Group | str | None = None) -> None:
         super().__init__()
         self.reduction = check_choice("OrbitPool", "reduction", reduction, ORBIT_REDUCTIONS)
+        self.group = None if group is None else as_group("OrbitPool", group)
 
     @property
     def exactness(self) -> str:
@@ -36,10 +40,12 @@ class OrbitPool(nn.Module):
         return "rounding" if self.reduction == "logsumexp" else "bitwise"
 
     def forward(self, f: Tensor) -> Tensor:
+        if self.group is not None:
+            self.group.check_fiber(check_tensor("OrbitPool", "f", f), "OrbitPool")
         return orbit_pool(f, self.reduction)
 
     def extra_repr(self) -> str:
-        return repr(self.reduction)
+        return repr(self.reduction) if self.group is None else f"{self.reduction!r}, group={self.group!r}"
 
 
 class InvariantAvgPool2d(nn.Module):
@@ -59,4 +65,7 @@ class InvariantAvgPool2d(nn.Module):
     exactness = "bitwise"
 
     def forward(self, x: Tensor) -> Tensor:
+        if check_tensor("InvariantAvgPool2d", "x", x).ndim < 4:
+            hint = "It is pooled already, or takes a batch axis: x[None]."
+            refuse("InvariantAvgPool2d", "x of shape (B, C, H, W) or (B, C, |G|, H, W)", tuple(x.shape), hint)
         return invariant_avg_pool2d(x)

@@ -7,6 +7,7 @@ import re
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,13 @@ class Later(nn.Module):
 class Mean(nn.Module):
     def forward(self, x):
         return x.square().mean((1, 2, 3))
+class Leaves(nn.Module):
+    def forward(self, x):
+        import sys
+        sys.exit(0)
+class Stops(nn.Module):
+    def forward(self, x):
+        raise GeneratorExit("enough")
 class Wrong(nn.Module):
     def forward(self, x):
         return {"a": x, "b": x}
@@ -650,3 +658,30 @@ def test_python_dash_m(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         runpy.run_path(str(ROOT / "equilayers" / "__main__.py"), run_name="__main__")
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("equilayers ")
+
+
+@pytest.mark.parametrize(("target", "words"), [("Leaves", "SystemExit"), ("Stops", "GeneratorExit")])
+def test_a_model_that_leaves_the_process_is_no_success(check: Check, target: str, words: str) -> None:
+    found = check(target)
+    assert found.code == 2
+    (line,) = found.err.splitlines()
+    assert words in line
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_files_that_are_not_regular_stay_what_they_are(check: Check, project: Path, kind: str) -> None:
+    """A link is followed; a pipe is written to."""
+    place, seen = project / "out.json", project / "seen.json"
+    if kind == "link":
+        seen.write_text("old")
+        place.symlink_to(seen)
+        assert check("tied", "--json", "out.json", "--quick").code == 0
+        assert place.is_symlink()
+    else:
+        os.mkfifo(place)
+        reader = threading.Thread(target=lambda: seen.write_text(place.read_text()))
+        reader.start()
+        assert check("tied", "--json", "out.json", "--quick").code == 0
+        reader.join(timeout=20)
+        assert place.is_fifo()
+    assert json.loads(seen.read_text())["exit_code"] == 0

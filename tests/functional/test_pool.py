@@ -163,3 +163,12 @@ def test_sorted_sum_is_the_same_for_every_order(n: int, dtype: torch.dtype, seed
 @pytest.mark.parametrize("n", range(3, NETWORK_LIMIT + 3))
 def test_plain_sum_is_not(n: int) -> None:
     assert order_dependent(lambda f: f.sum(2), filled((33, 2, n), torch.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("reduction", "value"), [("norm", 300.0), ("mean", 20000.0), ("norm", 1e-4), ("mean", 1e-4)])
+def test_sums_of_half_precision_neither_overflow_nor_vanish(dtype: torch.dtype, reduction: str, value: float) -> None:
+    f = torch.full((1, 1, 4), value, dtype=dtype)
+    pooled = orbit_pool(f, reduction)
+    assert pooled.dtype == dtype
+    torch.testing.assert_close(pooled, orbit_pool(f.double(), reduction).to(dtype), rtol=0.01, atol=0)

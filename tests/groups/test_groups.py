@@ -16,6 +16,7 @@ from torch import Tensor
 import reference
 from equilayers import groups
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
+from equilayers.nn import LiftingLinear
 from strategies import (
     ALL_GROUPS,
     PERMUTATIONS,
@@ -231,3 +232,13 @@ def test_agrees_with_escnn(group: Group, escnn: types.ModuleType) -> None:
         torch.testing.assert_close(moved, expected, atol=1e-5, rtol=1e-5)
         wrong = group.act_regular(group.compose(1, table[element]), feature)[:, 0, number]
         assert not torch.allclose(moved, wrong, atol=1e-2)
+
+
+def test_inverses_of_a_large_group_need_no_cayley_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S7 has 25 million products; a lifting layer needs the 5040 inverses alone."""
+    s7 = PermutationGroup([[1, 2, 3, 4, 5, 6, 0], [1, 0, 2, 3, 4, 5, 6]])
+    monkeypatch.setattr(PermutationGroup, "_table", lambda _: pytest.fail("the Cayley table was built"))
+    x = torch.arange(7.0)
+    for g in (1, 77, 5039):
+        assert torch.equal(s7.act(s7.inverse(g), s7.act(g, x)), x)
+    assert LiftingLinear(s7, (7,), 2)(x[None]).shape == (1, 2, 5040)

@@ -9,7 +9,7 @@ import torch
 
 from equilayers.functional import group_linear, lift_linear, orbit_pool
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, PermutationGroup
-from equilayers.nn import GroupLinear, LiftingLinear, OrbitPool
+from equilayers.nn import GroupLinear, InvariantAvgPool2d, LiftingLinear, OrbitPool
 from refusals import assert_refused
 from strategies import S3
 
@@ -200,3 +200,12 @@ def test_groups_without_a_fourier_transform(group: PermutationGroup) -> None:
     assert_refused(lift, ValueError, "lift_linear", *words)
     for function in (lift_linear, group_linear):
         assert_refused(lambda: function(f, weight, None, 4), TypeError, function.__name__, "group of equilayers.groups")
+
+
+def test_inputs_that_were_never_lifted() -> None:
+    maps = torch.zeros(2, 3, 8, 8)
+    assert OrbitPool()(maps).shape == (2, 3, 8)  # may be features of tokens
+    assert_refused(lambda: OrbitPool(group="C4")(maps), ValueError, "OrbitPool", "axis 2 of length 4", "(2, 3, 8, 8)")
+    assert OrbitPool(group=C4)(torch.zeros(2, 3, 4, 8, 8)).shape == (2, 3, 8, 8)
+    words = ("(B, C, H, W)", "(2, 3)", "pooled already")
+    assert_refused(lambda: InvariantAvgPool2d()(torch.zeros(2, 3)), ValueError, "InvariantAvgPool2d", *words)

@@ -2,12 +2,13 @@ r"""Cache of tensors derived from a weight, valid until the weight changes."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from equilayers.functional._hashing import odd_integers
 
 
 class WeightCache:
@@ -57,11 +58,10 @@ def _comparable(weight: Tensor) -> bool:
     return known and not weight.is_inference()
 
 
-def _checksum(weight: Tensor) -> float:
-    r"""A random projection, which sees a permutation as well; a NaN equals nothing, not even itself."""
-    return float(weight.flatten().dot(_probe(weight.numel(), weight.dtype)))
+def _checksum(weight: Tensor) -> int:
+    r"""The sum of all bits, each number's times an odd one of its own, modulo 2^32 or 2^64.
 
-
-@functools.lru_cache(maxsize=256)
-def _probe(count: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count))
+    Odd numbers have an inverse: whatever changes one entry, if by its last bit, changes the sum.
+    """
+    bits = weight.flatten().view(torch.int32 if weight.dtype == torch.float32 else torch.int64)
+    return int(bits.dot(odd_integers(bits.numel(), bits.dtype, bits.device)))

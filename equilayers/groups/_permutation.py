@@ -103,8 +103,8 @@ def _codes(generators: tuple[Permutation, ...]) -> tuple[NDArray[np.int64], NDAr
     """
     p = np.array(_elements(generators))
     for seed in itertools.count():
-        weights: NDArray[np.int64] = np.random.default_rng(seed).integers(-(2**62), 2**62, p.shape[1])
-        codes: NDArray[np.int64] = np.dot(p, weights)
+        weights = np.random.default_rng(seed).integers(-(2**62), 2**62, (p.shape[1],))
+        codes = p @ weights
         order = np.argsort(codes).astype(np.int64)
         if len(np.unique(codes)) == len(p):
             break

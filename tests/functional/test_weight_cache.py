@@ -246,3 +246,15 @@ def test_kept_without_gradients_and_made_anew_with_them() -> None:
     with torch.no_grad():
         assert [kept.get(weight, make) for _ in range(2)] == [4, 4]
         assert kept.get(weight[:2], make) == 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_last_bit_of_any_entry_is_noticed(dtype: torch.dtype) -> None:
+    """Written through `.data`, which the version counter does not see."""
+    weight, cache = torch.randn(3, 5, 4, dtype=dtype), WeightCache()
+    for place in range(weight.numel()):
+        kept = cache.get(weight, weight.clone)
+        assert cache.get(weight, weight.clone) is kept
+        entry = weight.data.view(-1)[place : place + 1]
+        entry.copy_(entry.nextafter(torch.full_like(entry, torch.inf)))
+        assert torch.equal(cache.get(weight, weight.clone), weight)

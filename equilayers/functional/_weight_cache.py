@@ -2,6 +2,7 @@ r"""Cache of tensors derived from a weight, valid until the weight changes."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -58,10 +59,18 @@ def _comparable(weight: Tensor) -> bool:
     return known and not weight.is_inference()
 
 
-def _checksum(weight: Tensor) -> int:
-    r"""The sum of all bits, each number's times an odd one of its own, modulo 2^32 or 2^64.
+def _checksum(weight: Tensor) -> tuple[int, float]:
+    r"""Two projections: of the bits on odd numbers, modulo 2^32 or 2^64, and of the values on random ones.
 
-    Odd numbers have an inverse: whatever changes one entry, if by its last bit, changes the sum.
+    Odd numbers have an inverse: whatever changes one entry, if by its last bit, changes the first. Of many signs or
+    exponents at once little is left modulo a power of two; the second sees those. A NaN equals nothing, not itself.
     """
-    bits = weight.flatten().view(torch.int32 if weight.dtype == torch.float32 else torch.int64)
-    return int(bits.dot(odd_integers(bits.numel(), bits.dtype, bits.device)))
+    flat = weight.flatten()
+    bits = flat.view(torch.int32 if weight.dtype == torch.float32 else torch.int64)
+    odd = odd_integers(bits.numel(), bits.dtype, bits.device)
+    return int(bits.dot(odd)), float(flat.dot(_probe(flat.numel(), flat.dtype)))
+
+
+@functools.lru_cache(maxsize=256)
+def _probe(count: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from equilayers.functional._hashing import odd_integers
 
@@ -30,6 +31,8 @@ class WeightCache:
             return make()
         if torch.is_inference_mode_enabled():
             return make()  # what is made here could not serve a gradient later
+        if any(unpack_dual(w).tangent is not None for w in weights):
+            return make()  # nor could what has a tangent, and what has none would lose it
         if not all(map(_comparable, weights)):
             return make()
         key = kind, *((w.data_ptr(), w._version, w.dtype, w.shape, _checksum(w.detach())) for w in weights)

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
+from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from conv_laws import input_of, make, square
 from equilayers.functional import group_conv2d, group_linear, lift_conv2d, lift_linear
 from equilayers.functional._weight_cache import WeightCache
 from equilayers.groups import CyclicRotation
-from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d, LiftingLinear
+from equilayers.nn import GroupConv2d, GroupLinear, HarmonicConv2d, LiftingConv2d, LiftingLinear
 from strategies import filled
 
 GROUP, SETTINGS = CyclicRotation(4), square(5, 3, padding=1, groups=2)
@@ -258,3 +260,34 @@ def test_the_last_bit_of_any_entry_is_noticed(dtype: torch.dtype) -> None:
         entry = weight.data.view(-1)[place : place + 1]
         entry.copy_(entry.nextafter(torch.full_like(entry, torch.inf)))
         assert torch.equal(cache.get(weight, weight.clone), weight)
+
+
+DUAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "lifting": (lambda: LiftingConv2d("C4", 2, 3, 3, algorithm="dense"), (1, 2, 7, 7)),
+    "group": (lambda: GroupConv2d("C4", 2, 3, 3, algorithm="dense"), (1, 2, 4, 7, 7)),
+    "harmonic": (lambda: HarmonicConv2d(2, 3, 3, in_order=None, out_order=1), (1, 2, 7, 7)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch itself calls it
+@pytest.mark.parametrize("kind", DUAL)
+def test_tangents_of_a_weight_are_not_kept(kind: str) -> None:
+    """Forward-mode derivatives to a frozen weight: those of each call, also after an ordinary one."""
+    make_layer, shape = DUAL[kind]
+    layer, x = make_layer().double().requires_grad_(False), filled(shape, torch.float64)
+    name, weight = next(iter(layer.named_parameters()))
+
+    def output(w: Tensor) -> Tensor:
+        y: Tensor = functional_call(layer, {name: w}, (x,))
+        return y
+
+    with torch.no_grad():
+        weight = weight.clone()
+        output(weight)
+        for seed in range(2):
+            tangent = filled(tuple(weight.shape), torch.float64, seed)
+            with dual_level():
+                found = unpack_dual(output(make_dual(weight, tangent))).tangent
+            assert found is not None
+            expected = (output(weight + 1e-6 * tangent) - output(weight - 1e-6 * tangent)) / 2e-6
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)

@@ -27,7 +27,7 @@ def inputs(settings: Settings) -> Tensor:
     path = settings.data
     if path is None:
         generator = torch.Generator().manual_seed(settings.seed)
-        return torch.randn(settings.samples, *settings.shape, generator=generator)
+        return torch.randn(settings.samples, *settings.shape, generator=generator, device="cpu")
     if path.is_dir():
         x = _folder(path, settings)
     elif path.is_file() and path.suffix == ".npz":

@@ -135,7 +135,7 @@ def rotate_harmonic(z: Tensor, degrees: float, interpolation: str = "bilinear") 
     Source: Worrall et al. 2017, Eq. 2 (arXiv:1612.04642).
     """
     rotated = rotate(check_harmonic("rotate_harmonic", z), degrees, interpolation).unflatten(2, (-1, 2))
-    orders = torch.arange(rotated.shape[2], dtype=torch.float64)
+    orders = torch.arange(rotated.shape[2], dtype=torch.float64, device="cpu")
     cycles = (orders * degrees / 360) % 1  # exact for quarter turns, as the sine and cosine of them is made to be
     phase = torch.exp(2j * torch.pi * cycles)
     cos, sin = (part.round(decimals=15).to(z.device, z.dtype)[:, None, None] for part in (phase.real, phase.imag))

@@ -22,7 +22,7 @@ def odd_numbers(count: int, device: torch.device) -> Tensor:
     r"""Random odd int64 numbers (count,), the same in every process."""
     seed = torch.Generator().manual_seed(count)
     with temporarily_clear_interpreter_stack():  # for a functional transform takes them for a layer's noise
-        return (torch.randint(-(2**62), 2**62, (count,), generator=seed) | 1).to(device)
+        return (torch.randint(-(2**62), 2**62, (count,), generator=seed, device="cpu") | 1).to(device)
 
 
 @functools.lru_cache(maxsize=256)
@@ -30,4 +30,4 @@ def odd_integers(count: int, dtype: torch.dtype, device: torch.device) -> Tensor
     r"""Odd random integers, the same in every process."""
     high = torch.iinfo(dtype).max // 2
     generator = torch.Generator().manual_seed(count)
-    return (torch.randint(-high, high, (count,), generator=generator, dtype=dtype) * 2 + 1).to(device)
+    return (torch.randint(-high, high, (count,), generator=generator, dtype=dtype, device="cpu") * 2 + 1).to(device)

@@ -76,4 +76,4 @@ def _checksum(weight: Tensor) -> tuple[int, float]:
 
 @functools.lru_cache(maxsize=256)
 def _probe(count: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count))
+    return torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count), device="cpu")

@@ -85,7 +85,7 @@ def _check_commuting(product: DirectProduct) -> None:
     multiple, exact = _lengths(product)
     sizes = (exact,) if exact is not None else (2 * multiple, 3 * multiple, 4 * multiple)
     for size in sizes:
-        x = torch.arange(size * size).reshape(size, size)
+        x = torch.arange(size * size, device="cpu").reshape(size, size)
         product.check_space((size, size), "DirectProduct")
         for a in product.first.generating_set():
             for b in product.second.generating_set():

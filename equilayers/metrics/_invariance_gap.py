@@ -82,7 +82,7 @@ def invariance_gap(
                 moved.append(_squares(output_of(caller, model, turned), f))
                 length = _length(turned - part)
                 for _ in range(directions):
-                    noise = torch.randn(part.shape, generator=generator, dtype=part.dtype).to(part.device)
+                    noise = torch.randn(part.shape, generator=generator, dtype=part.dtype, device="cpu").to(part.device)
                     beside = part + noise * (length / _length(noise))
                     noisy.append(_squares(output_of(caller, model, beside), f))
     dtype, f = f.dtype, torch.cat(outputs)

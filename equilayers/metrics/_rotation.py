@@ -85,7 +85,7 @@ def rotation_error_curve(
             test = _Test(lambda x: output_of(caller, model, x), part, f, turn, mask, interpolation)
             found.append(torch.stack([torch.stack(test.at(float(a))) for a in angles], 1))  # (2, A, B)
     error, floor = torch.cat(found, 2).mean(2).cpu()
-    return RotationErrorCurve(torch.tensor([float(a) for a in angles], dtype=torch.float64), error, floor)
+    return RotationErrorCurve(torch.tensor([float(a) for a in angles], dtype=torch.float64, device="cpu"), error, floor)
 
 
 class _Test(NamedTuple):
@@ -130,7 +130,7 @@ def _output_action(
 
 def disk(size: int, radius: float, taper: float = 0.0) -> Tensor:
     r"""A mask (H, H) in float64: one inside the disk, zero outside, a cosine over the taper between."""
-    places = (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) / (size / 2)
+    places = (torch.arange(size, dtype=torch.float64, device="cpu") - (size - 1) / 2) / (size / 2)
     distance = (places[:, None] ** 2 + places**2).sqrt() / radius
     if taper == 0:
         return (distance <= 1).double()

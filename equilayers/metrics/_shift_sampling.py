@@ -94,7 +94,7 @@ class Shifts:
 
     def unshifted(self, x: Tensor) -> Tensor:
         r"""The view of shift 0."""
-        zero = torch.zeros(len(x), dtype=torch.int64)
+        zero = torch.zeros(len(x), dtype=torch.int64, device="cpu")
         return self.view(x, zero, zero)
 
     def every(self, n: int) -> Iterator[Shift]:
@@ -102,14 +102,14 @@ class Shifts:
         for dy in self.rows:
             for dx in self.columns:
                 if dy or dx:
-                    yield torch.full((n,), dy), torch.full((n,), dx)
+                    yield torch.full((n,), dy, device="cpu"), torch.full((n,), dx, device="cpu")
 
     def random(self, seed: int, first: int, n: int, count: int) -> Iterator[Shift]:
         r"""The `count` random shifts of each of the samples number first..first+n-1."""
         # One 64-bit number for each coordinate: the generator can be set to any sample without drawing for the others.
         source = np.random.PCG64(seed).advance(2 * count * first)
         u = torch.from_numpy(np.random.Generator(source).random((n, count, 2)))
-        lengths = torch.tensor([len(self.rows), len(self.columns)])
-        steps = (u * lengths).long() + torch.tensor([self.rows.start, self.columns.start])
+        lengths = torch.tensor([len(self.rows), len(self.columns)], device="cpu")
+        steps = (u * lengths).long() + torch.tensor([self.rows.start, self.columns.start], device="cpu")
         for k in range(count):
             yield steps[:, k, 0], steps[:, k, 1]

@@ -130,7 +130,7 @@ def lanczos(linear: Linearised, k: int, tolerance: float, seed: int) -> tuple[Si
     size, inputs, outputs = len(x), x[:1].numel(), y[:1].numel()
     basis = min(inputs, outputs + 1, max(BASIS, 2 * k + 8))
     kept = max(1, min(k + 6, basis - 1))
-    start = torch.randn(inputs, generator=torch.Generator().manual_seed(seed), dtype=x.dtype).to(x.device)
+    start = torch.randn(inputs, generator=torch.Generator().manual_seed(seed), dtype=x.dtype, device="cpu").to(x.device)
     right = [_normal(start.expand(size, -1))[0]]
     left: list[Tensor] = []
     small = torch.zeros(size, basis, basis, dtype=torch.float64, device=x.device)

@@ -28,7 +28,7 @@ def invariance_error(model: Model, x: Tensor, group: Group | str) -> Tensor:
         ValueError: the group does not act on x, or is trivial.
     """
     found = compare("invariance_error", model, x, group, invariant(), bitwise=True, diagnose=False)
-    return torch.tensor(found.error, dtype=torch.float64)
+    return torch.tensor(found.error, dtype=torch.float64, device="cpu")
 
 
 def assert_invariant(

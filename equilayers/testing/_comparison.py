@@ -163,7 +163,7 @@ class Runs:
         plain, *moved = (call(caller, model, gx, f"g·x for g = {g}") for g, gx in enumerate(orbit))
         still = all(torch.equal(gx, x) for gx in orbit[1:])
         away = max(float((gx - x).abs().max()) for gx in orbit[1:] if gx.shape == x.shape) if not still else 1.0
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 2
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu") / 2
         noisy = call(caller, model, x + (noise * away).to(x), "x with noise added")
         mixed = None
         if len(x) > 1 and all(gx.shape == x.shape for gx in orbit):
@@ -215,7 +215,7 @@ def _scale(outputs: list[Tensor], noisy: Tensor | None) -> Tensor:
     """
     y = outputs[0]
     if not y.numel():
-        return torch.ones((), dtype=torch.float64)
+        return torch.ones((), dtype=torch.float64, device="cpu")
     values = torch.cat([_channels(t) for t in outputs], 1)
     size = values.abs().amax(1)
     if noisy is not None and noisy.shape == y.shape:
@@ -243,7 +243,9 @@ def _worst(
     errors = [(off / unit).flatten() for off in found]
     g = max(range(len(found)), key=lambda g: float(errors[g].max()))
     off, place = found[g], int(errors[g].argmax())
-    sample, *index = (int(i) for i in torch.unravel_index(torch.tensor(place), off.shape)) if off.ndim else (0,)
+    sample, *index = (
+        (int(i) for i in torch.unravel_index(torch.tensor(place, device="cpu"), off.shape)) if off.ndim else (0,)
+    )
     there, here = (float(t.flatten()[place].real) for t in (action.move(g + 1, y), moved[g]))
     error, limit, size = (float(t.expand(off.shape).flatten()[place]) for t in (off, allowed, scale))
     passed = all(bool((gap <= allowed).all()) for gap in found)

@@ -108,7 +108,7 @@ def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:
         hint = "There is nothing to tie: see symmetrize."
         refuse(caller, "a model with a torch.nn.Conv2d", type(model).__name__, hint)
     if x is None:
-        x = torch.randn(2, first.in_channels, 64, 64, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(2, first.in_channels, 64, 64, generator=torch.Generator().manual_seed(0), device="cpu")
     check_float(caller, "x", x)
     if x.ndim != 4:
         refuse(caller, "x of shape (B, C, H, W)", tuple(x.shape), "Pass images.")

@@ -86,10 +86,11 @@ def _dft(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def _dft_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     r"""Rows: 1, (-1)^k where n is even, then cos(2 pi f k / n) and sin(2 pi f k / n) for the pairs f = 1..(n-1)//2."""
-    pairs = (n - 1) // 2
-    cycles = torch.arange(1, pairs + 1)[:, None] * torch.arange(n) % n  # reduced mod n before the angle is rounded
+    pairs, k = (n - 1) // 2, torch.arange(n, device="cpu")
+    cycles = (k[1 : pairs + 1, None] * k) % n  # reduced mod n before the angle is rounded
     angle = cycles.to(torch.float64) * (2 * math.pi / n)
-    singles = [torch.ones(1, n)] if n % 2 else [torch.ones(1, n), 1 - 2.0 * (torch.arange(n) % 2)[None]]
+    constant, alternating = torch.ones_like(k)[None], (1 - 2 * (k % 2))[None]
+    singles = [constant] if n % 2 else [constant, alternating]
     matrix = torch.cat([*(row.double() for row in singles), angle.cos(), angle.sin()])
     return matrix.to(dtype=dtype, device=device)
 

@@ -34,7 +34,9 @@ def put(y: Tensor, choice: Tensor, strides: Pair) -> Tensor:
 
 def fits(choice: Tensor, strides: Pair) -> bool:
     r"""Whether all offsets lie within the stride, as far as that can be read here."""
-    return not _is_readable(choice) or not bool(((choice < 0) | (choice >= torch.tensor(strides))).any())
+    return not _is_readable(choice) or not bool(
+        ((choice < 0) | (choice >= torch.tensor(strides, device=choice.device))).any()
+    )
 
 
 def _is_readable(choice: Tensor) -> bool:

@@ -74,7 +74,11 @@ def _powers(x: Tensor, unit: Tensor, norm: float, bits: int) -> Tensor:
         powers = (x * (1 / unit)).abs_().mul_(2.0**bits)
     else:  # a power is not rounded alike wherever it stands: look it up
         places = (x * (STEPS / unit)).abs_().round_().to(torch.int64)
-        powers = (torch.linspace(0, 1, STEPS + 1, dtype=torch.float64) ** norm).to(x.device)[places].mul_(2.0**bits)
+        powers = (
+            (torch.linspace(0, 1, STEPS + 1, dtype=torch.float64, device="cpu") ** norm)
+            .to(x.device)[places]
+            .mul_(2.0**bits)
+        )
     planes = powers.round_().flatten(1, -3)
     return planes.amax(1).double() if norm == math.inf else planes.sum(1, dtype=torch.float64)
 

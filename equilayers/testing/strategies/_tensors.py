@@ -234,5 +234,5 @@ def tensors(draw: st.DrawFn, shape: tuple[int, ...], dtype: torch.dtype, *, tied
         return torch.zeros(shape, dtype=dtype)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     if size <= 3:
-        return torch.randint(-size, size + 1, shape, generator=generator).to(dtype)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randint(-size, size + 1, shape, generator=generator, device="cpu").to(dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)

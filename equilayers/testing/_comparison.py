@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -243,9 +244,7 @@ def _worst(
     errors = [(off / unit).flatten() for off in found]
     g = max(range(len(found)), key=lambda g: float(errors[g].max()))
     off, place = found[g], int(errors[g].argmax())
-    sample, *index = (
-        (int(i) for i in torch.unravel_index(torch.tensor(place, device="cpu"), off.shape)) if off.ndim else (0,)
-    )
+    sample, *index = map(int, np.unravel_index(place, off.shape)) if off.ndim else (0,)
     there, here = (float(t.flatten()[place].real) for t in (action.move(g + 1, y), moved[g]))
     error, limit, size = (float(t.expand(off.shape).flatten()[place]) for t in (off, allowed, scale))
     passed = all(bool((gap <= allowed).all()) for gap in found)

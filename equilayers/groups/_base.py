@@ -87,7 +87,7 @@ class Group(ABC):
 
     def inverse(self, g: int) -> int:
         r"""The group element that undoes g: their product is the identity, 0."""
-        return _inverse(self, self._element(g, "inverse"))
+        return _inverse_row(self)[self._element(g, "inverse")]
 
     def act(self, g: int, x: Tensor) -> Tensor:
         r"""The array moved by g.
@@ -169,8 +169,14 @@ def _row(group: Group, g: int) -> tuple[int, ...]:
 
 
 @constant_when_compiled
-def _inverse(group: Group, g: int) -> int:
-    return int(group.inverses[g])
+def _inverse_row(group: Group) -> tuple[int, ...]:
+    r"""The inverses as plain ints: a compiler takes a tuple for a constant, but no int that a function returns."""
+    return _inverse_ints(group)
+
+
+@functools.lru_cache(maxsize=256)
+def _inverse_ints(group: Group) -> tuple[int, ...]:
+    return tuple(group.inverses.tolist())
 
 
 @functools.lru_cache(maxsize=256)

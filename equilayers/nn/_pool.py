@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, check_tensor, refuse
+from equilayers._checks import check_choice, check_tensor
 from equilayers.functional import ORBIT_REDUCTIONS, invariant_avg_pool2d, orbit_pool
 from equilayers.groups import Group, as_group
 
@@ -65,7 +65,4 @@ class InvariantAvgPool2d(nn.Module):
     exactness = "bitwise"
 
     def forward(self, x: Tensor) -> Tensor:
-        if check_tensor("InvariantAvgPool2d", "x", x).ndim < 4:
-            hint = "It is pooled already, or takes a batch axis: x[None]."
-            refuse("InvariantAvgPool2d", "x of shape (B, C, H, W) or (B, C, |G|, H, W)", tuple(x.shape), hint)
         return invariant_avg_pool2d(x)

@@ -9,7 +9,7 @@ import torch
 
 from equilayers.functional import group_linear, lift_linear, orbit_pool
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, PermutationGroup
-from equilayers.nn import GroupLinear, InvariantAvgPool2d, LiftingLinear, OrbitPool
+from equilayers.nn import GroupLinear, LiftingLinear, OrbitPool
 from refusals import assert_refused
 from strategies import S3
 
@@ -207,5 +207,3 @@ def test_inputs_that_were_never_lifted() -> None:
     assert OrbitPool()(maps).shape == (2, 3, 8)  # may be features of tokens
     assert_refused(lambda: OrbitPool(group="C4")(maps), ValueError, "OrbitPool", "axis 2 of length 4", "(2, 3, 8, 8)")
     assert OrbitPool(group=C4)(torch.zeros(2, 3, 4, 8, 8)).shape == (2, 3, 8, 8)
-    words = ("(B, C, H, W)", "(2, 3)", "pooled already")
-    assert_refused(lambda: InvariantAvgPool2d()(torch.zeros(2, 3)), ValueError, "InvariantAvgPool2d", *words)

@@ -87,7 +87,7 @@ class Group(ABC):
 
     def inverse(self, g: int) -> int:
         r"""The group element that undoes g: their product is the identity, 0."""
-        return _inverse_row(self)[self._element(g, "inverse")]
+        return _inverse_row(self).index(self._element(g, "inverse"))  # (g^-1)^-1 = g
 
     def act(self, g: int, x: Tensor) -> Tensor:
         r"""The array moved by g.
@@ -170,7 +170,7 @@ def _row(group: Group, g: int) -> tuple[int, ...]:
 
 @constant_when_compiled
 def _inverse_row(group: Group) -> tuple[int, ...]:
-    r"""The inverses as plain ints: a compiler takes a tuple for a constant, but no int that a function returns."""
+    r"""The inverses as plain ints. A compiler takes them for constants, but traces the type of an entry, not of a place."""
     return _inverse_ints(group)
 
 

@@ -170,7 +170,7 @@ def _row(group: Group, g: int) -> tuple[int, ...]:
 
 @constant_when_compiled
 def _inverse_row(group: Group) -> tuple[int, ...]:
-    r"""The inverses as plain ints. A compiler takes them for constants, but traces the type of an entry, not of a place."""
+    r"""The inverses as plain ints. A compiler takes the tuple for a constant, and places in it too, but not entries."""
     return _inverse_ints(group)
 
 

@@ -89,6 +89,11 @@ def autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(x.device.type))
 
 
+def widened(x: Tensor) -> Tensor:
+    r"""The tensor in float32 where it is of half precision, in which sums lose digits and overflow."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def is_exporting() -> bool:
     r"""Whether torch.export or an ONNX exporter is tracing, which should find plain operations."""
     return getattr(torch.compiler, "is_exporting", lambda: False)() or torch.onnx.is_in_onnx_export()

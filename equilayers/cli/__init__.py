@@ -34,13 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     with _clean_warnings(), importing_from_here():
         try:
-            settings = parse(arguments)
-        except SystemExit:  # --help and --version have said what they had to
-            return 0
-        except BadInputError as error:
-            _complain(clean(str(error)))
-            return BAD_INPUT
-        try:
+            try:
+                settings = parse(arguments)
+            except SystemExit:  # --help and --version have said what they had to
+                return 0
             return _check(settings)
         except KeyboardInterrupt:
             return INTERRUPTED

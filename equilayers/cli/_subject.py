@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equilayers.cli._arguments import Settings
 from equilayers.cli._words import CALLER, bad, said
 from equilayers.groups import Group
-from equilayers.testing import Action, declared, output_of, placed, undisturbed
+from equilayers.testing import Action, declared, one_output, placed, undisturbed
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Subject:
 
     def __call__(self, x: Tensor) -> Tensor:
         r"""The tensor that the model puts out, (B, 1) for one number each."""
-        return _with_axis(output_of(CALLER, self.model(x)))
+        return _with_axis(one_output(CALLER, self.model(x)))
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         r"""As it is checked: in eval mode, in full precision; afterwards as before."""
@@ -64,7 +64,7 @@ def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
         hint = "Say the shape of its inputs with --input, or add --traceback to see where."
         bad(f"the model to run on {tuple(x.shape)}", said(error), hint)
     try:
-        y = output_of(CALLER, out)
+        y = one_output(CALLER, out)
     except TypeError:
         bad("model to return one tensor", type(out).__name__, "Wrap it in a module that does.")
     if y.ndim < 1 or len(y) != len(x):

@@ -2,10 +2,9 @@ r"""Anti-aliased subsampling: blur first, so that no frequency is left that the 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from equilayers._checks import check_float, pair_of, refuse
+from equilayers._checks import check_float, pair_of, refuse, widened
 from equilayers.functional._resample.axes import BlurSpec, Ints, Taps, blur_spec
 from equilayers.functional._resample.blur import blurred
 from equilayers.functional._resample.windows import windows
@@ -140,5 +139,5 @@ def blur_pool(caller: str, x: Tensor, spec: BlurSpec) -> Tensor:
         hint = "Pool images (B, C, H, W) or features (B, C, |G|, H, W)."
         refuse(caller, "x of shape (..., H, W), H and W positive", tuple(x.shape), hint)
     pooled = windows(x, spec)
-    precise = pooled.float() if x.dtype in (torch.float16, torch.bfloat16) else pooled
+    precise = widened(pooled)
     return blurred(caller, precise, spec).to(x.dtype)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equilayers._checks import check_float, check_int, refuse
+from equilayers._checks import check_float, check_int, refuse, widened
 from equilayers.functional._steerable_basis import polar, profile, waves
 from equilayers.groups import rotate
 
@@ -109,7 +109,7 @@ def harmonic_magnitude(z: Tensor) -> Tensor:
 
 def square_magnitude(z: Tensor) -> Tensor:
     r"""The squares |z_m|^2, (B, C, M + 1, H, W): of half precision in float32, where 256 squared is still finite."""
-    precise = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+    precise = widened(z)
     return precise.square().unflatten(2, (-1, 2)).sum(3)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers._checks import check_choice, check_float, refuse
+from equilayers._checks import check_choice, check_float, refuse, widened
 
 ORBIT_REDUCTIONS = ("max", "mean", "logsumexp", "norm")
 NETWORK_LIMIT = 8  # planes up to which a sorting network of whole planes beats sorting each fiber
@@ -42,7 +42,7 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
         refuse("orbit_pool", "f of shape (B, C, |G|) or (B, C, |G|, H, W)", tuple(f.shape), hint)
     if reduction == "max":
         return largest(f)
-    wide = f.float() if f.dtype in (torch.float16, torch.bfloat16) else f  # sums overflow in half precision
+    wide = widened(f)
     if reduction == "mean":
         return (sorted_sum(wide) / f.shape[2]).to(f.dtype)
     if reduction == "logsumexp":
@@ -86,7 +86,7 @@ class _MapMean(Function):
         height, width = x.shape[-2:]
         # Each line adds the cosets of a subgroup to those of the one before: half turn, quarter turn, mirror. Two terms
         # commute, and the subgroups are normal, so every sum is the same for all images of the map.
-        total = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        total = widened(x)
         total = total + torch.rot90(total, 2, (-2, -1))
         total = total + torch.rot90(total, 1, (-2, -1)) if height == width else total
         total = total + total.flip(-1)

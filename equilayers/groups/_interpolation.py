@@ -9,7 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_choice, check_float, refuse
+from equilayers._checks import check_choice, check_float, refuse, widened
 
 INTERPOLATIONS = ("bilinear", "bicubic")
 
@@ -47,7 +47,7 @@ def rotate(x: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor
 def _interpolated(x: Tensor, angle: float, interpolation: str) -> Tensor:
     r"""`y(p) = sum_{i,j} w_i w_j x(q_i, q_j)`, the q next to R^-1 p; what lies outside counts as zero."""
     height, width = x.shape[-2:]
-    precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    precise = widened(x)
     # Places from the centre, right and down, in float64: only whole numbers and weights are left of them.
     down, right = (torch.arange(n, dtype=torch.float64, device="cpu") - (n - 1) / 2 for n in (height, width))
     cos, sin = math.cos(angle), math.sin(angle)

@@ -124,5 +124,5 @@ def logits_of(caller: str, model: Model, x: Tensor) -> Tensor:
 
 
 def outside_inference(x: Tensor) -> Tensor:
-    r"""X as a tensor that autograd may save: `torch.inference_mode` makes ones that it may not."""
+    r"""The tensor, or a copy that autograd may save: it saves none that `torch.inference_mode` made."""
     return x.clone() if x.is_inference() else x

@@ -22,9 +22,9 @@ from equilayers.metrics import equivariance_gaps
 from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance
 from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
 from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
-from equilayers.testing._outputs import call, name_of, output_of
+from equilayers.testing._outputs import call, name_of
 
-__all__ = ["Check", "Model", "Output", "compare", "name_of", "output_of", "require"]
+__all__ = ["Check", "Model", "Output", "compare", "name_of", "require"]
 
 Output = str | Callable[[int, Tensor], Tensor]
 ROUNDED = 1e-9  # relative, in float64: rounding stays below
@@ -130,14 +130,12 @@ def compare(
     allowed = Allowed(0.0 if bitwise else tolerance, atol)
     with undisturbed(model), torch.no_grad():
         runs = Runs.over(caller, model, x, group)
-        checks = [_judge(caller, runs, name, output, allowed) for name in runs.plain]
-        check = max(checks, key=_badness)
-        if check.passed:
-            check = _shown(caller, runs, output, allowed, check)
+        found = _judged(caller, runs, output, allowed)
+        check = found.check if not found.check.passed else _shown(caller, runs, output, found)
         if check.passed or check.nothing_shown or not diagnose or check.diagnosis:
             return check
         action = _action(caller, group, output, runs.plain[check.output])
-        kind, location = _diagnosis(model, x, group, action, check)
+        kind, location = _diagnosis(caller, model, x, group, action, check)
     return replace(check, diagnosis=kind, location=location)
 
 
@@ -173,38 +171,74 @@ class Runs:
         return cls(model, x, group, plain, moved, noisy, mixed, still)
 
 
+class Judged(NamedTuple):
+    r"""The worst check of all outputs, how far other inputs change them, and whether by much more than is allowed."""
+
+    check: Check
+    change: float
+    sharp: bool
+
+
+def _judged(caller: str, runs: Runs, output: Output | Action, allowed: Allowed) -> Judged:
+    found = [_judge(caller, runs, name, output, allowed) for name in runs.plain]
+    worst = max((one.check for one in found), key=_badness)
+    return Judged(worst, max(one.change for one in found), any(one.sharp for one in found))
+
+
 def _badness(check: Check) -> tuple[bool, float]:
     return not check.passed, check.error / check.tolerance if check.tolerance else check.error
 
 
-def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed: Allowed) -> Check:
-    r"""The law for one of the outputs, also where samples are moved by different elements."""
-    y, moved = runs.plain[name], [outputs.get(name) for outputs in runs.moved]
-    if any(after is None for after in moved):
-        refuse(caller, "the same outputs for every moved input", f"none of name {name!r} for one of them", "Return it.")
-    outputs = [after for after in moved if after is not None]
+def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed: Allowed) -> Judged:
+    r"""The law for one of the outputs."""
+    missing = [g for g, outputs in enumerate(runs.moved, start=1) if name not in outputs]
+    if missing:
+        refuse(
+            caller,
+            "the same outputs for every moved input",
+            f"none of name {name!r} for g = {missing[0]}",
+            "Return it.",
+        )
+    y, moved, noisy = runs.plain[name], [outputs[name] for outputs in runs.moved], runs.noisy.get(name)
     action = _action(caller, runs.group, output, y)
-    found = list(equivariance_gaps(caller, action.move, y, enumerate(outputs, start=1)))
-    scale = _scale([y, *outputs], runs.noisy.get(name))
-    largest_error = allowed.at(scale, rounding(runs.model, y.dtype))
-    check = _worst(action, y, outputs, found, scale, largest_error)
+    found = list(equivariance_gaps(caller, action.move, y, enumerate(moved, start=1)))
+    scale = _scale([y, *moved], noisy)
+    limit = allowed.at(scale, rounding(runs.model, y.dtype))
+    check = _worst(action, y, moved, found, scale, limit)
     check = replace(check, output=name, dtype=str(y.dtype).removeprefix("torch."))
-    if not check.passed or runs.mixed is None or len(y) != len(runs.x) or name not in runs.mixed:
+    if check.passed:
+        check = _unmixed(caller, runs, check, limit)
+    change = _change(y, noisy)
+    sharp = (change > 0) & (allowed.given | (limit.flatten() <= SHARP * change))
+    return Judged(check, float(change.max()), bool(sharp.any()))
+
+
+def _unmixed(caller: str, runs: Runs, check: Check, limit: Tensor) -> Check:
+    r"""A check that passed, failed where samples that are moved by different elements come out otherwise."""
+    y, moved = runs.plain[check.output], [outputs[check.output] for outputs in runs.moved]
+    mixed = (runs.mixed or {}).get(check.output)
+    if mixed is None or not y.ndim or len(y) != len(runs.x):
         return check
-    mixed = runs.mixed[name]
-    expected = torch.stack([outputs[i % len(outputs)][i] for i in range(len(y))]) if y.ndim else y
+    expected = torch.stack([moved[i % len(moved)][i] for i in range(len(y))])
     if mixed.shape != expected.shape:
         return check
-    off = next(equivariance_gaps(caller, lambda g, t: t, expected, [(1, mixed)]))  # noqa: ARG005
-    if bool((off <= largest_error).all()):
+    (off,) = equivariance_gaps(caller, lambda g, t: t, expected, [(1, mixed)])  # noqa: ARG005
+    if bool((off <= limit).all()):
         return check
     sample = int(off.reshape(len(off), -1).amax(1).argmax())
     reason = (
         "the samples of a batch influence each other: the output of a sample changes when the others are moved "
         "otherwise. Batch statistics, as of batch normalisation in training mode, do that"
     )
-    error = float(off.max())
-    return replace(check, passed=False, error=error, sample=sample, diagnosis=reason)
+    return replace(check, passed=False, error=float(off.max()), sample=sample, diagnosis=reason)
+
+
+def _change(y: Tensor, noisy: Tensor | None) -> Tensor:
+    r"""How far noise, or another sample, changes each channel of the output at most, (C,); 0 where that is unknown."""
+    if noisy is None or noisy.shape != y.shape or not y.numel():
+        return torch.zeros(1, dtype=torch.float64, device=y.device)
+    others = [noisy, y[:1].expand_as(y)] if y.ndim else [noisy]
+    return torch.stack([(_channels(t) - _channels(y)).abs().amax(1) for t in others]).amax(0)
 
 
 def _scale(outputs: list[Tensor], noisy: Tensor | None) -> Tensor:
@@ -251,27 +285,25 @@ def _worst(
     return Check(passed, error, size, limit, g + 1, sample, tuple(index), there, here)
 
 
-def _shown(caller: str, runs: Runs, output: Output | Action, allowed: Allowed, check: Check) -> Check:
+def _shown(caller: str, runs: Runs, output: Output | Action, found: Judged) -> Check:
     r"""A check that passed, if it could have failed; else the check in float64, or why nothing was shown."""
-    answers = [_answer(runs, name, allowed) for name in runs.plain]
     if runs.still:
         why = "the inputs are the same however they are moved"
     elif not any(bool(y.isfinite().any()) for y in runs.plain.values()):
         why = "no entry of the output is finite"
-    elif any(sharp for sharp, _ in answers):
-        return check
-    elif not any(change for _, change in answers):
+    elif found.sharp:
+        return found.check
+    elif not found.change:
         why = "the output is the same for every input, noise included"
     else:
         precise = _in_float64(caller, runs, output)
         if precise is not None:
             return precise
-        change = max(change for _, change in answers)
         why = (
-            f"noise changes the output by {change:.2g}, and a tolerance of {check.tolerance:.2g} for {check.dtype} is "
-            "not small beside that. Train the model, take other inputs, or pass a tolerance"
+            f"noise changes the output by {found.change:.2g}, and a tolerance of {found.check.tolerance:.2g} for "
+            f"{found.check.dtype} is not small beside that. Train the model, take other inputs, or pass a tolerance"
         )
-    return replace(check, passed=False, nothing_shown=why)
+    return replace(found.check, passed=False, nothing_shown=why)
 
 
 def _in_float64(caller: str, runs: Runs, output: Output | Action) -> Check | None:
@@ -284,23 +316,8 @@ def _in_float64(caller: str, runs: Runs, output: Output | Action) -> Check | Non
             wide = Runs.over(caller, precise, runs.x.double(), runs.group)
     except (RuntimeError, TypeError, ValueError):
         return None
-    allowed = Allowed(STRUCTURAL, None)  # weights may follow the group to float32 only
-    check = max((_judge(caller, wide, name, output, allowed) for name in wide.plain), key=_badness)
-    shown = any(_answer(wide, name, allowed)[0] for name in wide.plain)
-    return check if shown or not check.passed else None
-
-
-def _answer(runs: Runs, name: str, allowed: Allowed) -> tuple[bool, float]:
-    r"""Whether other inputs change some channel of the output by much more than is allowed, and the largest change."""
-    y, noisy = runs.plain[name], runs.noisy.get(name)
-    if noisy is None or noisy.shape != y.shape or not y.numel():
-        return False, 0.0
-    others = [noisy, y[:1].expand_as(y)] if y.ndim else [noisy]
-    change = torch.stack([(_channels(t) - _channels(y)).abs().amax(1) for t in others]).amax(0)
-    scale = _scale([y, *(outputs[name] for outputs in runs.moved)], noisy).flatten()
-    limit = allowed.at(scale, rounding(runs.model, y.dtype))
-    sharp = (change > 0) & (allowed.given | (limit <= SHARP * change))
-    return bool(sharp.any()), float(change.max())
+    found = _judged(caller, wide, output, Allowed(STRUCTURAL, None))  # weights may follow the group to float32 only
+    return found.check if found.sharp or not found.check.passed else None
 
 
 def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Action:
@@ -316,7 +333,9 @@ def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Ac
     return declared(group, output)
 
 
-def _diagnosis(model: Model, x: Tensor, group: Group, action: Action, check: Check) -> tuple[str, Break | None]:
+def _diagnosis(
+    caller: str, model: Model, x: Tensor, group: Group, action: Action, check: Check
+) -> tuple[str, Break | None]:
     r"""Whether float64 makes the error go away, and where the symmetry is lost."""
     x = x if len(x) <= FEW else x[[check.sample, check.sample - 1]]
     try:
@@ -326,7 +345,7 @@ def _diagnosis(model: Model, x: Tensor, group: Group, action: Action, check: Che
         location, lost = None, f"; no place was found: {error}"
     if location is not None and location.kind == "random":
         return "random: two identical calls differ", location
-    wide = _in_double(model, x, group, check.output)
+    wide = _outputs_in_double(caller, model, x, group, check.output)
     if isinstance(wide, str):
         return f"structural or numerical: {wide}{lost}", location
     relative = distance(action, wide[0], wide[1:])
@@ -343,14 +362,14 @@ def _diagnosis(model: Model, x: Tensor, group: Group, action: Action, check: Che
     return f"structural: {left} as well{lost}", location
 
 
-def _in_double(model: Model, x: Tensor, group: Group, name: str) -> list[Tensor] | str:
+def _outputs_in_double(caller: str, model: Model, x: Tensor, group: Group, name: str) -> list[Tensor] | str:
     r"""The outputs over the orbit in float64, or why there are none."""
     precise = in_double(model)
     if precise is None:
         return "it cannot be copied to float64"
     try:
         with evaluation(precise):
-            runs = [call("compare", precise, group.act(g, x.double()), "float64") for g in range(group.order)]
+            runs = [call(caller, precise, group.act(g, x.double()), "float64") for g in range(group.order)]
         return [outputs[name] for outputs in runs]
     except (RuntimeError, TypeError, ValueError) as error:
         return f"it does not run in float64 ({str(error.__cause__ or error).splitlines()[0]})"

@@ -19,7 +19,7 @@ def name_of(model: Model) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
 
 
-def output_of(caller: str, out: Any) -> Tensor:
+def one_output(caller: str, out: Any) -> Tensor:
     r"""The one tensor that a model returns, also as `logits` of something larger; TypeError otherwise."""
     found = outputs_of(caller, out)
     if len(found) != 1:

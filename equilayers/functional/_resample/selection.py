@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from equilayers._checks import Pair
+from equilayers._checks import Pair, widened
 from equilayers.functional._hashing import FAR, NEAR, mixed, odd_numbers
 
 MANTISSA = 52  # whole numbers below 2^53 add up exactly in float64
@@ -30,7 +30,7 @@ def choose(x: Tensor, strides: Pair, norm: float) -> Tensor:
     x = x.detach()
     if x.is_meta:
         return x.new_empty(len(x), 2, dtype=torch.int64)
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    x = widened(x)
     if x[:1].numel() == 0 or len(x) == 0:
         return torch.zeros(len(x), 2, dtype=torch.int64, device=x.device)
     keys = _norms(x, strides, norm).flatten(1)
@@ -131,7 +131,7 @@ def _seen(h: Tensor) -> Tensor:
 
 def choose_quickly(x: Tensor, strides: Pair, norm: float) -> Tensor:
     r"""The choice by rounded norms, of plain operations, for graphs that leave torch."""
-    precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    precise = widened(x)
     norms = torch.linalg.vector_norm(components(precise, strides).flatten(3), norm, -1)
     return _place(norms.flatten(1).argmax(1), strides)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers._checks import Pair
+from equilayers._checks import Pair, widened
 from equilayers.functional._resample.axes import Axis, BlurSpec
 from equilayers.functional._resample.blur import blur_bitwise
 
@@ -48,7 +48,7 @@ def window_mean(x: Tensor, window: Pair) -> Tensor:
     r"""The mean over every window of maps (..., H, W), bitwise."""
     if torch.compiler.is_compiling():
         return _by_torch(F.avg_pool2d, x, window)
-    precise = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    precise = widened(x)
     down, right = (
         Axis((1.0,) * k, 0, 1, length - k + 1, length, "zeros") for k, length in zip(window, x.shape[-2:], strict=True)
     )

@@ -1,6 +1,7 @@
 """What the parts of the study say of made-up numbers: every claim comes out true or false as the numbers are."""
 
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from baselines.study.parts.shift import ShiftPart
 from baselines.study.parts.spectral_decay import DecayPart
 from baselines.study.parts.table1 import TablePart
 from baselines.study.parts.tsne import TsnePart
+from baselines.study.runner import StandaloneJob
 from baselines.study.runs import Result
 from baselines.study.tables import PAPER_COLUMNS
 from equilayers.groups import group_from_name
@@ -285,13 +287,14 @@ def test_a_rising_singular_value_or_an_inexact_flow_is_a_false_claim(flow: Resul
 
 
 def test_the_flow_is_of_the_groups_of_the_plan_and_one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a job that is sent to another process."""
     monkeypatch.setattr("baselines.study.parts.gradient_flow.SAMPLES", 5)
     asked, told = plan("--groups", "C4", "D4"), []
-    results = FlowPart().results(asked, tmp_path, told.append, resume=False)
-    assert [result["group"] for result in results] == ["R4", "D4"]
+    job = pickle.loads(pickle.dumps(StandaloneJob("flow", asked, tmp_path, resume=False)))
+    results = job.carry_out(told.append)
+    assert [(result["group"], result["images"]) for result in results] == [("R4", 5), ("D4", 5)]
     assert told == [1, 2]
-    assert FlowPart().steps(asked) == 2
-    assert results[0]["images"] == 5
+    assert job.steps == 2
     assert FlowPart().page(results).verdict == "holds"
 
 

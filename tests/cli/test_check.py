@@ -28,7 +28,7 @@ from equilayers.metrics import (
     saliency_invariance_similarity,
 )
 from pages import ROOT
-from planted import C4
+from strategies import C4
 
 MODELS = """
 import torch

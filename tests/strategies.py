@@ -29,6 +29,8 @@ def _symmetric_table(n: int) -> list[list[int]]:
 
 
 S3, A4, S4, QUATERNIONS = drawn.PERMUTATIONS
+# Rotations of the cube, as they permute its faces +x, -x, +y, -y, +z, -z.
+OCTAHEDRAL = PermutationGroup([[2, 3, 1, 0, 4, 5], [0, 1, 4, 5, 3, 2]])
 TRIVIAL = PermutationGroup([[0, 1, 2]])
 S3_TWO_SIDED = DirectProduct(regular(_symmetric_table(3)), regular(_symmetric_table(3), right=True))
 

@@ -20,7 +20,7 @@ from equilayers._modules import evaluation
 from equilayers.groups import Group, as_group
 from equilayers.metrics import equivariance_gaps
 from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance
-from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
+from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_breaks
 from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
 from equilayers.testing._outputs import call, name_of
 
@@ -30,6 +30,7 @@ Output = str | Callable[[int, Tensor], Tensor]
 ROUNDED = 1e-9  # relative, in float64: rounding stays below
 FEW = 4  # samples that the diagnosis looks at all of
 SHARP = 0.05  # a tolerance shows something where it is at most this share of what another input changes
+MENTIONED = 12  # places in a message, besides the first
 OUTPUTS = ("auto", "image", "regular", "vector")
 
 
@@ -40,8 +41,8 @@ class Check:
     passed: the law holds, and that was shown. error: largest absolute difference, measured by what is allowed there.
     scale: size of the outputs there. tolerance: largest error allowed there. element, sample, index: where the error is
     largest; expected, found: the two numbers there. output: which of several outputs, by name. nothing_shown: why the
-    check could not have failed, empty where it could. dtype: what the model was judged in. diagnosis, location: why a
-    failed check failed.
+    check could not have failed, empty where it could. dtype: what the model was judged in. diagnosis: why a failed
+    check failed. locations: all places where the symmetry is lost.
     """
 
     passed: bool
@@ -57,7 +58,12 @@ class Check:
     nothing_shown: str = ""
     dtype: str = ""
     diagnosis: str = ""
-    location: Break | None = None
+    locations: tuple[Break, ...] = ()
+
+    @property
+    def location(self) -> Break | None:
+        r"""The first place where the symmetry is lost."""
+        return self.locations[0] if self.locations else None
 
     @property
     def relative_error(self) -> float:
@@ -76,7 +82,14 @@ class Check:
             lines.append(f"diagnosis: {self.diagnosis}")
         if self.location is not None:
             lines.append(f"lost at:   {self.location}")
+        lines += [f"also at:   {line}" for line in self.others(MENTIONED)]
         return "\n".join(lines)
+
+    def others(self, most: int) -> list[str]:
+        r"""A line for each of the other places where the symmetry is lost, up to so many."""
+        others = self.locations[1:]
+        lines = [f"{found.path or 'the model itself'}: {found.name}: {found.why}" for found in others[:most]]
+        return [*lines, *([f"{len(others) - most} more: locate_breaks has all"] if len(others) > most else [])]
 
 
 def require(check: Check, caller: str, model: Model, group: Group | str) -> None:
@@ -121,6 +134,7 @@ def compare(
     diagnose: bool = True,
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
+    __tracebackhide__ = True
     group, x, _ = orbit_inputs(caller, model, x, group)
     if not x.numel():
         refuse(caller, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
@@ -135,8 +149,8 @@ def compare(
         if check.passed or check.nothing_shown or not diagnose or check.diagnosis:
             return check
         action = _action(caller, group, output, runs.plain[check.output])
-        kind, location = _diagnosis(caller, model, x, group, action, check)
-    return replace(check, diagnosis=kind, location=location)
+        kind, locations = _diagnosis(caller, model, x, group, action, check)
+    return replace(check, diagnosis=kind, locations=tuple(locations))
 
 
 @dataclass(frozen=True)
@@ -158,8 +172,12 @@ class Runs:
     @classmethod
     def over(cls, caller: str, model: Model, x: Tensor, group: Group) -> Runs:
         r"""Run the model."""
+        __tracebackhide__ = True
         orbit = [group.act(g, x) for g in range(group.order)]
-        plain, *moved = (call(caller, model, gx, f"g·x for g = {g}") for g, gx in enumerate(orbit))
+        outputs = {}
+        for g, gx in enumerate(orbit):
+            outputs[g] = call(caller, model, gx, f"g·x for g = {g}")
+        plain, *moved = outputs.values()
         still = all(torch.equal(gx, x) for gx in orbit[1:])
         away = max(float((gx - x).abs().max()) for gx in orbit[1:] if gx.shape == x.shape) if not still else 1.0
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu") / 2
@@ -335,31 +353,30 @@ def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Ac
 
 def _diagnosis(
     caller: str, model: Model, x: Tensor, group: Group, action: Action, check: Check
-) -> tuple[str, Break | None]:
+) -> tuple[str, list[Break]]:
     r"""Whether float64 makes the error go away, and where the symmetry is lost."""
     x = x if len(x) <= FEW else x[[check.sample, check.sample - 1]]
     try:
-        location = locate_break(model, x, group)
-        lost = ""
+        places, lost = locate_breaks(model, x, group), ""
     except Exception as error:  # whatever it is, what the check has found is to be told
-        location, lost = None, f"; no place was found: {error}"
-    if location is not None and location.kind == "random":
-        return "random: two identical calls differ", location
+        places, lost = [], f"; no place was found: {error}"
+    if places and places[0].kind == "random":
+        return "random: two identical calls differ", places
     wide = _outputs_in_double(caller, model, x, group, check.output)
     if isinstance(wide, str):
-        return f"structural or numerical: {wide}{lost}", location
+        return f"structural or numerical: {wide}{lost}", places
     relative = distance(action, wide[0], wide[1:])
     left = f"in float64 the error is {relative:.2g} of the largest output"
     if relative <= ROUNDED:
-        return f"numerical: {left}{lost}", location
+        return f"numerical: {left}{lost}", places
     if relative <= STRUCTURAL:
-        return f"numerical: {left}, which weights that follow the group to float32 may leave{lost}", location
-    if location is None and not lost:
+        return f"numerical: {left}, which weights that follow the group to float32 may leave{lost}", places
+    if not places and not lost:
         others = candidates(group, wide[0].shape, [])
         how = next((a.name for a in others if distance(a, wide[0], wide[1:]) <= STRUCTURAL), "in some other way")
         hint = "pool over what moves" if action.fixed else f"it does not move as declared ({action.name})"
-        return f"structural: every module is equivariant, and so is the output ({how}): {hint}", None
-    return f"structural: {left} as well{lost}", location
+        return f"structural: every module is equivariant, and so is the output ({how}): {hint}", []
+    return f"structural: {left} as well{lost}", places
 
 
 def _outputs_in_double(caller: str, model: Model, x: Tensor, group: Group, name: str) -> list[Tensor] | str:

@@ -196,8 +196,9 @@ UNSEEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
 def test_what_no_module_tells_is_seen_by_running_it(what: str) -> None:
     make, reason = UNSEEN[what]
     made, report = to_equivariant(make(), C4, X)
-    (entry,) = report.of("refused")
+    entry, *places = report.of("refused")
     assert (entry.path, entry.done) == ("", "refused")
+    assert places
     assert entry.reason.startswith(reason) or reason in entry.reason
     assert_honest(made, report)
 
@@ -359,8 +360,9 @@ def test_a_fault_is_seen_where_little_of_the_input_is_left() -> None:
             nn.init.normal_(module.weight, std=1e-3)
     with pytest.raises(AssertionError, match="nothing was shown"):
         assert_invariant(made, X, C4)
-    (entry,) = report.of("refused")
+    entry, place = report.of("refused")
     assert "off by" in entry.reason
+    assert "pads more on one side" in place.reason
 
 
 def test_from_weights_says_what_it_cannot_take() -> None:
@@ -372,7 +374,7 @@ def test_from_weights_says_what_it_cannot_take() -> None:
         (up, "has no weights for it"),
     ):
         assert reason in to_equivariant(model, C4, X, from_weights=True)[1].of("refused")[0].reason
-    made, report = to_equivariant(ended(nn.GroupNorm(4, 8)), C4, X)
+    made, report = to_equivariant(ended(nn.GroupNorm(4, 8), nn.ReLU()), C4, X)
     assert report.complete
     assert made[1].norm.num_groups == 2
 

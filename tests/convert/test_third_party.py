@@ -96,11 +96,13 @@ def test_sizes_that_the_unet_itself_does_not_take(third_party: Networks) -> None
 
 
 def test_padding_on_one_side_is_found(third_party: Networks) -> None:
-    """What a forward method does itself is not converted: the report says that it is wrong, and locate_break where."""
+    """What a forward method does itself is not converted: the report says that it is wrong, and where."""
     network = third_party["MONAI BasicUNet"]
     made, report = to_equivariant(network.make(), C4, images(4, 57))
-    (refused,) = report.of("refused")
+    refused, *places = report.of("refused")
     assert "not an image that moves with the input" in refused.reason
+    assert places
+    assert {place.reason for place in places} == {"it pads more on one side than on the other: Pad all sides alike"}
     train(made, images(4, 64), 1)
     with pytest.raises(AssertionError, match="it pads more on one side"):
         assert_equivariant(made, images(4, 57), C4)

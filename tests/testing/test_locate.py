@@ -174,9 +174,9 @@ def test_functions_and_results_of_other_kinds() -> None:
     assert (found.path, found.name, found.kind) == ("", "Tensor.cumsum", "structural")
     assert "the model itself" in str(found)
     net = Net(C4, FAULTS["roll"].make())
-    hidden = locate_break(net.forward, x, C4)  # a module in float32 that is not seen to be one
+    hidden = locate_break(net.forward, x, C4)
     assert hidden is not None
-    assert (hidden.name, hidden.kind) == ("Tensor.roll", "structural or numerical")
+    assert (hidden.path, hidden.name, hidden.kind) == ("fault", "Tensor.roll", "structural")
 
     class Output:
         def __init__(self, logits: Tensor) -> None:

@@ -36,7 +36,8 @@ def to_equivariant(
     steps and resizing around them stay as they are; normalisations share statistics over a fiber; what subsamples is
     blurred, so that it is exact at every size; the first linear layer reads the mean over each fiber. Where the output
     of a convolution is that of the model, as in a segmentation network, it is an image: its fibers are averaged. The
-    result is run on x and a moved x: if it is not what it should be, the last entry of the report says so.
+    result is run on x and a moved x: if it is not what it should be, or if that shows nothing, the last entries of the
+    report say so, and where the symmetry is lost.
 
     Args:
         model: images (B, C, H, W) to logits (B, K), then the result is invariant, or to images (B, K, H', W'), then it
@@ -83,14 +84,16 @@ def to_equivariant(
 
     made, entries = convert_modules(made, convert)
     name = type(model).__name__
-    if conversion.images and not conversion.heads and flow.single:
+    averaged = bool(conversion.images) and not conversion.heads and flow.single
+    if averaged:
         mean = FiberMean(group.order)
         made = nn.Sequential(made, mean)
         reason = "its fibers are averaged, after it: what it puts out is an image"
         entries.append(entry("", name, Replaced(mean, reason)))
-    problem = shortcoming(made, group, x, flow.shapes)
-    if problem is not None:
-        entries.append(entry("", name, problem))
+    refused = {each.path for each in entries if each.done == "refused"}
+    for path, described, problem in shortcoming(made, group, x, flow.shapes):
+        inner = path.removeprefix("0.") if averaged else path
+        entries += [] if inner in refused else [entry(inner, described or name, problem)]
     return made, report(entries, model, made)
 
 

@@ -26,6 +26,15 @@ from equilayers.functional._polyphase import check_polyphase as check_polyphase
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import ORBIT_REDUCTIONS as ORBIT_REDUCTIONS
 from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
+from equilayers.functional._position import (
+    position_embedding,
+    prepend_tokens,
+    relative_position_bias,
+    relative_position_orbits,
+    rotary_embedding,
+    rotary_tables,
+    rotate_pairs,
+)
 from equilayers.functional._resample import custom_ops as custom_ops
 from equilayers.functional._resample.axes import BlurSpec as BlurSpec
 from equilayers.functional._resample.axes import binomial as binomial
@@ -36,6 +45,7 @@ from equilayers.functional._steerable_basis import basis as basis
 from equilayers.functional._steerable_basis import draw_steered as draw_steered
 from equilayers.functional._weight_cache import WeightCache as WeightCache
 from equilayers.functional._weight_cache import is_plain as is_plain
+from equilayers.functional._windows import window_mask, window_merge, window_partition
 from equilayers.groups import rotate
 
 __all__ = [
@@ -51,7 +61,17 @@ __all__ = [
     "orbit_pool",
     "polyphase_pool2d",
     "polyphase_unpool2d",
+    "position_embedding",
+    "prepend_tokens",
+    "relative_position_bias",
+    "relative_position_orbits",
     "reynolds",
+    "rotary_embedding",
+    "rotary_tables",
     "rotate",
     "rotate_harmonic",
+    "rotate_pairs",
+    "window_mask",
+    "window_merge",
+    "window_partition",
 ]

@@ -9,6 +9,12 @@ from equilayers.nn._harmonic_activation import HarmonicBatchNorm, HarmonicMagnit
 from equilayers.nn._linear import GroupLinear, LiftingLinear
 from equilayers.nn._polyphase import PolyphasePool2d
 from equilayers.nn._pool import InvariantAvgPool2d, OrbitPool
+from equilayers.nn._position import (
+    GroupPositionEmbedding,
+    GroupRelativePositionBias,
+    GroupRotaryEmbedding,
+    GroupTokens,
+)
 
 __all__ = [
     "AvgBlurPool2d",
@@ -16,6 +22,10 @@ __all__ = [
     "BlurPool2d",
     "GroupConv2d",
     "GroupLinear",
+    "GroupPositionEmbedding",
+    "GroupRelativePositionBias",
+    "GroupRotaryEmbedding",
+    "GroupTokens",
     "HarmonicBatchNorm",
     "HarmonicConv2d",
     "HarmonicMagnitude",

@@ -16,8 +16,11 @@ from torch import Tensor
 
 from equilayers._files import html_page, strict, table, tag, write_text
 from equilayers.groups import Group, as_group
-from equilayers.testing._comparison import Check, Model, Output, compare, name_of, require
+from equilayers.testing._check import Check, require
+from equilayers.testing._comparison import Output, compare
 from equilayers.testing._diagnosis.actions import Action, invariant
+from equilayers.testing._execution import Model
+from equilayers.testing._outputs import name_of
 
 PROPERTY = "equilayers.invariance"
 

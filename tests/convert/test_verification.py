@@ -35,7 +35,7 @@ LOPSIDED = [
         "pads more on one side",
     ),
     ("Tensor.roll", lambda: [Does(lambda t: t.roll(1, -1)), nn.Conv2d(8, 8, 3)], "shifts along one axis"),
-    ("interpolate", lambda: [Does(lambda t: F.interpolate(t, size=7)), nn.Conv2d(8, 8, 3)], "mode='bilinear'"),
+    ("interpolate", lambda: [Does(lambda t: F.interpolate(t, size=7)), nn.Conv2d(8, 8, 3)], "bilinear"),
 ]
 
 
@@ -45,9 +45,8 @@ def test_what_refuses_the_whole_model_is_named(
     what: str, layers: Callable[[], list[nn.Module]], words: str, images: bool
 ) -> None:
     made, report = to_equivariant(network(*layers(), images=images), "C4", torch.randn(2, 1, 16, 16))
-    whole, place = report.of("refused")
-    assert whole.path == ""
-    assert place.path == "3", what
+    whole, place = sorted(report.of("refused"), key=lambda entry: entry.path)
+    assert (whole.path, place.path) == ("", "3"), what
     assert words in place.reason
     assert str(place) in str(report)
     assert made.training
@@ -80,14 +79,13 @@ def test_an_untrained_efficientnet_names_its_padding() -> None:
 
     net = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=3, num_classes=5)
     made, report = to_equivariant(net, "C4", torch.randn(2, 3, 32, 32))
-    whole, *places = report.of("refused")
-    assert "not the same for moved inputs" in whole.reason
-    assert places[0].path == "_conv_stem_padding"
-    assert places[0].before == "ConstantPad2d(padding=(0, 1, 0, 1), value=0.0)"
-    assert {place.reason for place in places} == {"it pads more on one side than on the other: Pad all sides alike"}
+    places = {entry.path: entry for entry in report.of("refused")}
+    assert "not the same for moved inputs" in places.pop("").reason
+    assert places["_conv_stem_padding"].before == "ConstantPad2d(padding=(0, 1, 0, 1), value=0.0)"
+    assert all("pads more on one side" in place.reason for place in places.values())
     lopsided = [
         path
         for path, module in made.named_modules()
         if isinstance(module, nn.ConstantPad2d) and len(set(module.padding)) > 1
     ]
-    assert {place.path for place in places} <= set(lopsided)
+    assert set(places) <= set(lopsided)

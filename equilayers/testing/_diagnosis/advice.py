@@ -25,6 +25,21 @@ class Advice(NamedTuple):
     hint: str
 
 
+class Window(NamedTuple):
+    r"""A window along one axis of a map of that size."""
+
+    size: int
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+
+    @property
+    def span(self) -> int:
+        r"""How far apart the first and the last place of the window may be."""
+        return self.size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1
+
+
 CONVERT = "Convert the whole model with equilayers.convert.to_equivariant(model, group, x)"
 CONVOLUTIONS = "build it of LiftingConv2d and GroupConv2d"
 STRIDES = ", with stride 1 and BlurPool2d for each stride"
@@ -201,26 +216,21 @@ def _of_stride(event: Event, module: nn.Module, group: Group) -> str | None:
         found = _window(event, module, axis)
         if found is not None:
             size, kernel, stride, padding, dilation = found
-            span = _span(*found)
+            span = found.span
             if span % stride:
                 sum_ = f"{size} + 2·{padding} - {dilation}·{kernel - 1} - 1 = {span}"
                 return f"stride {stride} samples {size} pixels lopsidedly: {sum_} is no multiple of {stride}"
     return None
 
 
-def _window(event: Event, module: nn.Module, axis: int) -> tuple[int, int, int, int, int] | None:
+def _window(event: Event, module: nn.Module, axis: int) -> Window | None:
     r"""Size of the map, kernel, stride, padding and dilation along an axis; None if one of them is in words."""
     names = ("kernel_size", "stride", "padding", "dilation")
     settings = [_along(axis, getattr(module, name, 0 if name == "padding" else 1)) for name in names]
     if None in settings:
         return None
     kernel, stride, padding, dilation = (number or 0 for number in settings)
-    return event.inputs[0].shape[axis], kernel, stride, padding, dilation
-
-
-def _span(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:  # noqa: ARG001
-    r"""How far apart the first and the last place of the window may be."""
-    return size + 2 * padding - dilation * (kernel - 1) - 1
+    return Window(event.inputs[0].shape[axis], kernel, stride, padding, dilation)
 
 
 def _settings(event: Event, module: nn.Module, *, keep: bool = False) -> str:

@@ -34,7 +34,9 @@ def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Siz
                 y, *moved = (list(tensors(wide(group.act(g, inputs).clone()))) for g in elements)
             return _compared(group, elements[1:], y, moved, shapes)
         except Exception as error:  # a model of others may raise anything
-            problem = Refused(f"it does not run any more: {str(error).splitlines()[0]}")
+            problem = Refused(
+                f"it does not run any more: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            )
     return problem
 
 

@@ -31,6 +31,14 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
+def matmul_into(a: Tensor, b: Tensor, out: Tensor) -> None:
+    r"""Write the product a @ b of matrices into `out`, which may be some columns of a larger matrix."""
+    if type(a) is type(b) is Tensor and _suits(a, b) and _onednn():
+        out.copy_(_linear(a, b, None))
+    else:
+        torch.mm(a, b, out=out)
+
+
 def onednn_products(x: Tensor) -> contextlib.AbstractContextManager[object]:
     r"""Within it the large products of any code, autograd's included, on float32 like x go through oneDNN as well."""
     plain = x.dtype == torch.float32 and x.device.type == "cpu" and type(x) is Tensor

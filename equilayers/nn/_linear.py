@@ -88,22 +88,24 @@ class LiftingLinear(nn.Module):
 
 
 class GroupLinear(nn.Module):
-    r"""The equivariant linear layer between regular features.
+    r"""The equivariant linear layer between regular features, at every position alike.
 
-    `y[b, o, h] = sum_{c,k} weight[o, c, h^-1 k] f[b, c, k] + bias_o`, input (B, in_features, |G|), output
-    (B, out_features, |G|).
+    `y[b, o, h, s] = sum_{c,k} weight[o, c, h^-1 k] f[b, c, k, s] + bias_o`, input (B, in_features, |G|, *S), output
+    (B, out_features, |G|, *S): vectors, tokens (B, C, |G|, N), maps (B, C, |G|, H, W).
 
     Args:
         group: the symmetry, or its name, "C4".
         in_features: number of input features, C.
         out_features: number of output features.
         bias: learn a bias, one per feature, shared over the fiber.
-        algorithm: "auto", "bitwise", "orbit", "dense" or "fourier"; see `equilayers.functional.lift_linear`.
+        algorithm: "auto" (the fastest, for tokens), "bitwise", "orbit", "dense" or "fourier"; see
+            `equilayers.functional.group_linear`.
 
     Attributes:
         weight: (out_features, in_features, |G|), initialised as in torch.nn.Linear.
         bias: (out_features,) or None.
-        exactness: "bitwise"; "rounding" with "auto" and "dense".
+        exactness: "bitwise"; "rounding" with "auto" and "dense", and with "fourier" for a group without an exact
+            transform.
 
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.

@@ -1,0 +1,115 @@
+r"""Attention between the positions of regular features: one softmax per head, inner products over the whole fiber."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers._checks import check_float, check_same_dtype, check_tensor, refuse
+from equilayers.functional._fourier.tokens import from_tokens, to_tokens
+
+
+def group_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    *,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    r"""Attention whose weights are invariant: tokens are the positions of regular features.
+
+    `y_s = sum_t softmax_t(<q_s, k_t> / sqrt(d)) v_t`, for each head by itself; the inner product runs over the channels
+    of the head and the fiber, d = C |G| / num_heads numbers. A group element that moves query and key alike leaves it
+    as it is.
+
+    Args:
+        query: regular feature (B, C, |G|, *S), floating-point.
+        key: regular feature (B, C', |G|, *T); C' = C, or C / num_heads times the number of key heads, which must divide
+            num_heads (grouped-query attention).
+        value: regular feature (B, C', |G|, *T).
+        num_heads: heads that the channels of the query are split into.
+        attn_mask: which key each query may see, broadcast to (B, num_heads, N, M), with N positions of the query and M
+            of the key: bool (True takes part) or a number that is added to the scores, as in
+            torch.nn.functional.scaled_dot_product_attention.
+        is_causal: position s sees positions up to s only.
+
+    Returns:
+        Regular feature (B, C, |G|, *S).
+
+    Raises:
+        TypeError: a tensor is not floating-point, or of another dtype.
+        ValueError: shapes that do not fit, heads that do not divide C, no positions.
+
+    Law: `group_attention(act_regular(g, q), act_regular(g, k), act_regular(g, v)) == act_regular(g, y)` for all g, to
+        rounding, without a mask or with one that moves with the positions.
+
+    Source: Vaswani et al. 2017, Eq. 1 (arXiv:1706.03762); Romero and Cordonnier 2021, section 4 (arXiv:2010.00977).
+    """
+    caller = "group_attention"
+    for name, f in ("query", query), ("key", key), ("value", value):
+        check_float(caller, name, check_tensor(caller, name, f))
+        check_same_dtype(caller, name, f, query)
+        if f.ndim < 4:
+            hint = "Tokens stand on the trailing axes: (B, C, |G|, N) or (B, C, |G|, H, W)."
+            refuse(caller, f"{name} of shape (B, C, |G|, *positions)", tuple(f.shape), hint)
+        if f.shape[2] != query.shape[2] or f.shape[0] != query.shape[0]:
+            hint = "All three must have one batch and one fiber."
+            refuse(caller, f"{name} with the batch and fiber of query, {tuple(query.shape[::2][:2])}", tuple(f.shape), hint)
+    batch = len(query)
+    if key.shape[3:] != value.shape[3:] or key.shape[1] != value.shape[1]:
+        hint = "Each key has one value."
+        refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
+    heads = check_heads(caller, query.shape[1], key.shape[1], num_heads)
+    split = [to_tokens(f).unflatten(0, (batch, -1)) for f in (query, key, value)]
+    split = [f.unflatten(-1, (count, -1)) for f, count in zip(split, (num_heads, heads, heads), strict=True)]
+    return from_tokens(attend(*split, attn_mask=attn_mask, is_causal=is_causal, caller=caller), query)
+
+
+def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -> int:
+    r"""The number of key heads, checked."""
+    if num_heads < 1 or channels % num_heads:
+        hint = "Each head has the same number of channels, with the whole fiber."
+        refuse(caller, f"num_heads that divides the {channels} channels", num_heads, hint)
+    width = channels // num_heads
+    heads = key_channels // width
+    if key_channels % width or not heads or num_heads % heads:
+        hint = f"They are the channels of a number of heads of width {width} that divides num_heads={num_heads}."
+        refuse(caller, "channels of the key that make whole heads", key_channels, hint)
+    return heads
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    dropout: float = 0.0,
+    caller: str = "group_attention",
+) -> Tensor:
+    r"""Attention of heads (B, N, |G|, heads, d) in one orthonormal basis of the fiber, the regular one or another.
+
+    Returns:
+        Tokens (B·N, |G|, heads·d), contiguous.
+    """
+    batch, length, n, heads, width = query.shape
+    if not length or not key.shape[1]:
+        refuse(caller, "at least one position", (length, key.shape[1]), "Attention needs tokens to attend to.")
+    if attn_mask is not None:
+        _check_mask(caller, attn_mask, (batch, heads, length, key.shape[1]))
+    # A head's channels lie side by side only within a plane: the one copy that attention over a fiber costs.
+    q, k, v = (f.permute(0, 3, 1, 2, 4).flatten(3) for f in (query, key, value))
+    grouped = heads != key.shape[3]
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal, enable_gqa=grouped)
+    return y.unflatten(3, (n, width)).permute(0, 2, 3, 1, 4).reshape(batch * length, n, heads * width)
+
+
+def _check_mask(caller: str, mask: Tensor, shape: tuple[int, int, int, int]) -> None:
+    fits = 2 <= mask.ndim <= 4 and all(m in (1, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
+    if not fits:
+        hint = "A mask tells tokens apart, never the elements of the group: it has no axis for the fiber."
+        refuse(caller, f"attn_mask that broadcasts to (B, heads, N, M) = {shape}", tuple(mask.shape), hint)

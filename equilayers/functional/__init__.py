@@ -1,5 +1,9 @@
 r"""All the mathematics, as functions of plain tensors."""
 
+from equilayers.functional._attention import attend as attend
+from equilayers.functional._attention import attention_mask as attention_mask
+from equilayers.functional._attention import check_heads as check_heads
+from equilayers.functional._attention import group_attention
 from equilayers.functional._blur_pool import avg_blur_pool2d, blur_pool2d, max_blur_pool2d
 from equilayers.functional._blur_pool import blur_pool as blur_pool
 from equilayers.functional._conv import convolve as convolve
@@ -10,6 +14,12 @@ from equilayers.functional._convolution.geometry import ConvSpec as ConvSpec
 from equilayers.functional._convolution.geometry import check_plane_group as check_plane_group
 from equilayers.functional._convolution.geometry import check_size as check_size
 from equilayers.functional._convolution.geometry import conv_spec as conv_spec
+from equilayers.functional._fourier.spaces import ALL as ALL
+from equilayers.functional._fourier.spaces import TokenSpace as TokenSpace
+from equilayers.functional._fourier.spaces import TokenWeight as TokenWeight
+from equilayers.functional._fourier.spaces import token_space as token_space
+from equilayers.functional._fourier.tokens import from_tokens as from_tokens
+from equilayers.functional._fourier.tokens import to_tokens as to_tokens
 from equilayers.functional._harmonic import check_harmonic as check_harmonic
 from equilayers.functional._harmonic import check_orders as check_orders
 from equilayers.functional._harmonic import harmonic_filter as harmonic_filter
@@ -22,6 +32,7 @@ from equilayers.functional._linear import expand_matrix as expand_matrix
 from equilayers.functional._linear import group_linear, lift_linear
 from equilayers.functional._linear import linear as linear
 from equilayers.functional._linear import linear_spec as linear_spec
+from equilayers.functional._norm import group_layer_norm, group_rms_norm
 from equilayers.functional._polyphase import check_polyphase as check_polyphase
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import ORBIT_REDUCTIONS as ORBIT_REDUCTIONS
@@ -41,8 +52,11 @@ from equilayers.groups import rotate
 __all__ = [
     "avg_blur_pool2d",
     "blur_pool2d",
+    "group_attention",
     "group_conv2d",
+    "group_layer_norm",
     "group_linear",
+    "group_rms_norm",
     "harmonic_magnitude",
     "invariant_avg_pool2d",
     "lift_conv2d",

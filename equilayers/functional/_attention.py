@@ -57,7 +57,9 @@ def group_attention(
             refuse(caller, f"{name} of shape (B, C, |G|, *positions)", tuple(f.shape), hint)
         if f.shape[2] != query.shape[2] or f.shape[0] != query.shape[0]:
             hint = "All three must have one batch and one fiber."
-            refuse(caller, f"{name} with the batch and fiber of query, {tuple(query.shape[::2][:2])}", tuple(f.shape), hint)
+            refuse(
+                caller, f"{name} with the batch and fiber of query, {tuple(query.shape[::2][:2])}", tuple(f.shape), hint
+            )
     batch = len(query)
     if key.shape[3:] != value.shape[3:] or key.shape[1] != value.shape[1]:
         hint = "Each key has one value."
@@ -106,6 +108,26 @@ def attend(
     grouped = heads != key.shape[3]
     y = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal, enable_gqa=grouped)
     return y.unflatten(3, (n, width)).permute(0, 2, 3, 1, 4).reshape(batch * length, n, heads * width)
+
+
+def attention_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
+    r"""The two masks of torch.nn.MultiheadAttention, in which True is not seen, as one for `attend`.
+
+    attn_mask: (N, M), (heads, N, M) or (B, heads, N, M). key_padding_mask: (B, M), bool.
+    """
+    if key_padding_mask is not None:
+        if key_padding_mask.ndim != 2 or key_padding_mask.dtype != torch.bool:
+            got = f"{tuple(key_padding_mask.shape)}, {key_padding_mask.dtype}"
+            refuse("key_padding_mask", "a bool mask (B, M)", got, "True stands for keys that nobody sees.")
+        padding = key_padding_mask[:, None, None]
+        if attn_mask is None:
+            return ~padding
+        if attn_mask.dtype == torch.bool:
+            return ~(attn_mask | padding)
+        return attn_mask.masked_fill(padding, float("-inf"))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        return ~attn_mask
+    return attn_mask
 
 
 def _check_mask(caller: str, mask: Tensor, shape: tuple[int, int, int, int]) -> None:

@@ -2,7 +2,6 @@ r"""Normalisation of regular features over channels and fiber, position by posit
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -75,16 +74,3 @@ def _rows(caller: str, f: Tensor, weight: Tensor | None, bias: Tensor | None) ->
 
 def _feature(x: Tensor, n: int) -> Tensor:
     return x.unflatten(-1, (n, -1)).movedim(-2, 1).movedim(-1, 1)
-
-
-def normalised_coefficients(x: Tensor, eps: float, *, centred: bool) -> Tensor:
-    r"""Coefficients (R, |G|, C) in the orthonormal basis over their deviation, or root mean square if not `centred`.
-
-    The basis keeps sums of squares, and the mean is that of the trivial irrep, the first plane, over sqrt(|G|). It is
-    not subtracted: `CoefficientMap` subtracts it from the weight that comes next.
-    """
-    n, channels = x.shape[1:]
-    square = torch.linalg.vector_norm(x.flatten(1), dim=1).square() / (n * channels)
-    if centred:
-        square = square - x[:, 0].mean(1).square() / n
-    return x * torch.rsqrt(square.clamp(min=0) + eps)[:, None, None]

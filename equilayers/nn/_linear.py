@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import check_int
-from equilayers.functional import WeightCache, linear, linear_spec
+from equilayers.functional import ALL, TokenSpace, TokenWeight, WeightCache, linear, linear_spec
 from equilayers.functional.cost import ALGORITHMS
 from equilayers.groups import Group
 from equilayers.nn._algorithm import algorithm
@@ -154,6 +154,22 @@ class GroupLinear(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         return linear("GroupLinear", f, self.weight, self.bias, self.spec, self._cache)
+
+    def _on_tokens(
+        self,
+        space: TokenSpace,
+        x: Tensor,
+        *,
+        norm: TokenWeight | None = None,
+        scale: Tensor | None = None,
+        leaves: bool = False,
+    ) -> Tensor:
+        r"""The layer on tokens (R, |G|, C) in a space; `norm` and `scale` as of `TokenWeight`.
+
+        leaves: whether the output goes to `TokenSpace.leave_scaled`.
+        """
+        w = TokenWeight(self.weight, self.bias, scale=scale).after(norm)
+        return space.map(x, w, self._cache, scaled=ALL if leaves else 0)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}"

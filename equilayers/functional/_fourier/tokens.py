@@ -47,12 +47,12 @@ def token_linear(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, c
 def product(
     x: Tensor, weight: Tensor, bias: Tensor | None, kernel: TokenKernel, cache: WeightCache | None = None
 ) -> Tensor:
-    r"""Coefficients (R, |G|, C) to coefficients (R, |G|, O): the products of the kernel, differentiable."""
+    r"""Coefficients (R, |G|, C) to coefficients (R, |G|, O), the products of the kernel; differentiable."""
     if torch.compiler.is_compiling():
         return kernel.composed(x, weight, bias)
     if cache is None or torch.is_grad_enabled() or not is_plain(x, weight):
         return Correlate.apply(x, weight, bias, kernel)
-    operators = cache.get(weight, lambda: kernel.operators(weight), f"tokens {kernel.sides} {kernel.last}")
+    operators = cache.get(weight, lambda: kernel.operators(weight), f"tokens {kernel.scaled}")
     return kernel.biased_(kernel.apply(x.contiguous(), operators, weight.shape[0]), bias)
 
 
@@ -216,17 +216,19 @@ def _synthesis(x: Tensor, out: Tensor, group: Group) -> None:
         torch.sub(sums, pairs, out=opposite[:, :, 1])
 
 
+ALL = 1 << 62
+
+
 @dataclass(frozen=True)
 class TokenKernel:
     r"""The `Kernel` of coefficients x (R, |G|, C), weight (O, C, |G|) and y (R, |G|, O).
 
-    sides: how many of x and y come from `Analysis` or go to `Synthesis`, each of which leaves half of the scale to the
-    operators: 2 between tokens, 0 between coefficients in the orthonormal basis. last: whether y goes to `Synthesis`.
+    scaled: how many of the features, the first ones, are multiplied by the scale of each irrep: ALL that go to
+    `Synthesis`; one side of an inner product, `<x, y> = sum_i scale_i <x_i, y_i>`.
     """
 
     group: Group
-    sides: int = 2
-    last: bool = True
+    scaled: int = ALL
 
     def operators(self, weight: Tensor) -> list[Tensor]:
         r"""The matrix (w·O, w·C) of each irrep."""
@@ -235,9 +237,19 @@ class TokenKernel:
         entries = _images(self.group, weight.dtype, weight.device) @ weight.reshape(features * channels, -1).mT
         made = []
         for block, scale, part in zip(basis.blocks, basis.scales, entries.split(_entries(basis)), strict=True):
-            matrix = part.view(block.width, block.width, features, channels).transpose(1, 2) * scale ** (self.sides / 2)
+            matrix = part.view(block.width, block.width, features, channels).transpose(1, 2)
+            matrix = self._scale(matrix, scale, 1)
             made.append(matrix.reshape(block.width * features, block.width * channels))
         return made
+
+    def _scale(self, x: Tensor, scale: float, axis: int) -> Tensor:
+        r"""X times the scale in the first features."""
+        if self.scaled >= x.shape[axis]:
+            return x if scale == 1 else x * scale
+        if not self.scaled or scale == 1:
+            return x
+        first, rest = x.tensor_split([self.scaled], axis)
+        return torch.cat((first * scale, rest), axis)
 
     def apply(self, x: Tensor, operators: list[Tensor], features: int, *, adjoint: bool = False) -> Tensor:
         r"""Each operator, or its transpose, on the rows of its irrep."""
@@ -260,23 +272,23 @@ class TokenKernel:
             rows = x[:, block.slice].reshape(len(x), block.rows, -1)
             made.append((rows @ operator.mT).reshape(len(x), -1, features))
         if bias is not None:
-            made[0] = made[0] + bias * self._bias_scale
+            made[0] = made[0] + self._trivial(bias)
         return torch.cat(made, 1)
 
     def biased_(self, y: Tensor, bias: Tensor | None) -> Tensor:
         r"""The bias added in place: it reaches the trivial irrep alone."""
         if bias is not None:
-            y[:, 0].add_(bias, alpha=self._bias_scale)
+            y[:, 0].add_(self._trivial(bias))
         return y
 
     def bias_gradient(self, v: Tensor) -> Tensor:
         r"""The bias-gradient of <v, y>."""
-        return v[:, 0].sum(0) * self._bias_scale
+        return self._trivial(v[:, 0].sum(0))
 
-    @property
-    def _bias_scale(self) -> float:
+    def _trivial(self, bias: Tensor) -> Tensor:
+        r"""The coefficient of the trivial irrep of what is the bias on the whole group."""
         basis = irrep_basis(self.group)
-        return basis.order**0.5 * (basis.scales[0] ** 0.5 if self.last else 1.0)
+        return self._scale(bias * (basis.order / basis.scales[0]) ** 0.5, basis.scales[0], 0)
 
     def input_adjoint(self, v: Tensor, weight: Tensor) -> Tensor:
         return self.apply(v.contiguous(), self.operators(weight), weight.shape[1], adjoint=True)
@@ -287,8 +299,8 @@ class TokenKernel:
         parts = []
         for block, scale in zip(basis.blocks, basis.scales, strict=True):
             pairs = zip(_rows(v, block), _rows(x, block), strict=True)
-            total = functools.reduce(torch.add, (y.mT @ u for y, u in pairs)) * scale ** (self.sides / 2)
-            part = total.view(block.width, features, block.width, channels).transpose(1, 2)
+            total = functools.reduce(torch.add, (y.mT @ u for y, u in pairs))
+            part = self._scale(total.view(block.width, features, block.width, channels), scale, 1).transpose(1, 2)
             parts.append(part.reshape(block.width**2, features * channels))
         images = _images(self.group, v.dtype, v.device)
         return (images.mT @ torch.cat(parts)).mT.reshape(features, channels, -1)

@@ -1,0 +1,180 @@
+r"""Multi-head attention between the positions of regular features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from equilayers._checks import check_choice, check_int, refuse
+from equilayers.functional import (
+    TokenSpace,
+    TokenWeight,
+    WeightCache,
+    attend,
+    attention_mask,
+    check_heads,
+    from_tokens,
+    to_tokens,
+    token_space,
+)
+from equilayers.groups import Group, as_group
+from equilayers.nn._init import reset
+from equilayers.nn._linear import GroupLinear
+from equilayers.nn._tokens import TOKEN_ALGORITHMS, check_probability, check_tokens
+
+
+class GroupMultiheadAttention(nn.Module):
+    r"""Multi-head attention between the positions of regular features (B, C, |G|, *S).
+
+    `y_s = W_out concat_heads(sum_t softmax_t(<q_s, k_t> / sqrt(d)) v_t)`, q, k, v group linear maps of the inputs. Heads
+    split C; the inner product runs over the channels of a head and the whole fiber, d = C |G| / num_heads numbers, so
+    that a moved input has the same weights.
+
+    Args:
+        group: the symmetry, or its name, "C4".
+        num_features: channels of query, key, value and output, C.
+        num_heads: heads; must divide C.
+        bias: learn biases, shared over the fiber.
+        dropout: probability of dropping an attention weight, in training.
+        num_kv_heads: heads of key and value, which must divide num_heads (grouped-query attention); num_heads if None.
+        algorithm: "auto" (the faster by the cost model), "fourier" (group Fourier transform) or "dense" (expanded
+            matrices).
+
+    Attributes:
+        in_proj_weight: (C + 2 C num_kv_heads / num_heads, C, |G|), the rows of q, k, v below each other.
+        in_proj_bias: one per row, or None. out_proj: GroupLinear(C, C). exactness: "rounding".
+
+    Raises:
+        TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
+        ValueError: heads that do not divide; in forward, another number of channels, another fiber, no positions, key and
+            value of different lengths, a mask that is not for tokens.
+
+    Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, to rounding; with a mask, if it moves with the
+        positions. In eval mode, and in training without dropout.
+
+    Source: Vaswani et al. 2017, section 3.2 (arXiv:1706.03762); Romero and Cordonnier 2021 (arXiv:2010.00977).
+    """
+
+    ALGORITHMS = TOKEN_ALGORITHMS
+    exactness = "rounding"
+    in_proj_weight: Tensor
+    in_proj_bias: Tensor | None
+
+    def __init__(
+        self,
+        group: Group | str,
+        num_features: int,
+        num_heads: int,
+        bias: bool = True,
+        dropout: float = 0.0,
+        *,
+        num_kv_heads: int | None = None,
+        algorithm: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        caller = "GroupMultiheadAttention"
+        self.group = as_group(caller, group)
+        self.num_features = check_int(caller, "num_features", num_features, 1)
+        self.num_heads = check_int(caller, "num_heads", num_heads, 1)
+        wanted = self.num_heads if num_kv_heads is None else num_kv_heads
+        self.num_kv_heads = check_int(caller, "num_kv_heads", wanted, 1)
+        check_heads(caller, self.num_features, self.num_features // self.num_heads * self.num_kv_heads, self.num_heads)
+        self.dropout = check_probability(caller, "dropout", dropout)
+        self.algorithm = check_choice(caller, "algorithm", algorithm, TOKEN_ALGORITHMS)
+        self._kept = self.num_features // self.num_heads * self.num_kv_heads
+        rows = self.num_features + 2 * self._kept
+        size = rows, self.num_features, self.group.order
+        self.in_proj_weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
+        self.in_proj_bias = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+        self.out_proj = GroupLinear(
+            self.group, self.num_features, self.num_features, bias, "auto", device=device, dtype=dtype
+        )
+        self._caches = WeightCache(), WeightCache(), WeightCache()  # of the products that make query, key and value
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Draw the parameters as `GroupLinear` does; biases are zero, as in torch.nn.MultiheadAttention."""
+        reset(self.in_proj_weight, None)
+        self.out_proj.reset_parameters()
+        for bias in self.in_proj_bias, self.out_proj.bias:
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        key_padding_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        r"""Attention of the positions of query (B, C, |G|, *S) to those of key and value (B, C, |G|, *T).
+
+        Args:
+            query: regular feature. key: None for self-attention. value: None for the key.
+            key_padding_mask: (B, M), True for the keys that nobody sees; as in torch.nn.MultiheadAttention.
+            attn_mask: (N, M), (num_heads, N, M) or (B, num_heads, N, M); bool, True for what is *not* seen, or numbers
+                added to the scores; as in torch.nn.MultiheadAttention.
+            is_causal: position s sees positions up to s only.
+
+        Returns:
+            Regular feature (B, C, |G|, *S).
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        if value is query and key is not query:
+            value = query.view_as(query)  # three inputs, not one
+        for name, f in ("query", query), ("key", key), ("value", value):
+            check_tokens("GroupMultiheadAttention", name, f, self.group, self.in_proj_weight)
+        if value.shape[3:] != key.shape[3:] or len(key) != len(query) or len(value) != len(query):
+            hint = "Each key has one value, and all three one batch."
+            refuse(
+                "GroupMultiheadAttention", f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint
+            )
+        mask = attention_mask(attn_mask, key_padding_mask)
+        space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
+        given = [query] if value is query else [query, key] if value is key else [query, key, value]
+        entered = [space.enter(to_tokens(f)) for f in given]
+        made = self._on_tokens(space, entered, len(query), mask=mask, is_causal=is_causal, leaves=True)
+        return from_tokens(space.leave_scaled(made), query)
+
+    def _on_tokens(
+        self,
+        space: TokenSpace,
+        inputs: list[Tensor],
+        batch: int,
+        *,
+        mask: Tensor | None = None,
+        is_causal: bool = False,
+        norm: TokenWeight | None = None,
+        scale: Tensor | None = None,
+        leaves: bool = False,
+    ) -> Tensor:
+        r"""The layer on tokens (B·N, |G|, C) in a space: one input, or query and key, or all three.
+
+        norm: what stands before the layer, by its `gain`, `shift` and `centred`. scale: (C,), multiplies the output.
+        leaves: whether the output goes to `TokenSpace.leave_scaled`.
+        """
+        c, kept = self.num_features, self._kept
+        parts = {1: [[c, kept, kept]], 2: [[c], [kept, kept]], 3: [[c], [kept], [kept]]}[len(inputs)]
+        projected: list[Tensor] = []
+        first = 0
+        for x, widths, cache in zip(inputs, parts, self._caches, strict=False):
+            rows = slice(first, first + sum(widths))
+            w = TokenWeight(self.in_proj_weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
+            y = space.map(x, w.after(norm), cache, scaled=0 if first else c)
+            projected += y.unflatten(0, (batch, -1)).split(widths, -1)
+            first = rows.stop
+        heads = self.num_heads, self.num_kv_heads, self.num_kv_heads
+        q, k, v = (f.unflatten(-1, (count, -1)) for f, count in zip(projected, heads, strict=True))
+        dropout = self.dropout if self.training else 0.0
+        y = attend(q, k, v, attn_mask=mask, is_causal=is_causal, dropout=dropout, caller="GroupMultiheadAttention")
+        return self.out_proj._on_tokens(space, y, scale=scale, leaves=leaves)
+
+    def extra_repr(self) -> str:
+        sizes = f"{self.group!r}, num_features={self.num_features}, num_heads={self.num_heads}"
+        return f"{sizes}, num_kv_heads={self.num_kv_heads}, dropout={self.dropout}, algorithm={self.algorithm!r}"

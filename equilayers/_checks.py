@@ -5,6 +5,7 @@ Every message reads `<caller>: expected <argument> <condition>, got <value>. <Wh
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -56,6 +57,23 @@ def check_int(caller: str, name: str, value: object, low: int, high: int | None 
     if number < low or (high is not None and number > high):
         refuse(caller, wanted, number, f"Pass an int in that range for {name}.")
     return number
+
+
+def check_even(caller: str, name: str, value: object, low: int) -> int:
+    r"""`value` as an even int, at least `low`; TypeError when it is no integer, ValueError otherwise."""
+    number = check_int(caller, name, value, low)
+    if number % 2:
+        refuse(caller, f"{name} to be even", number, f"Take {number - 1} or {number + 1}.")
+    return number
+
+
+def check_positive(caller: str, name: str, value: object) -> float:
+    r"""`value` as a float; TypeError when it is no number, ValueError unless it is positive and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse(caller, f"{name} to be a number", repr(value), f"Pass {name} > 0.", TypeError)
+    if not 0 < value < math.inf:
+        refuse(caller, f"{name} to be positive and finite", value, f"Pass {name} > 0.")
+    return float(value)
 
 
 def check_choice(caller: str, name: str, value: object, choices: Sequence[str]) -> str:

@@ -18,6 +18,10 @@ from equilayers.nn import (
     BlurPool2d,
     GroupConv2d,
     GroupLinear,
+    GroupPositionEmbedding,
+    GroupRelativePositionBias,
+    GroupRotaryEmbedding,
+    GroupTokens,
     HarmonicBatchNorm,
     HarmonicConv2d,
     HarmonicMagnitude,
@@ -130,6 +134,17 @@ def _polyphase() -> Variants:
     return plain | {"fiber": fiber, "inexact": Variant(lambda: PolyphasePool2d(3, exact=False), (3, 8, 11))}
 
 
+class AtPlaces(nn.Module):
+    """A layer of positions as a model calls it: the bias added to scores, the rotary embedding told the map."""
+
+    def __init__(self, layer: GroupRotaryEmbedding | GroupRelativePositionBias) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer() if isinstance(self.layer, GroupRelativePositionBias) else self.layer(x, (3, 3))
+
+
 LAYERS: dict[str, Callable[[], Variants]] = {
     "LiftingLinear": lambda: _linear(
         LiftingLinear, {C1: (3, 3), C4: (5, 5), D4: (5, 5), T3: (2, 6), T4: (8,), T7: (7,), S3: (3,)}
@@ -137,6 +152,17 @@ LAYERS: dict[str, Callable[[], Variants]] = {
     "GroupLinear": lambda: _linear(GroupLinear, dict.fromkeys((C1, C4, D4, T3, T4, T7, S3), 3)),
     "LiftingConv2d": lambda: _convolution(LiftingConv2d),
     "GroupConv2d": lambda: _convolution(GroupConv2d),
+    "GroupPositionEmbedding": lambda: {
+        name(group): Variant(
+            lambda g=group, s=space: GroupPositionEmbedding(g, 3, s), (3, group.order, *space), group == C4
+        )
+        for group, space in {C4: (5, 5), T3: (2, 6), S3: (3,)}.items()
+    },
+    "GroupRotaryEmbedding": lambda: {
+        f"{n} tokens": Variant(lambda: AtPlaces(GroupRotaryEmbedding(D4, 6)), (n, 8, 2, 6), n == 11) for n in (9, 11)
+    },
+    "GroupRelativePositionBias": lambda: _each([lambda: AtPlaces(GroupRelativePositionBias(D1, 2, (2, 3)))], (2, 6, 6)),
+    "GroupTokens": lambda: _each([lambda: GroupTokens(3, 2)], (3, 4, 2, 3)),
     "OrbitPool": lambda: {
         f"{reduction} of {sample}": Variant(lambda r=reduction: OrbitPool(r), sample)
         for reduction in ("max", "mean", "logsumexp", "norm")

@@ -61,15 +61,22 @@ def examine(subject: Subject) -> Report:
     Raises:
         ValueError, TypeError: the output does not move as it was said.
     """
-    settings, model, x, group = subject.settings, subject.model, subject.x, subject.group
-    tolerance, action = settings.tolerance, subject.action
     with subject.running():
-        check = compare(CALLER, model, x, group, action, bitwise=settings.bitwise, tolerance=tolerance)
-        gap = _gap(subject)
+        check, gap, code, verdict = judge(subject)
         measures = _measures(subject, gap)
         layers, missing = _layers(subject, check)
-    code, verdict = _verdict(subject, check, gap)
-    return Report(settings, action.name, tuple(subject.y.shape), check, code, verdict, measures, layers, missing)
+    shape, moves = tuple(subject.y.shape), subject.action.name
+    return Report(subject.settings, moves, shape, check, code, verdict, measures, layers, missing)
+
+
+def judge(subject: Subject, *, diagnose: bool = True) -> tuple[Check, InvarianceGap | str, int, str]:
+    r"""The check, the gap against deafness, and what they come to: the exit code and the verdict."""
+    settings, model, x, action = subject.settings, subject.model, subject.x, subject.action
+    exact, tolerance = settings.bitwise, settings.tolerance
+    with subject.running():
+        check = compare(CALLER, model, x, settings.group, action, bitwise=exact, tolerance=tolerance, diagnose=diagnose)
+        gap = _gap(subject)
+    return check, gap, *_verdict(subject, check, gap)
 
 
 def _verdict(subject: Subject, check: Check, gap: InvarianceGap | str) -> tuple[int, str]:

@@ -12,22 +12,35 @@ from torch import Tensor, nn
 from equilayers.cli._arguments import Settings
 from equilayers.cli._words import CALLER, bad, said
 from equilayers.groups import Group
-from equilayers.testing import Action, declared, one_output, placed, undisturbed
+from equilayers.testing import Action, declared, outputs_of, placed, undisturbed
 
 
 @dataclass(frozen=True)
 class Subject:
-    r"""A model in eval mode as a function to a tensor, its inputs on its device, and how its output moves."""
+    r"""A model in eval mode as a function to a tensor, its inputs on its device, and how its outputs move.
+
+    Of several outputs the verdict is of all, y and what is measured of the one of this name.
+    """
 
     settings: Settings
     model: nn.Module
     x: Tensor
     y: Tensor
-    action: Action
+    name: str
+    actions: dict[str, Action]
 
     def __call__(self, x: Tensor) -> Tensor:
-        r"""The tensor that the model puts out, (B, 1) for one number each."""
-        return _with_axis(one_output(CALLER, self.model(x)))
+        r"""The tensor of that name that the model puts out, (B, 1) for one number each."""
+        return _with_axis(outputs_of(CALLER, self.model(x))[self.name])
+
+    @property
+    def action(self) -> Action:
+        r"""How the outputs move, each by its shape where there are several."""
+        if len(self.actions) == 1:
+            return self.actions[self.name]
+        words = ", ".join(f"{name}: {action.name}" for name, action in self.actions.items())
+        fixed = all(action.fixed for action in self.actions.values())
+        return Action(words, lambda g, y: _declared(self.settings, y).move(g, y), fixed)
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         r"""As it is checked: in eval mode, in full precision; afterwards as before."""
@@ -41,7 +54,7 @@ class Subject:
     @property
     def logits(self) -> bool:
         r"""Whether the output is (B, K) and should not move."""
-        return self.y.ndim == 2 and self.action.fixed
+        return self.y.ndim == 2 and self.actions[self.name].fixed
 
 
 def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
@@ -64,28 +77,39 @@ def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
         hint = "Say the shape of its inputs with --input, or add --traceback to see where."
         bad(f"the model to run on {tuple(x.shape)}", said(error), hint)
     try:
-        y = one_output(CALLER, out)
+        found = outputs_of(CALLER, out)
     except TypeError:
-        bad("model to return one tensor", type(out).__name__, "Wrap it in a module that does.")
-    if y.ndim < 1 or len(y) != len(x):
-        bad(f"one output for each of {len(x)} inputs", tuple(y.shape), "Return a tensor (B, ...).")
-    action = declared(settings.group, _output(settings, y))
+        bad("model to return a tensor", type(out).__name__, "Wrap it in a module that does.")
+    actions = {name: _acting(settings, len(x), name, y) for name, y in found.items()}
+    logits = (name for name, y in found.items() if y.ndim == 2 and actions[name].fixed)
+    name = next(logits, next(iter(found)))
+    return Subject(settings, model, x, _with_axis(found[name]), name, actions)
+
+
+def _acting(settings: Settings, samples: int, name: str, y: Tensor) -> Action:
+    r"""How the output y of this name moves; refused where it cannot."""
+    what = f"output {name} " if name else ""
+    if y.ndim < 1 or len(y) != samples:
+        bad(f"one {what or 'output '}for each of {samples} inputs", tuple(y.shape), "Return a tensor (B, ...).")
+    action = _declared(settings, y)
     try:
         action.move(settings.group.order - 1, y)
     except ValueError as error:
         hint = "Say how it moves with --output, for example --output invariant."
-        bad(f"an output that moves as --output {settings.output} ({action.name})", f"{tuple(y.shape)} ({error})", hint)
-    return Subject(settings, model, x, _with_axis(y), action)
+        wanted = f"an output that moves as --output {settings.output} ({action.name})"
+        bad(wanted, f"{what}{tuple(y.shape)} ({error})", hint)
+    return action
 
 
 def _with_axis(y: Tensor) -> Tensor:
     return y[:, None] if y.ndim == 1 else y
 
 
-def _output(settings: Settings, y: Tensor) -> str:
-    r"""How the output should move: as it was said, or by its shape."""
-    if settings.output != "auto":
-        return settings.output
-    if y.ndim in (3, 5) and y.shape[2] == settings.group.order:
-        return "regular"
-    return "invariant" if y.ndim < 3 or math.prod(y.shape[2:]) == 1 else "image"
+def _declared(settings: Settings, y: Tensor) -> Action:
+    r"""How an output should move: as it was said, or by its shape."""
+    how = settings.output
+    if how == "auto" and y.ndim in (3, 5) and y.shape[2] == settings.group.order:
+        how = "regular"
+    elif how == "auto":
+        how = "invariant" if y.ndim < 3 or math.prod(y.shape[2:]) == 1 else "image"
+    return declared(settings.group, how)

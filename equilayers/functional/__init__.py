@@ -1,8 +1,5 @@
 r"""All the mathematics, as functions of plain tensors."""
 
-from equilayers.functional._attention import attend as attend
-from equilayers.functional._attention import attention_mask as attention_mask
-from equilayers.functional._attention import check_heads as check_heads
 from equilayers.functional._attention import group_attention
 from equilayers.functional._blur_pool import avg_blur_pool2d, blur_pool2d, max_blur_pool2d
 from equilayers.functional._blur_pool import blur_pool as blur_pool
@@ -14,12 +11,6 @@ from equilayers.functional._convolution.geometry import ConvSpec as ConvSpec
 from equilayers.functional._convolution.geometry import check_plane_group as check_plane_group
 from equilayers.functional._convolution.geometry import check_size as check_size
 from equilayers.functional._convolution.geometry import conv_spec as conv_spec
-from equilayers.functional._fourier.spaces import ALL as ALL
-from equilayers.functional._fourier.spaces import TokenSpace as TokenSpace
-from equilayers.functional._fourier.spaces import TokenWeight as TokenWeight
-from equilayers.functional._fourier.spaces import token_space as token_space
-from equilayers.functional._fourier.tokens import from_tokens as from_tokens
-from equilayers.functional._fourier.tokens import to_tokens as to_tokens
 from equilayers.functional._harmonic import check_harmonic as check_harmonic
 from equilayers.functional._harmonic import check_orders as check_orders
 from equilayers.functional._harmonic import harmonic_filter as harmonic_filter
@@ -37,6 +28,15 @@ from equilayers.functional._polyphase import check_polyphase as check_polyphase
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import ORBIT_REDUCTIONS as ORBIT_REDUCTIONS
 from equilayers.functional._pool import invariant_avg_pool2d, orbit_pool
+from equilayers.functional._position import (
+    position_embedding,
+    prepend_tokens,
+    relative_position_bias,
+    relative_position_orbits,
+    rotary_embedding,
+    rotary_tables,
+    rotate_pairs,
+)
 from equilayers.functional._resample import custom_ops as custom_ops
 from equilayers.functional._resample.axes import BlurSpec as BlurSpec
 from equilayers.functional._resample.axes import binomial as binomial
@@ -47,6 +47,7 @@ from equilayers.functional._steerable_basis import basis as basis
 from equilayers.functional._steerable_basis import draw_steered as draw_steered
 from equilayers.functional._weight_cache import WeightCache as WeightCache
 from equilayers.functional._weight_cache import is_plain as is_plain
+from equilayers.functional._windows import window_mask, window_merge, window_partition
 from equilayers.groups import rotate
 
 __all__ = [
@@ -65,7 +66,17 @@ __all__ = [
     "orbit_pool",
     "polyphase_pool2d",
     "polyphase_unpool2d",
+    "position_embedding",
+    "prepend_tokens",
+    "relative_position_bias",
+    "relative_position_orbits",
     "reynolds",
+    "rotary_embedding",
+    "rotary_tables",
     "rotate",
     "rotate_harmonic",
+    "rotate_pairs",
+    "window_mask",
+    "window_merge",
+    "window_partition",
 ]

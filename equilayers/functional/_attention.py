@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import check_float, check_same_dtype, check_tensor, refuse
-from equilayers.functional._fourier.tokens import from_tokens, to_tokens
+from equilayers.functional.tokens import from_tokens, to_tokens
 
 
 def group_attention(
@@ -60,14 +60,16 @@ def group_attention(
             refuse(
                 caller, f"{name} with the batch and fiber of query, {tuple(query.shape[::2][:2])}", tuple(f.shape), hint
             )
-    batch = len(query)
     if key.shape[3:] != value.shape[3:] or key.shape[1] != value.shape[1]:
         hint = "Each key has one value."
         refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
-    heads = check_heads(caller, query.shape[1], key.shape[1], num_heads)
-    split = [to_tokens(f).unflatten(0, (batch, -1)) for f in (query, key, value)]
-    split = [f.unflatten(-1, (count, -1)) for f, count in zip(split, (num_heads, heads, heads), strict=True)]
-    return from_tokens(attend(*split, attn_mask=attn_mask, is_causal=is_causal, caller=caller), query)
+    kept = check_heads(caller, query.shape[1], key.shape[1], num_heads)
+    pairs = (query, num_heads), (key, kept), (value, kept)
+    tokens = (to_tokens(f).unflatten(0, (len(query), -1)).unflatten(-1, (heads, -1)) for f, heads in pairs)
+    q, k, v = (x.permute(0, 3, 1, 2, 4).flatten(3) for x in tokens)
+    y = attend(caller, q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+    y = y.unflatten(3, (query.shape[2], -1)).permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 1)
+    return from_tokens(y, query)
 
 
 def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -> int:
@@ -84,6 +86,7 @@ def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -
 
 
 def attend(
+    caller: str,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -91,23 +94,15 @@ def attend(
     attn_mask: Tensor | None = None,
     is_causal: bool = False,
     dropout: float = 0.0,
-    caller: str = "group_attention",
 ) -> Tensor:
-    r"""Attention of heads (B, N, |G|, heads, d) in one orthonormal basis of the fiber, the regular one or another.
-
-    Returns:
-        Tokens (B·N, |G|, heads·d), contiguous.
-    """
-    batch, length, n, heads, width = query.shape
-    if not length or not key.shape[1]:
-        refuse(caller, "at least one position", (length, key.shape[1]), "Attention needs tokens to attend to.")
+    r"""Attention of heads (B, heads, N, |G|·d), in one orthonormal basis of the fiber; (B, heads, N, |G|·d) back."""
+    batch, heads, length, _ = query.shape
+    if not length or not key.shape[2]:
+        refuse(caller, "at least one position", (length, key.shape[2]), "Attention needs tokens to attend to.")
     if attn_mask is not None:
-        _check_mask(caller, attn_mask, (batch, heads, length, key.shape[1]))
-    # A head's channels lie side by side only within a plane: the one copy that attention over a fiber costs.
-    q, k, v = (f.permute(0, 3, 1, 2, 4).flatten(3) for f in (query, key, value))
-    grouped = heads != key.shape[3]
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal, enable_gqa=grouped)
-    return y.unflatten(3, (n, width)).permute(0, 2, 3, 1, 4).reshape(batch * length, n, heads * width)
+        _check_mask(caller, attn_mask, (batch, heads, length, key.shape[2]))
+    grouped = heads != key.shape[1]
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout, is_causal, enable_gqa=grouped)
 
 
 def attention_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:

@@ -18,10 +18,10 @@ from equilayers.functional._fourier.basis import MAX_ORDER
 from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform, transform_blocks
 from equilayers.functional._fourier.irreps import Fourier
 from equilayers.functional._fourier.orbits import OrbitTable, orbit_table
-from equilayers.functional._fourier.tokens import from_tokens, to_tokens, token_linear
 from equilayers.functional._fourier.transforms import fourier_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.functional.cost import ALGORITHMS, cheapest, cheapest_compiled, cheapest_tokens
+from equilayers.functional.tokens import TokenSpace, TokenWeight, from_tokens, to_tokens, token_linear
 from equilayers.groups import Group, Rotations, as_group
 
 
@@ -138,7 +138,7 @@ def linear(
         return _at_positions(x, weight, bias, spec, cache)
     algorithm = _algorithm(x, weight, spec)
     if algorithm == "tokens":
-        return from_tokens(token_linear(to_tokens(x), weight, bias, group, cache), x)
+        return from_tokens(token_linear(to_tokens(x), TokenWeight(weight, bias), TokenSpace(group, True), cache), x)
     if algorithm == "orbit":
         return _orbit(x, weight, bias, spec)
     fourier = fourier_of(group)
@@ -199,10 +199,9 @@ def _at_positions(
     inexact = algorithm == "fourier" and (compiling or fourier_of(group) is None)
     if algorithm == "auto" or (algorithm == "bitwise" and compiling):
         algorithm = cheapest_tokens(group, weight.shape[1], weight.shape[0])
-    if algorithm == "tokens" or inexact:
-        return from_tokens(token_linear(tokens, weight, bias, group, cache), f)
-    if algorithm == "dense":
-        return from_tokens(_dense_tokens(tokens, weight, bias, spec, cache), f)
+    if algorithm in ("tokens", "dense") or inexact:
+        space = TokenSpace(group, algorithm != "dense")
+        return from_tokens(token_linear(tokens, TokenWeight(weight, bias), space, cache), f)
     if not _moves(group, tuple(f.shape[3:])):  # the places of the rows are fixed: as many vectors
         vectors = linear("group_linear", tokens.mT, weight, bias, spec, cache)
         return from_tokens(vectors.mT, f)
@@ -221,26 +220,6 @@ def _moves(group: Group, space: tuple[int, ...]) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _dense_tokens(
-    tokens: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec, cache: WeightCache | None
-) -> Tensor:
-    r"""One product with the expanded matrix, rows (h, o) and columns (k, c)."""
-
-    def expanded() -> Tensor:
-        return (
-            expand_matrix(weight, spec)
-            .unflatten(0, (-1, n))
-            .unflatten(2, (-1, n))
-            .permute(1, 0, 3, 2)
-            .flatten(2)
-            .flatten(0, 1)
-        )
-
-    n = spec.group.order
-    matrix = expanded() if cache is None or not is_plain(weight) else cache.get(weight, expanded, "dense")
-    return F.linear(tokens.flatten(1), matrix, None if bias is None else bias.repeat(n)).unflatten(1, (n, -1))
 
 
 def _orbit_at_positions(f: Tensor, weight: Tensor, bias: Tensor | None, group: Group) -> Tensor:

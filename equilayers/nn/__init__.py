@@ -11,6 +11,12 @@ from equilayers.nn._linear import GroupLinear, LiftingLinear
 from equilayers.nn._norm import GroupLayerNorm, GroupRMSNorm
 from equilayers.nn._polyphase import PolyphasePool2d
 from equilayers.nn._pool import InvariantAvgPool2d, OrbitPool
+from equilayers.nn._position import (
+    GroupPositionEmbedding,
+    GroupRelativePositionBias,
+    GroupRotaryEmbedding,
+    GroupTokens,
+)
 from equilayers.nn._transformer import GroupFeedForward, GroupTransformerEncoder, GroupTransformerEncoderLayer
 
 __all__ = [
@@ -22,7 +28,11 @@ __all__ = [
     "GroupLayerNorm",
     "GroupLinear",
     "GroupMultiheadAttention",
+    "GroupPositionEmbedding",
     "GroupRMSNorm",
+    "GroupRelativePositionBias",
+    "GroupRotaryEmbedding",
+    "GroupTokens",
     "GroupTransformerEncoder",
     "GroupTransformerEncoderLayer",
     "HarmonicBatchNorm",

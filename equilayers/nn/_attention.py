@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int, refuse
-from equilayers.functional import (
+from equilayers.functional import WeightCache
+from equilayers.functional._attention import attend, attention_mask, check_heads
+from equilayers.functional.tokens import (
+    TOKEN_ALGORITHMS,
+    Coefficients,
     TokenSpace,
     TokenWeight,
-    WeightCache,
-    attend,
-    attention_mask,
-    check_heads,
     from_tokens,
     to_tokens,
     token_space,
@@ -20,13 +20,13 @@ from equilayers.functional import (
 from equilayers.groups import Group, as_group
 from equilayers.nn._init import reset
 from equilayers.nn._linear import GroupLinear
-from equilayers.nn._tokens import TOKEN_ALGORITHMS, check_probability, check_tokens
+from equilayers.nn._tokens import check_probability, check_tokens
 
 
 class GroupMultiheadAttention(nn.Module):
     r"""Multi-head attention between the positions of regular features (B, C, |G|, *S).
 
-    `y_s = W_out concat_heads(sum_t softmax_t(<q_s, k_t> / sqrt(d)) v_t)`, q, k, v group linear maps of the inputs. Heads
+    `y_s = W_out concat_heads(sum_t softmax_t(<q_s, k_t> / sqrt(d)) v_t)`, q, k, v group linear maps. Heads
     split C; the inner product runs over the channels of a head and the whole fiber, d = C |G| / num_heads numbers, so
     that a moved input has the same weights.
 
@@ -46,11 +46,11 @@ class GroupMultiheadAttention(nn.Module):
 
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
-        ValueError: heads that do not divide; in forward, another number of channels, another fiber, no positions, key and
-            value of different lengths, a mask that is not for tokens.
+        ValueError: heads that do not divide; in forward, another number of channels, another fiber, no positions,
+            key and value of different lengths, a mask that is not for tokens.
 
-    Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, to rounding; with a mask, if it moves with the
-        positions. In eval mode, and in training without dropout.
+    Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, to rounding; with a mask, if it moves with
+        the positions. In eval mode, and in training without dropout.
 
     Source: Vaswani et al. 2017, section 3.2 (arXiv:1706.03762); Romero and Cordonnier 2021 (arXiv:2010.00977).
     """
@@ -83,8 +83,7 @@ class GroupMultiheadAttention(nn.Module):
         check_heads(caller, self.num_features, self.num_features // self.num_heads * self.num_kv_heads, self.num_heads)
         self.dropout = check_probability(caller, "dropout", dropout)
         self.algorithm = check_choice(caller, "algorithm", algorithm, TOKEN_ALGORITHMS)
-        self._kept = self.num_features // self.num_heads * self.num_kv_heads
-        rows = self.num_features + 2 * self._kept
+        rows = self.num_features + 2 * (self.num_features // self.num_heads) * self.num_kv_heads
         size = rows, self.num_features, self.group.order
         self.in_proj_weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
         self.in_proj_bias = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
@@ -112,10 +111,12 @@ class GroupMultiheadAttention(nn.Module):
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
     ) -> Tensor:
-        r"""Attention of the positions of query (B, C, |G|, *S) to those of key and value (B, C, |G|, *T).
+        r"""Attention of the positions of query to those of key and value.
 
         Args:
-            query: regular feature. key: None for self-attention. value: None for the key.
+            query: regular feature (B, C, |G|, *S).
+            key: regular feature (B, C, |G|, *T), with M positions; the query if None.
+            value: regular feature of the shape of key; the key if None.
             key_padding_mask: (B, M), True for the keys that nobody sees; as in torch.nn.MultiheadAttention.
             attn_mask: (N, M), (num_heads, N, M) or (B, num_heads, N, M); bool, True for what is *not* seen, or numbers
                 added to the scores; as in torch.nn.MultiheadAttention.
@@ -145,7 +146,7 @@ class GroupMultiheadAttention(nn.Module):
     def _on_tokens(
         self,
         space: TokenSpace,
-        inputs: list[Tensor],
+        inputs: list[Coefficients],
         batch: int,
         *,
         mask: Tensor | None = None,
@@ -153,27 +154,26 @@ class GroupMultiheadAttention(nn.Module):
         norm: TokenWeight | None = None,
         scale: Tensor | None = None,
         leaves: bool = False,
-    ) -> Tensor:
-        r"""The layer on tokens (B·N, |G|, C) in a space: one input, or query and key, or all three.
+    ) -> Coefficients:
+        r"""The layer in a space, of B·N tokens: one input, or query and key, or all three.
 
         norm: what stands before the layer, by its `gain`, `shift` and `centred`. scale: (C,), multiplies the output.
         leaves: whether the output goes to `TokenSpace.leave_scaled`.
         """
-        c, kept = self.num_features, self._kept
-        parts = {1: [[c, kept, kept]], 2: [[c], [kept, kept]], 3: [[c], [kept], [kept]]}[len(inputs)]
-        projected: list[Tensor] = []
+        d, kept = self.num_features // self.num_heads, self.num_kv_heads
+        shapes = [(self.num_heads, d), (kept, d), (kept, d)]
+        parts = {1: [shapes], 2: [shapes[:1], shapes[1:]], 3: [[shape] for shape in shapes]}[len(inputs)]
+        heads: list[Tensor] = []
         first = 0
-        for x, widths, cache in zip(inputs, parts, self._caches, strict=False):
-            rows = slice(first, first + sum(widths))
+        for x, part, cache in zip(inputs, parts, self._caches, strict=False):
+            rows = slice(first, first + sum(count * width for count, width in part))
             w = TokenWeight(self.in_proj_weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
-            y = space.map(x, w.after(norm), cache, scaled=0 if first else c)
-            projected += y.unflatten(0, (batch, -1)).split(widths, -1)
+            mapped = space.map(x, w.after(norm), cache, scaled=0 if first else self.num_features)
+            heads += space.heads(mapped, batch, part)
             first = rows.stop
-        heads = self.num_heads, self.num_kv_heads, self.num_kv_heads
-        q, k, v = (f.unflatten(-1, (count, -1)) for f, count in zip(projected, heads, strict=True))
         dropout = self.dropout if self.training else 0.0
-        y = attend(q, k, v, attn_mask=mask, is_causal=is_causal, dropout=dropout, caller="GroupMultiheadAttention")
-        return self.out_proj._on_tokens(space, y, scale=scale, leaves=leaves)
+        y = attend("GroupMultiheadAttention", *heads, attn_mask=mask, is_causal=is_causal, dropout=dropout)
+        return self.out_proj._on_tokens(space, space.merged(y), scale=scale, leaves=leaves)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, num_features={self.num_features}, num_heads={self.num_heads}"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._checks import check_int
-from equilayers.functional import ALL, TokenSpace, TokenWeight, WeightCache, linear, linear_spec
+from equilayers.functional import WeightCache, linear, linear_spec
 from equilayers.functional.cost import ALGORITHMS
+from equilayers.functional.tokens import ALL, Coefficients, TokenSpace, TokenWeight
 from equilayers.groups import Group
 from equilayers.nn._algorithm import algorithm
 from equilayers.nn._init import add_parameters, reset
@@ -158,13 +159,13 @@ class GroupLinear(nn.Module):
     def _on_tokens(
         self,
         space: TokenSpace,
-        x: Tensor,
+        x: Coefficients,
         *,
         norm: TokenWeight | None = None,
         scale: Tensor | None = None,
         leaves: bool = False,
-    ) -> Tensor:
-        r"""The layer on tokens (R, |G|, C) in a space; `norm` and `scale` as of `TokenWeight`.
+    ) -> Coefficients:
+        r"""The layer in a space; `norm` and `scale` as of `TokenWeight`.
 
         leaves: whether the output goes to `TokenSpace.leave_scaled`.
         """

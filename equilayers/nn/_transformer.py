@@ -11,12 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int
-from equilayers.functional import TokenSpace, TokenWeight, attention_mask, from_tokens, to_tokens, token_space
+from equilayers.functional._attention import attention_mask
+from equilayers.functional.tokens import (
+    TOKEN_ALGORITHMS,
+    Coefficients,
+    TokenSpace,
+    TokenWeight,
+    from_tokens,
+    to_tokens,
+    token_space,
+)
 from equilayers.groups import Group, as_group
 from equilayers.nn._attention import GroupMultiheadAttention
 from equilayers.nn._linear import GroupLinear
 from equilayers.nn._norm import GroupLayerNorm, GroupRMSNorm
-from equilayers.nn._tokens import TOKEN_ALGORITHMS, check_probability, check_tokens, dropped, dropped_paths
+from equilayers.nn._tokens import check_probability, check_tokens
 
 Norm = GroupLayerNorm | GroupRMSNorm
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
@@ -88,21 +97,21 @@ class GroupFeedForward(nn.Module):
     def _on_tokens(
         self,
         space: TokenSpace,
-        x: Tensor,
+        x: Coefficients,
         *,
         norm: TokenWeight | None = None,
         scale: Tensor | None = None,
         leaves: bool = False,
-    ) -> Tensor:
-        r"""The layer on tokens (R, |G|, C) in a space, see `GroupLinear._on_tokens`."""
-        h = space.leave_scaled(self.linear1._on_tokens(space, x, norm=norm, leaves=True))
+    ) -> Coefficients:
+        r"""The layer in a space, see `GroupLinear._on_tokens`."""
+        h = space.planes(self.linear1._on_tokens(space, x, norm=norm, leaves=True))
         if self.activation == "swiglu":
             gate, up = h.chunk(2, -1)
             h = F.silu(gate) * up
         else:
             h = ACTIVATIONS[self.activation](h)
-        h = space.enter(dropped(h, self.dropout, self.training))
-        return self.linear2._on_tokens(space, h, scale=scale, leaves=leaves)
+        hidden = space.dropped(space.from_planes(h), self.dropout if self.training else 0.0, 0.0, 1)
+        return self.linear2._on_tokens(space, hidden, scale=scale, leaves=leaves)
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}, dropout={self.dropout}, algorithm={self.algorithm!r}"
@@ -206,36 +215,37 @@ class GroupTransformerEncoderLayer(nn.Module):
 
         Args:
             src: regular feature.
-            src_mask, src_key_padding_mask, is_causal: the masks of `GroupMultiheadAttention.forward`.
+            src_mask: the `attn_mask` of `GroupMultiheadAttention.forward`.
+            src_key_padding_mask: its `key_padding_mask`.
+            is_causal: position s sees positions up to s only.
 
         Returns:
             Regular feature of the same shape.
         """
         return encode(self, [self], src, attention_mask(src_mask, src_key_padding_mask), is_causal)
 
-    def _on_tokens(self, space: TokenSpace, x: Tensor, batch: int, mask: Tensor | None, is_causal: bool) -> Tensor:
-        r"""The layer on tokens (B·N, |G|, C) in a space."""
-
-        def finished(y: Tensor) -> Tensor:
-            return dropped_paths(dropped(y, self.dropout, self.training), self.drop_path, self.training, batch)
-
+    def _on_tokens(
+        self, space: TokenSpace, x: Coefficients, batch: int, mask: Tensor | None, is_causal: bool
+    ) -> Coefficients:
+        r"""The layer in a space, of B·N tokens."""
         first, second = _norm_weight(self.norm1), _norm_weight(self.norm2)
-        if self.norm_first:
-            y = self._normalised(space, x, self.norm1)
-            attended = self.self_attn._on_tokens(
-                space, [y], batch, mask=mask, is_causal=is_causal, norm=first, scale=self.scale1
-            )
-            x = x + finished(attended)
-            y = self._normalised(space, x, self.norm2)
-            return x + finished(self.feed_forward._on_tokens(space, y, norm=second, scale=self.scale2))
-        attended = self.self_attn._on_tokens(space, [x], batch, mask=mask, is_causal=is_causal, scale=self.scale1)
-        x = space.affine(self._normalised(space, x + finished(attended), self.norm1), first)
-        y = x + finished(self.feed_forward._on_tokens(space, x, scale=self.scale2))
-        return space.affine(self._normalised(space, y, self.norm2), second)
 
-    def _normalised(self, space: TokenSpace, x: Tensor, norm: Norm) -> Tensor:
-        eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
-        return space.normalised(x, eps, centred=isinstance(norm, GroupLayerNorm))
+        def attended(x: Coefficients, norm: TokenWeight | None) -> Coefficients:
+            return self.self_attn._on_tokens(
+                space, [x], batch, mask=mask, is_causal=is_causal, norm=norm, scale=self.scale1
+            )
+
+        def added(x: Coefficients, y: Coefficients) -> Coefficients:
+            fibers, samples = (self.dropout, self.drop_path) if self.training else (0.0, 0.0)
+            return space.add(x, space.dropped(y, fibers, samples, batch))
+
+        if self.norm_first:
+            x = added(x, attended(_normalised(space, x, self.norm1), first))
+            y = _normalised(space, x, self.norm2)
+            return added(x, self.feed_forward._on_tokens(space, y, norm=second, scale=self.scale2))
+        x = space.affine(_normalised(space, added(x, attended(x, None)), self.norm1), first)
+        y = added(x, self.feed_forward._on_tokens(space, x, scale=self.scale2))
+        return space.affine(_normalised(space, y, self.norm2), second)
 
     def extra_repr(self) -> str:
         return f"norm_first={self.norm_first}, drop_path={self.drop_path}, algorithm={self.algorithm!r}"
@@ -302,3 +312,9 @@ def _norm_weight(norm: Norm) -> TokenWeight:
     r"""What a norm does after the division, to be folded into the map that comes next."""
     centred = isinstance(norm, GroupLayerNorm)
     return TokenWeight(torch.empty(0), gain=norm.weight, shift=getattr(norm, "bias", None), centred=centred)
+
+
+def _normalised(space: TokenSpace, x: Coefficients, norm: Norm) -> Coefficients:
+    r"""The division of a norm."""
+    eps = torch.finfo(x[0].dtype).eps if norm.eps is None else norm.eps
+    return space.normalised(x, eps, centred=isinstance(norm, GroupLayerNorm))

@@ -9,7 +9,7 @@ from equilayers.testing._diagnosis.layer_errors import LayerError, layer_errors
 from equilayers.testing._diagnosis.locate import Break, locate_break
 from equilayers.testing._execution import placed as placed
 from equilayers.testing._execution import undisturbed as undisturbed
-from equilayers.testing._outputs import one_output as one_output
+from equilayers.testing._outputs import outputs_of as outputs_of
 
 __all__ = [
     "Break",

@@ -21,7 +21,7 @@ from equilayers.groups import Group, as_group
 from equilayers.metrics import equivariance_gaps
 from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance
 from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
-from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
+from equilayers.testing._execution import Model, NarrowTensors, in_double, orbit_inputs, rounding, undisturbed
 from equilayers.testing._outputs import call, name_of
 
 __all__ = ["Check", "Model", "Output", "compare", "name_of", "require"]
@@ -30,6 +30,7 @@ Output = str | Callable[[int, Tensor], Tensor]
 ROUNDED = 1e-9  # relative, in float64: rounding stays below
 FEW = 4  # samples that the diagnosis looks at all of
 SHARP = 0.05  # a tolerance shows something where it is at most this share of what another input changes
+PLAIN = 4  # units of rounding that a plain sum leaves; where more is left, float64 tells rounding from a break
 OUTPUTS = ("auto", "image", "regular", "vector")
 
 
@@ -70,7 +71,7 @@ class Check:
         lines = [
             f"worst:     {where}: {self.found:.6g} in the place of {self.expected:.6g}",
             f"error:     {self.error:.3g}, {self.relative_error:.2g} of the size of the outputs there, "
-            f"{self.scale:.3g}; tolerance {self.tolerance:.3g}",
+            f"{self.scale:.3g}; tolerance {self.tolerance:.3g}{', in float64' if self.dtype == 'float64' else ''}",
         ]
         if self.diagnosis:
             lines.append(f"diagnosis: {self.diagnosis}")
@@ -172,17 +173,27 @@ class Runs:
 
 
 class Judged(NamedTuple):
-    r"""The worst check of all outputs, how far other inputs change them, and whether by much more than is allowed."""
+    r"""The worst check of all outputs, and what it shows.
+
+    change: how far other inputs change the outputs. sharp: by much more than is allowed. doubtful: the error, or what
+    would be allowed in half precision, is more than a plain sum leaves.
+    """
 
     check: Check
     change: float
     sharp: bool
+    doubtful: bool
 
 
 def _judged(caller: str, runs: Runs, output: Output | Action, allowed: Allowed) -> Judged:
     found = [_judge(caller, runs, name, output, allowed) for name in runs.plain]
     worst = max((one.check for one in found), key=_badness)
-    return Judged(worst, max(one.change for one in found), any(one.sharp for one in found))
+    change, sharp, doubtful = (
+        max(one.change for one in found),
+        (one.sharp for one in found),
+        (one.doubtful for one in found),
+    )
+    return Judged(worst, change, any(sharp), any(doubtful))
 
 
 def _badness(check: Check) -> tuple[bool, float]:
@@ -210,7 +221,10 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
         check = _unmixed(caller, runs, check, limit)
     change = _change(y, noisy)
     sharp = (change > 0) & (allowed.given | (limit.flatten() <= SHARP * change))
-    return Judged(check, float(change.max()), bool(sharp.any()))
+    plain = PLAIN * torch.finfo(y.dtype).eps * scale
+    rough = torch.finfo(y.dtype).eps > torch.finfo(torch.float32).eps
+    doubtful = not allowed.given and (rough or any(bool((off > plain).any()) for off in found))
+    return Judged(check, float(change.max()), bool(sharp.any()), doubtful)
 
 
 def _unmixed(caller: str, runs: Runs, check: Check, limit: Tensor) -> Check:
@@ -291,14 +305,12 @@ def _shown(caller: str, runs: Runs, output: Output | Action, found: Judged) -> C
         why = "the inputs are the same however they are moved"
     elif not any(bool(y.isfinite().any()) for y in runs.plain.values()):
         why = "no entry of the output is finite"
-    elif found.sharp:
-        return found.check
     elif not found.change:
         why = "the output is the same for every input, noise included"
     else:
-        precise = _in_float64(caller, runs, output)
-        if precise is not None:
-            return precise
+        precise = None if found.sharp and not found.doubtful else _in_float64(caller, runs, output)
+        if precise is not None or found.sharp:
+            return precise or found.check
         why = (
             f"noise changes the output by {found.change:.2g}, and a tolerance of {found.check.tolerance:.2g} for "
             f"{found.check.dtype} is not small beside that. Train the model, take other inputs, or pass a tolerance"
@@ -312,11 +324,13 @@ def _in_float64(caller: str, runs: Runs, output: Output | Action) -> Check | Non
     if precise is None:
         return None
     try:
-        with evaluation(precise):
+        with evaluation(precise), NarrowTensors() as narrow:
             wide = Runs.over(caller, precise, runs.x.double(), runs.group)
     except (RuntimeError, TypeError, ValueError):
         return None
-    found = _judged(caller, wide, output, Allowed(STRUCTURAL, None))  # weights may follow the group to float32 only
+    # Weights may follow the group to float32 only, and what computes in float32 all the same rounds as that.
+    allowed = rounding(runs.model, torch.float32) if narrow.seen else STRUCTURAL
+    found = _judged(caller, wide, output, Allowed(allowed, None))
     return found.check if found.sharp or not found.check.passed else None
 
 

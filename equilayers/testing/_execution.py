@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from equilayers._checks import check_float
-from equilayers._modules import evaluation
+from equilayers._modules import evaluation, tensors
 from equilayers.groups import Group
 from equilayers.metrics import compared_elements
 
@@ -110,3 +111,14 @@ def in_double(model: Model) -> Model | None:
         return copy.deepcopy(model).double()
     except (RuntimeError, TypeError, NotImplementedError):
         return None
+
+
+class NarrowTensors(TorchFunctionMode):
+    r"""Whether a function of torch gives floating-point numbers narrower than float64; `seen` then."""
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors(out))
+        return out

@@ -19,15 +19,6 @@ def name_of(model: Model) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
 
 
-def one_output(caller: str, out: Any) -> Tensor:
-    r"""The one tensor that a model returns, also as `logits` of something larger; TypeError otherwise."""
-    found = outputs_of(caller, out)
-    if len(found) != 1:
-        got = ", ".join(found)
-        refuse(caller, "model to return one tensor", got, "Pick one: lambda x: model(x)[0].", TypeError)
-    return next(iter(found.values()))
-
-
 def outputs_of(caller: str, out: Any) -> dict[str, Tensor]:
     r"""Copies of the tensors that a model returns, by name, such as "boxes[0]"; "" for a tensor alone.
 

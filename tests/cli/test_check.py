@@ -28,7 +28,7 @@ from equilayers.metrics import (
     saliency_invariance_similarity,
 )
 from pages import ROOT
-from planted import C4
+from strategies import C4
 
 MODELS = """
 import torch
@@ -109,7 +109,7 @@ class Stops(nn.Module):
         raise GeneratorExit("enough")
 class Wrong(nn.Module):
     def forward(self, x):
-        return {"a": x, "b": x}
+        return {"a": "text", "b": None}
 class Few(nn.Module):
     def forward(self, x):
         return x[:1]
@@ -443,7 +443,7 @@ BAD_INPUT: dict[str, tuple[list[str], list[str]]] = {
     "not square": (["tied", "--input", "1,8,9"], ["--input that CyclicRotation(4) moves", "(1, 8, 9)", "H == W"]),
     "no shape": (["tied", "--input", "1,8,x"], ["--input to be the shape", "'1,8,x'"]),
     "an axis of none": (["tied", "--input", "1,0,8"], ["--input to be the shape"]),
-    "output no tensor": (["Wrong"], ["model to return one tensor", "got dict"]),
+    "output no tensor": (["Wrong"], ["model to return a tensor", "got dict"]),
     "output too few": (["Few"], ["one output for each of 2 inputs", "(1, 1, 8, 8)"]),
     "output not moved": (
         ["lifted", "--group", "T4", "--input", "1,8,8"],

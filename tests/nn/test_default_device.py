@@ -5,7 +5,13 @@ import torch
 from torch import Tensor, nn
 
 from equilayers import metrics
-from equilayers.functional import blur_pool2d, polyphase_pool2d
+from equilayers.functional import (
+    blur_pool2d,
+    polyphase_pool2d,
+    relative_position_bias,
+    rotary_embedding,
+    window_partition,
+)
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.nn import GroupConv2d, GroupLinear, HarmonicConv2d, LiftingConv2d, LiftingLinear
 from equilayers.testing import assert_equivariant, assert_invariant
@@ -51,12 +57,18 @@ def test_layers(group: Group) -> None:
         torch.testing.assert_close(y, expected)
 
 
-def test_pools_and_harmonic_layers() -> None:
+def test_other_layers() -> None:
     x = data(2, 1, 10, 10)
     layer = HarmonicConv2d(1, 2, 3, in_order=None, out_order=1)
+
+    def outputs() -> list[Tensor]:
+        rotary = rotary_embedding(x.view(2, 25, 1, 4), "C1", 5)
+        bias = relative_position_bias(x.view(-1, 8)[:10], "D4", 4)
+        return [blur_pool2d(x), polyphase_pool2d(x), layer(x), rotary, bias, window_partition(x[:, None], 5)]
+
     with torch.device("meta"):
-        found = [blur_pool2d(x), polyphase_pool2d(x), layer(x)]
-    for y, expected in zip(found, [blur_pool2d(x), polyphase_pool2d(x), layer(x)], strict=True):
+        found = outputs()
+    for y, expected in zip(found, outputs(), strict=True):
         torch.testing.assert_close(y, expected)
 
 

@@ -19,6 +19,8 @@ import equilayers.nn
 from equilayers.nn import (
     BlurPool2d,
     GroupLinear,
+    GroupPositionEmbedding,
+    GroupTokens,
     HarmonicBatchNorm,
     HarmonicNonlinearity,
     LiftingConv2d,
@@ -31,6 +33,7 @@ from shipped import (
     LAYERS,
     NETWORKS,
     SHIPPED,
+    AtPlaces,
     Broken,
     Together,
     Variant,
@@ -130,7 +133,8 @@ def saved_and_loaded(variant: Variant) -> None:
         assert torch.equal(loaded.eval()(x), saved.eval()(x))
 
 
-NO_PRODUCTS = (HarmonicBatchNorm, HarmonicNonlinearity)  # nothing that autocast would take to a lower precision
+SUMS = (GroupPositionEmbedding, AtPlaces, GroupTokens)
+NO_PRODUCTS = (HarmonicBatchNorm, HarmonicNonlinearity, *SUMS)  # nothing that autocast would take to a lower precision
 
 
 @each

@@ -1,14 +1,14 @@
 r"""An orthonormal basis of the functions on any finite group, in which every correlation is block-diagonal.
 
-A correlation `y(h) = sum_u W(u) x(h u)` is a sum of right translations, `(R_u x)(h) = x(h u)`. A real irrep of theirs, of
-dimension w, occurs m times among the functions on the group. In a basis adapted to it
+A correlation `y(h) = sum_u W(u) x(h u)` is a sum of right translations, `(R_u x)(h) = x(h u)`. A real irrep of theirs,
+of dimension w, occurs m times among the functions on the group. In a basis adapted to it
 
     coefficients(x) = Q x,    the m rows of w coefficients each: row(y) = sum_u W(u) T_u row(x)
 
 with the w x w matrices `T_u` of the irrep, the same for all m rows: |G|^2 products become the sum of m w^2.
 
-Source: Serre 1977, Linear Representations of Finite Groups, sections 2.4 and 13.2; the bases are found by splitting with
-a random symmetric element of the commutant, Dixon 1970 (Math. Comp. 24, 707).
+Source: Serre 1977, Linear Representations of Finite Groups, sections 2.4 and 13.2; bases are found by splitting with a
+random symmetric element of the commutant, Dixon 1970 (Math. Comp. 24, 707).
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class IrrepBlock:
-    r"""The coefficients of one irrep, from place `first` on: `rows` rows of `width` each."""
+    r"""The coefficients of one irrep, from place `first` on: `rows` rows of `width` each.
+
+    scale: a fast transform gives the coefficients over its square root, which takes additions alone.
+    """
 
     first: int
     rows: int
     width: int
+    scale: float
 
     @property
     def slice(self) -> slice:
@@ -49,15 +53,13 @@ class IrrepBasis:
     r"""The basis of one group.
 
     matrix: Q, orthogonal (|G|, |G|), one coefficient a row. blocks: the irreps, the trivial one first. images: of each
-    block `T` (width, width, |G|), the matrices of its irrep. scales: one per block; a fast transform gives
-    `Q x / sqrt(scale)`, which takes additions alone. fast: whether there is one.
+    block `T` (width, width, |G|), the matrices of its irrep. fast: whether there is a fast transform.
     """
 
     matrix: Array
     blocks: tuple[IrrepBlock, ...]
     images: tuple[Array, ...]
-    scales: tuple[float, ...]
-    fast: Fourier | None
+    fast: bool
 
     @property
     def order(self) -> int:
@@ -88,14 +90,13 @@ def _irrep_basis(group: Group) -> IrrepBasis:
     fourier = fourier_of(group)
     fast = fourier if isinstance(fourier, FourierC2 | FourierC4 | FourierD2 | FourierD4) else None
     rows = _split(table) if fast is None else _rows_of(fast, group.order)
-    matrix = np.concatenate([row for block in rows for row in block])
+    scales = (1.0,) * len(rows) if fast is None else fast.scales
     blocks, first = [], 0
-    for block in rows:
-        blocks.append(IrrepBlock(first, len(block), len(block[0])))
+    for block, scale in zip(rows, scales, strict=True):
+        blocks.append(IrrepBlock(first, len(block), len(block[0]), scale))
         first = blocks[-1].slice.stop
-    images = tuple(_images(block[0], table) for block in rows)
-    scales = (1.0,) * len(blocks) if fast is None else fast.scales
-    basis = IrrepBasis(matrix, tuple(blocks), images, scales, fast)
+    matrix = np.concatenate([row for block in rows for row in block])
+    basis = IrrepBasis(matrix, tuple(blocks), tuple(_images(block[0], table) for block in rows), fast is not None)
     _verify(basis, table)
     return basis
 

@@ -1,32 +1,31 @@
 r"""Token-wise correlations: the group Fourier transform of features at many positions, and products in its basis.
 
-Features are tokens (R, |G|, C), all positions of all samples below each other, C innermost. Their coefficients have the
-same shape, in the order of `IrrepBasis`:
+Features are planes (|G|, R, C), all positions of all samples below each other, in any order in memory. Their
+coefficients are a tuple of tensors, one (m, R, w·C) per irrep of `IrrepBasis`: m rows of w coefficients each.
 
-    Analysis(x) -> coefficients      Synthesis(coefficients) -> y, its transpose
+    Analysis(planes) -> coefficients      Synthesis(coefficients) -> planes, its transpose
 
-each other's derivatives. Between them stands one matrix product per row of each irrep. Nothing here keeps the last bit.
+are each other's derivatives, and between them stands one matrix product per irrep. Nothing here keeps the last bit.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers._matmul import matmul_into
-from equilayers.functional._fourier.autograd import Correlate
-from equilayers.functional._fourier.basis import IrrepBasis, irrep_basis
+from equilayers._checks import constant_when_compiled
+from equilayers._matmul import differentiable_matmul
+from equilayers.functional._fourier.basis import Array, IrrepBlock, irrep_basis
+from equilayers.functional._fourier.transforms import fourier_of
 from equilayers.functional._index_tables import to_tensor
-from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.groups import Group
 
-BLOCK_BYTES = 400_000  # of tokens that are transformed at a time: both sides and the sums between stay in the cache
+Coefficients = tuple[Tensor, ...]
 
 
 def to_tokens(f: Tensor) -> Tensor:
@@ -39,290 +38,229 @@ def from_tokens(y: Tensor, f: Tensor) -> Tensor:
     return y.reshape(f.shape[0], *f.shape[3:], *y.shape[1:]).movedim(-2, 1).movedim(-1, 1)
 
 
-def token_linear(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group, cache: WeightCache | None) -> Tensor:
-    r"""Tokens (R, |G|, C) and weight (O, C, |G|) to tokens (R, |G|, O)."""
-    return synthesis(product(analysis(x, group), weight, bias, TokenKernel(group), cache), group)
+class Analysis(Function):
+    r"""Planes (|G|, R, C) to coefficients, `Q x / sqrt(scale)`."""
+
+    @staticmethod
+    def forward(x: Tensor, group: Group, as_tokens: bool) -> Coefficients:  # noqa: ARG004
+        return _analysis(x, group)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Coefficients) -> None:  # noqa: ARG004
+        ctx.others = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, *v: Tensor) -> tuple[Tensor, None, None]:
+        return Synthesis.apply(*ctx.others, *v), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Coefficients:
+        return Analysis.apply(tangent, *ctx.others)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, group: Group, as_tokens: bool) -> tuple[Any, Any]:
+        rows = x.movedim(in_dims[0], 1)
+        made = Analysis.apply(rows.flatten(1, 2), group, as_tokens)
+        return tuple(c.unflatten(1, (info.batch_size, -1)) for c in made), (1,) * len(made)
 
 
-def product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, kernel: TokenKernel, cache: WeightCache | None = None
-) -> Tensor:
-    r"""Coefficients (R, |G|, C) to coefficients (R, |G|, O), the products of the kernel; differentiable."""
-    if torch.compiler.is_compiling():
-        return kernel.composed(x, weight, bias)
-    if cache is None or torch.is_grad_enabled() or not is_plain(x, weight):
-        return Correlate.apply(x, weight, bias, kernel)
-    operators = cache.get(weight, lambda: kernel.operators(weight), f"tokens {kernel.scaled}")
-    return kernel.biased_(kernel.apply(x.contiguous(), operators, weight.shape[0]), bias)
+class Synthesis(Function):
+    r"""Coefficients to planes (|G|, R, C), the transpose of `Analysis`; in memory as tokens if so wanted."""
 
-
-class _Transform(Function):
-    r"""What analysis and synthesis share: both are linear, row by row, and each other's transpose."""
+    @staticmethod
+    def forward(group: Group, as_tokens: bool, *x: Tensor) -> Tensor:
+        return _synthesis(x, group, as_tokens)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        ctx.group = inputs[1]
+        ctx.others = inputs[:2]
 
     @staticmethod
-    def _over_rows(
-        apply: Callable[..., Tensor], in_dims: tuple[Any, ...], x: Tensor, group: Group
-    ) -> tuple[Tensor, int]:
-        rows = x.movedim(in_dims[0], 0)
-        return apply(rows.flatten(0, 1), group).unflatten(0, rows.shape[:2]), 0
-
-
-class Analysis(_Transform):
-    r"""Tokens (R, |G|, C) to coefficients (R, |G|, C), `Q x / sqrt(scale)`."""
+    def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:
+        return None, None, *Analysis.apply(v, *ctx.others)
 
     @staticmethod
-    def forward(x: Tensor, group: Group) -> Tensor:
-        return _blockwise(x, group, _analysis)
+    def jvp(ctx: Any, _: None, __: None, *tangents: Tensor) -> Tensor:
+        return Synthesis.apply(*ctx.others, *tangents)
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
-        return Synthesis.apply(v, ctx.group), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return Analysis.apply(tangent, ctx.group)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, group: Group) -> tuple[Tensor, int]:  # noqa: ARG004
-        return _Transform._over_rows(Analysis.apply, in_dims, x, group)
+    def vmap(info: Any, in_dims: tuple[Any, ...], group: Group, as_tokens: bool, *x: Tensor) -> tuple[Tensor, int]:
+        pairs = zip(x, in_dims[2:], strict=True)
+        rows = [c.expand(info.batch_size, *c.shape) if d is None else c.movedim(d, 0) for c, d in pairs]
+        made = Synthesis.apply(group, as_tokens, *(c.transpose(0, 1).flatten(1, 2) for c in rows))
+        return made.unflatten(1, (info.batch_size, -1)), 1
 
 
-class Synthesis(_Transform):
-    r"""Coefficients to tokens, the transpose of `Analysis`."""
-
-    @staticmethod
-    def forward(x: Tensor, group: Group) -> Tensor:
-        return _blockwise(x, group, _synthesis)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
-        return Analysis.apply(v, ctx.group), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return Synthesis.apply(tangent, ctx.group)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, group: Group) -> tuple[Tensor, int]:  # noqa: ARG004
-        return _Transform._over_rows(Synthesis.apply, in_dims, x, group)
+def analysis(x: Tensor, group: Group, *, as_tokens: bool) -> Coefficients:
+    r"""The coefficients of planes x (|G|, R, C); as_tokens: whether its gradient lies in memory as tokens."""
+    if torch.compiler.is_compiling():
+        return _analysis(x, group)
+    return Analysis.apply(x, group, as_tokens)
 
 
-def analysis(x: Tensor, group: Group) -> Tensor:
-    r"""`Analysis`, as plain operations for a compiler."""
-    if not torch.compiler.is_compiling():
-        return Analysis.apply(x, group)
-    fast = irrep_basis(group).fast
-    if fast is None:
-        return _matrix(group, x.dtype, x.device) @ x
-    return torch.cat([row for rows in fast.analysis(x) for row in rows], -1).view_as(x)
+def synthesis(x: Coefficients, group: Group, *, as_tokens: bool) -> Tensor:
+    r"""The planes (|G|, R, C) of coefficients; as_tokens: in memory (R, |G|, C)."""
+    if torch.compiler.is_compiling():
+        return _synthesis(x, group, as_tokens)
+    return Synthesis.apply(group, as_tokens, *x)
 
 
-def synthesis(x: Tensor, group: Group) -> Tensor:
-    r"""`Synthesis`, as plain operations for a compiler."""
-    if not torch.compiler.is_compiling():
-        return Synthesis.apply(x, group)
-    basis = irrep_basis(group)
-    if basis.fast is None:
-        return _matrix(group, x.dtype, x.device).mT @ x
-    pairs = len(basis.fast.blocks) == 3  # C4: the pair (c, d) is one row of ours
-    rows = [
-        tuple(x[:, block.slice].unflatten(1, (block.rows, block.width)).flatten(2).unbind(1)) for block in basis.blocks
-    ]
-    if pairs:
-        rows[-1] = rows[-1][0].chunk(2, -1)
-    return torch.stack(basis.fast.synthesis(rows), 1)
+def _analysis(x: Tensor, group: Group) -> Coefficients:
+    n, rows, channels = x.shape
+    blocks, fast = blocks_of(group), fourier_of(group)
+    if fast is None or not has_fast_transform(group):
+        mixed = (matrix_of(group, x.dtype, x.device) @ x.reshape(n, -1)).view(n, rows, channels)
+        parts = (mixed[b.slice].unflatten(0, (b.rows, b.width)) for b in blocks)
+        return tuple(part.transpose(1, 2).flatten(2) for part in parts)
+    if torch.compiler.is_compiling():  # it fuses plain sums by itself, and cannot differentiate `out=`
+        made = zip(fast.analysis(x.transpose(0, 1)), blocks, strict=True)
+        return tuple(torch.cat(part, -1).unflatten(1, (b.rows, -1)).transpose(0, 1) for part, b in made)
+    if n == 2:
+        return x[:1] + x[1:], x[:1] - x[1:]
+    if n == 4 and len(blocks) == 4:  # D2, element r + 2m
+        pairs = x.unflatten(0, (2, 2))
+        (s, u), (t, v) = pairs[:, 0] + pairs[:, 1], pairs[:, 0] - pairs[:, 1]
+        return tuple(part[None] for part in (s + u, s - u, t + v, t - v))
+    if n == 4:
+        even, odd = x[:2] + x[2:], x.new_empty(1, rows, 2, channels)
+        torch.sub(x[:2], x[2:], out=odd[0].transpose(0, 1))
+        return even[:1] + even[1:], even[:1] - even[1:], odd.flatten(2)
+    half_turns = x.unflatten(0, (2, 2, 2))  # D4, element r + 4m, by m, half turns and quarter turns
+    even, odd = half_turns[:, 0] + half_turns[:, 1], half_turns[:, 0] - half_turns[:, 1]
+    (p, q), (r, s) = even[:, 0] + even[:, 1], even[:, 0] - even[:, 1]
+    (c0, d0), (c1, d1) = odd
+    plane = x.new_empty(2, rows, 2, channels)
+    torch.add(c0, c1, out=plane[0, :, 0])
+    torch.sub(d1, d0, out=plane[0, :, 1])
+    torch.add(d0, d1, out=plane[1, :, 0])
+    torch.sub(c0, c1, out=plane[1, :, 1])
+    return (p + q)[None], (p - q)[None], (r + s)[None], (r - s)[None], plane.flatten(2)
 
 
-def _blockwise(x: Tensor, group: Group, transform: Callable[[Tensor, Tensor, Group], None]) -> Tensor:
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    rows = (
-        max(16, BLOCK_BYTES // max(1, x.element_size() * x[:1].numel())) if x.device.type == "cpu" else max(1, len(x))
-    )
-    for part, place in zip(x.split(rows), out.split(rows), strict=True):
-        transform(part, place, group)
+def _synthesis(x: Coefficients, group: Group, as_tokens: bool) -> Tensor:
+    n, blocks, fast = group.order, blocks_of(group), fourier_of(group)
+    if fast is None or not has_fast_transform(group):
+        parts = (c.unflatten(2, (b.width, -1)) for c, b in zip(x, blocks, strict=True))
+        below = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
+        return (matrix_of(group, below.dtype, below.device).mT @ below.flatten(1)).view(below.shape)
+    if torch.compiler.is_compiling():
+        split = [c.unbind(0) if b.rows == b.width else c[0].chunk(2, -1) for c, b in zip(x, blocks, strict=True)]
+        return torch.stack(fast.synthesis(split))
+    rows, channels = x[0].shape[1:]
+    out = x[0].new_empty(rows, n, channels).transpose(0, 1) if as_tokens else x[0].new_empty(n, rows, channels)
+    if n == 2:
+        torch.add(x[0][0], x[1][0], out=out[0])
+        torch.sub(x[0][0], x[1][0], out=out[1])
+    elif len(x) == 4:  # D2
+        (p,), (q,), (r,), (t,) = x
+        for m, (s, v) in enumerate(((p + q, r + t), (p - q, r - t))):
+            torch.add(s, v, out=out[2 * m])
+            torch.sub(s, v, out=out[2 * m + 1])
+    elif n == 4:
+        (p,), (q,), pair = x
+        _opposite(p, q, pair[0].unflatten(1, (2, -1)).transpose(0, 1), out)
+    else:  # D4: the mirror classes one after the other
+        (p,), (q,), (r,), (s,) = x[:4]
+        (a, b), (c, d) = x[4].unflatten(2, (2, -1)).unbind(0)[0].unbind(1), x[4].unflatten(2, (2, -1))[1].unbind(1)
+        pair = x[0].new_empty(2, rows, channels)
+        torch.add(a, d, out=pair[0])
+        torch.sub(c, b, out=pair[1])
+        _opposite(p + q, r + s, pair, out[:4])
+        torch.sub(a, d, out=pair[0])
+        torch.add(b, c, out=pair[1])
+        _opposite(p - q, r - s, pair, out[4:])
     return out
 
 
-def _analysis(x: Tensor, out: Tensor, group: Group) -> None:
-    n = x.shape[1]
-    fast = irrep_basis(group).fast
-    if fast is None:
-        torch.matmul(_matrix(group, x.dtype, x.device), x, out=out)
-    elif n == 2:
-        torch.add(x[:, 0], x[:, 1], out=out[:, 0])
-        torch.sub(x[:, 0], x[:, 1], out=out[:, 1])
-    elif fast.products == n:  # D2, element r + 2m
-        pairs, result = x.unflatten(1, (2, 2)), out.unflatten(1, (2, 2))
-        sums, differences = pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]
-        for half, target in (sums, result[:, 0]), (differences, result[:, 1]):
-            torch.add(half[:, 0], half[:, 1], out=target[:, 0])
-            torch.sub(half[:, 0], half[:, 1], out=target[:, 1])
-    elif n == 4:
-        sums = x[:, :2] + x[:, 2:]
-        torch.sub(x[:, :2], x[:, 2:], out=out[:, 2:])
-        torch.add(sums[:, 0], sums[:, 1], out=out[:, 0])
-        torch.sub(sums[:, 0], sums[:, 1], out=out[:, 1])
-    else:  # D4, element r + 4m: (c_m, d_m) are the differences of opposite rotations
-        opposite = x.unflatten(1, (2, 2, 2))
-        sums, pairs = opposite[:, :, 0] + opposite[:, :, 1], opposite[:, :, 0] - opposite[:, :, 1]
-        for half, first in (sums[:, :, 0] + sums[:, :, 1], 0), (sums[:, :, 0] - sums[:, :, 1], 2):
-            torch.add(half[:, 0], half[:, 1], out=out[:, first])
-            torch.sub(half[:, 0], half[:, 1], out=out[:, first + 1])
-        torch.add(pairs[:, 0], pairs[:, 1], out=out[:, 4::2])  # c_0 + c_1, d_0 + d_1
-        torch.sub(pairs[:, 1, 1], pairs[:, 0, 1], out=out[:, 5])
-        torch.sub(pairs[:, 0, 0], pairs[:, 1, 0], out=out[:, 7])
+def _opposite(p: Tensor, q: Tensor, pair: Tensor, out: Tensor) -> None:
+    r"""The planes `[e + c, o + d, e - c, o - d]` of four rotations, e = p + q, o = p - q, pair = (c, d)."""
+    even_odd = p.new_empty(2, *p.shape)
+    torch.add(p, q, out=even_odd[0])
+    torch.sub(p, q, out=even_odd[1])
+    torch.add(even_odd, pair, out=out[:2])
+    torch.sub(even_odd, pair, out=out[2:])
 
 
-def _synthesis(x: Tensor, out: Tensor, group: Group) -> None:
-    n = x.shape[1]
-    fast = irrep_basis(group).fast
-    if fast is None:
-        torch.matmul(_matrix(group, x.dtype, x.device).mT, x, out=out)
-    elif n == 2:
-        torch.add(x[:, 0], x[:, 1], out=out[:, 0])
-        torch.sub(x[:, 0], x[:, 1], out=out[:, 1])
-    elif fast.products == n:  # D2
-        pairs, result = x.unflatten(1, (2, 2)), out.unflatten(1, (2, 2))
-        sums, differences = pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]  # of mirror class 0 and 1
-        torch.add(sums[:, 0], sums[:, 1], out=result[:, 0, 0])
-        torch.sub(sums[:, 0], sums[:, 1], out=result[:, 0, 1])
-        torch.add(differences[:, 0], differences[:, 1], out=result[:, 1, 0])
-        torch.sub(differences[:, 0], differences[:, 1], out=result[:, 1, 1])
-    elif n == 4:
-        even_odd = torch.empty_like(x[:, :2])
-        torch.add(x[:, 0], x[:, 1], out=even_odd[:, 0])
-        torch.sub(x[:, 0], x[:, 1], out=even_odd[:, 1])
-        torch.add(even_odd, x[:, 2:], out=out[:, :2])
-        torch.sub(even_odd, x[:, 2:], out=out[:, 2:])
-    else:  # D4
-        (p, q, r, s), (a, b, c, d) = x[:, :4].unbind(1), x[:, 4:].unbind(1)
-        sums, pairs = x.new_empty(2, len(x), 2, 2, x.shape[2])
-        plain, mirrored = p + q, p - q
-        other = r + s, r - s
-        for m, half in enumerate((plain, mirrored)):
-            torch.add(half, other[m], out=sums[:, m, 0])
-            torch.sub(half, other[m], out=sums[:, m, 1])
-        torch.add(a, d, out=pairs[:, 0, 0])
-        torch.sub(c, b, out=pairs[:, 0, 1])
-        torch.sub(a, d, out=pairs[:, 1, 0])
-        torch.add(b, c, out=pairs[:, 1, 1])
-        opposite = out.unflatten(1, (2, 2, 2))
-        torch.add(sums, pairs, out=opposite[:, :, 0])
-        torch.sub(sums, pairs, out=opposite[:, :, 1])
+def operators_of(weight: Tensor, group: Group, scaled: int) -> Coefficients:
+    r"""The matrix (w·O, w·C) of each irrep for a weight (O, C, |G|); differentiable.
 
-
-ALL = 1 << 62
-
-
-@dataclass(frozen=True)
-class TokenKernel:
-    r"""The `Kernel` of coefficients x (R, |G|, C), weight (O, C, |G|) and y (R, |G|, O).
-
-    scaled: how many of the features, the first ones, are multiplied by the scale of each irrep: ALL that go to
+    scaled: how many of the features, the first ones, are multiplied by the scale of the irrep: all that go to
     `Synthesis`; one side of an inner product, `<x, y> = sum_i scale_i <x_i, y_i>`.
     """
-
-    group: Group
-    scaled: int = ALL
-
-    def operators(self, weight: Tensor) -> list[Tensor]:
-        r"""The matrix (w·O, w·C) of each irrep."""
-        basis = irrep_basis(self.group)
-        features, channels, _ = weight.shape
-        entries = _images(self.group, weight.dtype, weight.device) @ weight.reshape(features * channels, -1).mT
-        made = []
-        for block, scale, part in zip(basis.blocks, basis.scales, entries.split(_entries(basis)), strict=True):
-            matrix = part.view(block.width, block.width, features, channels).transpose(1, 2)
-            matrix = self._scale(matrix, scale, 1)
-            made.append(matrix.reshape(block.width * features, block.width * channels))
-        return made
-
-    def _scale(self, x: Tensor, scale: float, axis: int) -> Tensor:
-        r"""X times the scale in the first features."""
-        if self.scaled >= x.shape[axis]:
-            return x if scale == 1 else x * scale
-        if not self.scaled or scale == 1:
-            return x
-        first, rest = x.tensor_split([self.scaled], axis)
-        return torch.cat((first * scale, rest), axis)
-
-    def apply(self, x: Tensor, operators: list[Tensor], features: int, *, adjoint: bool = False) -> Tensor:
-        r"""Each operator, or its transpose, on the rows of its irrep."""
-        out = x.new_empty(*x.shape[:2], features)
-        for block, operator in zip(irrep_basis(self.group).blocks, operators, strict=True):
-            matrix = operator if adjoint else operator.mT
-            for row, place in zip(_rows(x, block), _rows(out, block), strict=True):
-                matmul_into(row, matrix, place)
-        return out
-
-    def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = self.apply(x.contiguous(), self.operators(weight), weight.shape[0])
-        return self.biased_(y, bias)
-
-    def composed(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        r"""`correlate` in plain operations, for a compiler."""
-        basis, features = irrep_basis(self.group), weight.shape[0]
-        made = []
-        for block, operator in zip(basis.blocks, self.operators(weight), strict=True):
-            rows = x[:, block.slice].reshape(len(x), block.rows, -1)
-            made.append((rows @ operator.mT).reshape(len(x), -1, features))
-        if bias is not None:
-            made[0] = made[0] + self._trivial(bias)
-        return torch.cat(made, 1)
-
-    def biased_(self, y: Tensor, bias: Tensor | None) -> Tensor:
-        r"""The bias added in place: it reaches the trivial irrep alone."""
-        if bias is not None:
-            y[:, 0].add_(self._trivial(bias))
-        return y
-
-    def bias_gradient(self, v: Tensor) -> Tensor:
-        r"""The bias-gradient of <v, y>."""
-        return self._trivial(v[:, 0].sum(0))
-
-    def _trivial(self, bias: Tensor) -> Tensor:
-        r"""The coefficient of the trivial irrep of what is the bias on the whole group."""
-        basis = irrep_basis(self.group)
-        return self._scale(bias * (basis.order / basis.scales[0]) ** 0.5, basis.scales[0], 0)
-
-    def input_adjoint(self, v: Tensor, weight: Tensor) -> Tensor:
-        return self.apply(v.contiguous(), self.operators(weight), weight.shape[1], adjoint=True)
-
-    def weight_gradient(self, v: Tensor, x: Tensor) -> Tensor:
-        basis = irrep_basis(self.group)
-        v, x, features, channels = v.contiguous(), x.contiguous(), v.shape[2], x.shape[2]
-        parts = []
-        for block, scale in zip(basis.blocks, basis.scales, strict=True):
-            pairs = zip(_rows(v, block), _rows(x, block), strict=True)
-            total = functools.reduce(torch.add, (y.mT @ u for y, u in pairs))
-            part = self._scale(total.view(block.width, features, block.width, channels), scale, 1).transpose(1, 2)
-            parts.append(part.reshape(block.width**2, features * channels))
-        images = _images(self.group, v.dtype, v.device)
-        return (images.mT @ torch.cat(parts)).mT.reshape(features, channels, -1)
+    features, channels, n = weight.shape
+    blocks = blocks_of(group)
+    entries = images_of(group, weight.dtype, weight.device) @ weight.reshape(-1, n).mT
+    parts = entries.split([b.width**2 for b in blocks])
+    made = []
+    for b, part in zip(blocks, parts, strict=True):
+        matrix = part.view(b.width, b.width, features, channels).transpose(1, 2)
+        made.append(_scaled(matrix, b.scale, scaled, 1).reshape(b.width * features, b.width * channels))
+    return tuple(made)
 
 
-def _rows(x: Tensor, block: Any) -> list[Tensor]:
-    r"""The rows (R, w·C) of an irrep, views of coefficients (R, |G|, C)."""
-    rows = x[:, block.slice].view(len(x), block.rows, block.width * x.shape[2])
-    return list(rows.unbind(1))
+def bias_of(bias: Tensor, group: Group, scaled: int) -> Tensor:
+    r"""The coefficient of the trivial irrep of what is the bias (O,) on the whole group."""
+    scale = blocks_of(group)[0].scale
+    return _scaled(bias * (group.order / scale) ** 0.5, scale, scaled, 0)
 
 
-def _entries(basis: IrrepBasis) -> list[int]:
-    return [block.width**2 for block in basis.blocks]
+def apply_operators(x: Coefficients, operators: Coefficients, bias: Tensor | None) -> Coefficients:
+    r"""Each operator on the rows of its irrep, and the bias of `bias_of` added."""
+    made = [
+        differentiable_matmul(c.flatten(0, 1), op.mT).unflatten(0, c.shape[:2])
+        for c, op in zip(x, operators, strict=True)
+    ]
+    if bias is not None:
+        made[0] = made[0] + bias
+    return tuple(made)
 
 
-@functools.lru_cache(maxsize=64)
-def _matrix(group: Group, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return to_tensor(irrep_basis(group).matrix, device, dtype)
+def _scaled(x: Tensor, scale: float, scaled: int, axis: int) -> Tensor:
+    r"""X times the scale in its first entries along an axis."""
+    if scale == 1 or not scaled:
+        return x
+    if scaled >= x.shape[axis]:
+        return x * scale
+    first, rest = x.tensor_split([scaled], axis)
+    return torch.cat((first * scale, rest), axis)
 
 
-@functools.lru_cache(maxsize=64)
-def _images(group: Group, dtype: torch.dtype, device: torch.device) -> Tensor:
+@constant_when_compiled
+def blocks_of(group: Group) -> tuple[IrrepBlock, ...]:
+    r"""The irreps of the group, see `IrrepBasis`."""
+    return irrep_basis(group).blocks
+
+
+@constant_when_compiled
+def has_fast_transform(group: Group) -> bool:
+    r"""Whether additions alone make the coefficients."""
+    return irrep_basis(group).fast
+
+
+def matrix_of(group: Group, dtype: torch.dtype, device: torch.device) -> Tensor:
+    r"""The basis Q, (|G|, |G|)."""
+    if torch.compiler.is_compiling():  # a compiler takes no tensor from a cache and must leave none there
+        return torch.tensor(_numbers(group, "matrix"), dtype=dtype, device=device).view(group.order, -1)
+    return _kept(group, "matrix", dtype, device)
+
+
+def images_of(group: Group, dtype: torch.dtype, device: torch.device) -> Tensor:
     r"""The entries of the matrices of all irreps below each other, (entries, |G|)."""
-    images = irrep_basis(group).images
-    return torch.cat([to_tensor(t.reshape(-1, t.shape[2]), device, dtype) for t in images])
+    if torch.compiler.is_compiling():
+        return torch.tensor(_numbers(group, "images"), dtype=dtype, device=device).view(-1, group.order)
+    return _kept(group, "images", dtype, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(group: Group, which: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return to_tensor(_array(group, which), device, dtype)
+
+
+@constant_when_compiled
+def _numbers(group: Group, which: str) -> tuple[float, ...]:
+    return tuple(_array(group, which).ravel().tolist())
+
+
+def _array(group: Group, which: str) -> Array:
+    basis = irrep_basis(group)
+    return basis.matrix if which == "matrix" else np.concatenate([t.reshape(-1, t.shape[2]) for t in basis.images])

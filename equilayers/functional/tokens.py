@@ -1,0 +1,235 @@
+r"""The spaces in which a chain of token-wise layers works: coefficients of the group, or the regular basis.
+
+Only a nonlinearity needs the regular basis. Norms, attention and sums stay in coefficients, so that a chain of layers
+pays for a transform where it starts, where it ends, and on both sides of each nonlinearity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers._checks import autocast, widened
+from equilayers.functional._fourier.tokens import (
+    Coefficients,
+    analysis,
+    apply_operators,
+    bias_of,
+    blocks_of,
+    from_tokens,
+    operators_of,
+    synthesis,
+    to_tokens,
+)
+from equilayers.functional._weight_cache import WeightCache, is_plain
+from equilayers.functional.cost import cheapest_tokens
+from equilayers.groups import Group
+
+TOKEN_ALGORITHMS = ("auto", "fourier", "dense")
+ALL = 1 << 62  # features
+
+
+class TokenWeight(NamedTuple):
+    r"""A group linear map with what stands before and after it: `y = scale (W (gain · x + shift) + bias)`.
+
+    weight: (O, C, |G|). bias: (O,). gain, shift: (C,), of a norm before it. scale: (O,). centred: subtract from x its
+    mean over channels and fiber first.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    gain: Tensor | None = None
+    shift: Tensor | None = None
+    scale: Tensor | None = None
+    centred: bool = False
+
+    def after(self, norm: TokenWeight | None) -> TokenWeight:
+        r"""The same with the gain, shift and centring of a norm before it."""
+        return self if norm is None else self._replace(gain=norm.gain, shift=norm.shift, centred=norm.centred)
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        r"""Weight and bias of the one group linear map that does all of it, as autocast wants them."""
+        weight, bias = self.weight, self.bias
+        if self.shift is not None:
+            shifted = weight.sum(2) @ self.shift
+            bias = shifted if bias is None else bias + shifted
+        if self.gain is not None:
+            weight = weight * self.gain[:, None]
+        if self.centred:  # less y of what is constant over channels and fiber
+            weight = weight - weight.sum(2).mean(1)[:, None, None] / weight.shape[2]
+        if self.scale is not None:
+            weight = weight * self.scale[:, None, None]
+            bias = None if bias is None else bias * self.scale
+        return autocast(weight), None if bias is None else autocast(bias)
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        r"""All that it is made of."""
+        return tuple(t for t in self[:5] if isinstance(t, Tensor))
+
+
+def token_space(group: Group, channels: int, features: int, algorithm: str) -> TokenSpace:
+    r"""Where a layer works: in coefficients ("fourier"), in the regular basis ("dense"), or the faster ("auto")."""
+    if algorithm == "auto":
+        algorithm = "fourier" if cheapest_tokens(group, channels, features) == "tokens" else "dense"
+    return TokenSpace(group, algorithm == "fourier" and group.order > 1)
+
+
+@dataclass(frozen=True)
+class TokenSpace:
+    r"""Where R tokens of C channels are worked on: coefficients if `spectral`, otherwise one tensor (1, R, |G|·C).
+
+    Coefficients are a tuple of tensors (m, R, w·C), one per irrep of the group.
+    """
+
+    group: Group
+    spectral: bool
+
+    def enter(self, tokens: Tensor) -> Coefficients:
+        r"""Tokens (R, |G|, C), brought here."""
+        if not self.spectral:
+            return (tokens.flatten(1)[None],)
+        return analysis(tokens.transpose(0, 1), self.group, as_tokens=True)
+
+    def leave(self, x: Coefficients) -> Tensor:
+        r"""Back to tokens, what `map` did not scale."""
+        if self.spectral:
+            x = tuple(c * b.scale for c, b in zip(x, blocks_of(self.group), strict=True))
+        return self.leave_scaled(x)
+
+    def leave_scaled(self, x: Coefficients) -> Tensor:
+        r"""Back to tokens, what `map` scaled."""
+        if not self.spectral:
+            return x[0][0].unflatten(1, (self.group.order, -1))
+        return synthesis(x, self.group, as_tokens=True).transpose(0, 1)
+
+    def planes(self, x: Coefficients) -> Tensor:
+        r"""What `map` scaled, in the regular basis (|G|, R, C), for a pointwise function."""
+        if not self.spectral:
+            return x[0][0].unflatten(1, (self.group.order, -1)).transpose(0, 1)
+        return synthesis(x, self.group, as_tokens=False)
+
+    def from_planes(self, x: Tensor) -> Coefficients:
+        r"""Planes (|G|, R, C), brought here."""
+        if not self.spectral:
+            return (x.transpose(0, 1).flatten(1)[None],)
+        return analysis(x, self.group, as_tokens=False)
+
+    def map(self, x: Coefficients, w: TokenWeight, cache: WeightCache | None, *, scaled: int = 0) -> Coefficients:
+        r"""The group linear map, C channels to O.
+
+        scaled: how many of the features, the first ones, are scaled: ALL for `leave_scaled` and `planes`, the queries
+            of attention.
+        """
+        x = tuple(map(autocast, x))
+
+        def made() -> tuple[Coefficients, Tensor | None]:
+            weight, bias = w.folded()
+            if not self.spectral:
+                return (_expanded(weight, self.group),), None if bias is None else bias.repeat(self.group.order)
+            operators = operators_of(weight, self.group, scaled)
+            return operators, None if bias is None else bias_of(bias, self.group, scaled)
+
+        if cache is None or torch.compiler.is_compiling() or torch.is_grad_enabled() or not is_plain(*x, w.weight):
+            return apply_operators(x, *made())
+        return apply_operators(x, *cache.get(w.tensors, made, f"{self.spectral} {scaled} {x[0].dtype}"))
+
+    def normalised(self, x: Coefficients, eps: float, *, centred: bool) -> Coefficients:
+        r"""X over its deviation, or root mean square, at each token.
+
+        In coefficients the mean, that of the trivial irrep, is not subtracted: a `TokenWeight` that is `centred` does.
+        """
+        if not self.spectral:
+            shape = x[0].shape[2:]
+            return (F.layer_norm(x[0], shape, eps=eps) if centred else F.rms_norm(x[0], shape, eps=eps),)
+        blocks, n = blocks_of(self.group), self.group.order
+        x = tuple(map(widened, x))
+        norms = (torch.linalg.vector_norm(c, dim=(0, 2)).square() * b.scale for c, b in zip(x, blocks, strict=True))
+        square = sum(norms) / (n * x[0].shape[2])
+        if centred:
+            square = square - (x[0][0].mean(1) * (blocks[0].scale / n) ** 0.5).square()
+        factor = torch.rsqrt(square.clamp(min=0) + eps)[:, None]
+        return tuple(c * factor for c in x)
+
+    def affine(self, x: Coefficients, norm: TokenWeight) -> Coefficients:
+        r"""`gain · x + shift` of what is `normalised`, less its mean if `centred`, where no map follows."""
+        if self.spectral and norm.centred:
+            x = x[0] - x[0].mean(2, keepdim=True), *x[1:]
+        if norm.gain is not None:
+            gain = norm.gain
+            x = tuple(c * gain.repeat(w) for c, w in zip(x, self._widths, strict=True))
+        if norm.shift is None:
+            return x
+        constant = bias_of(norm.shift, self.group, 0) if self.spectral else norm.shift.repeat(self.group.order)
+        return x[0] + constant, *x[1:]
+
+    def add(self, x: Coefficients, y: Coefficients) -> Coefficients:
+        r"""The sum of both."""
+        return tuple(a + b for a, b in zip(x, y, strict=True))
+
+    def dropped(self, x: Coefficients, fibers: float, samples: float, batch: int) -> Coefficients:
+        r"""Dropout of whole fibers, each channel of a token with all its planes, and of whole samples.
+
+        So it commutes with the action of the group on the fiber and with every change of basis.
+        """
+        if not fibers and not samples:
+            return x
+        widths = self._widths
+        tokens, channels = x[0].shape[1], x[0].shape[2] // widths[0]
+        kept = F.dropout(x[0].new_ones(tokens, channels), fibers)
+        kept = (kept.unflatten(0, (batch, -1)) * F.dropout(x[0].new_ones(batch, 1, 1), samples)).flatten(0, 1)
+        return tuple(c * kept.repeat(1, w) for c, w in zip(x, widths, strict=True))
+
+    def heads(self, x: Coefficients, batch: int, counts: Sequence[tuple[int, int]]) -> list[Tensor]:
+        r"""What attention takes: for each (heads, d) of the features, in their order, a tensor (B, heads, N, |G|·d).
+
+        The one copy that attention over a fiber costs: a head's channels lie side by side only within a row.
+        """
+        parts: list[list[Tensor]] = [[] for _ in counts]
+        for c, w in zip(x, self._widths, strict=True):
+            split = c.unflatten(2, (w, -1)).unflatten(1, (batch, -1)).split([h * d for h, d in counts], -1)
+            for rows, (h, _), made in zip(split, counts, parts, strict=True):
+                made += [row.unflatten(3, (h, -1)).permute(0, 3, 1, 2, 4) for row in rows.unbind(0)]
+        return [torch.cat(made, 3).flatten(3) for made in parts]
+
+    def merged(self, y: Tensor) -> Coefficients:
+        r"""The result of attention (B, heads, N, |G|·d) as coefficients of heads·d channels, the inverse of `heads`."""
+        batch, _, length, _ = y.shape
+        widths = self._widths
+        rows = [b.rows for b in blocks_of(self.group)] if self.spectral else [1]
+        y = y.unflatten(3, (self.group.order, -1))
+        parts = y.split([m * w for m, w in zip(rows, widths, strict=True)], 3)
+        split = (part.unflatten(3, (m, w)) for part, m, w in zip(parts, rows, widths, strict=True))
+        return tuple(part.permute(3, 0, 2, 4, 1, 5).reshape(part.shape[3], batch * length, -1) for part in split)
+
+    @property
+    def _widths(self) -> list[int]:
+        return [b.width for b in blocks_of(self.group)] if self.spectral else [self.group.order]
+
+
+def _expanded(weight: Tensor, group: Group) -> Tensor:
+    r"""The matrix of all planes, rows (h, o) and columns (k, c)."""
+    return torch.cat([group.act_regular(h, weight).transpose(1, 2).flatten(1) for h in range(group.order)])
+
+
+def token_linear(x: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCache | None) -> Tensor:
+    r"""The group linear map of tokens (R, |G|, C), to (R, |G|, O)."""
+    return space.leave_scaled(space.map(space.enter(x), w, cache, scaled=ALL))
+
+
+__all__ = [
+    "ALL",
+    "TOKEN_ALGORITHMS",
+    "Coefficients",
+    "TokenSpace",
+    "TokenWeight",
+    "from_tokens",
+    "to_tokens",
+    "token_linear",
+    "token_space",
+]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import check_float, check_same_dtype, check_tensor, refuse
-from equilayers.functional.tokens import from_tokens, to_tokens
+from equilayers.functional.tokens import feature_of, planes_of
 
 
 def group_attention(
@@ -65,11 +65,14 @@ def group_attention(
         refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
     kept = check_heads(caller, query.shape[1], key.shape[1], num_heads)
     pairs = (query, num_heads), (key, kept), (value, kept)
-    tokens = (to_tokens(f).unflatten(0, (len(query), -1)).unflatten(-1, (heads, -1)) for f, heads in pairs)
-    q, k, v = (x.permute(0, 3, 1, 2, 4).flatten(3) for x in tokens)
-    y = attend(caller, q, k, v, attn_mask=attn_mask, is_causal=is_causal)
-    y = y.unflatten(3, (query.shape[2], -1)).permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 1)
-    return from_tokens(y, query)
+    q, k, v = (regular_heads(planes_of(f), len(query), heads) for f, heads in pairs)
+    y = attend(caller, q, k, v, attn_mask=attn_mask, is_causal=is_causal).unflatten(3, (query.shape[2], -1))
+    return feature_of(y.permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2), query)
+
+
+def regular_heads(planes: Tensor, batch: int, heads: int) -> Tensor:
+    r"""Planes (|G|, B·N, heads·d) to what attention takes, (B, heads, N, |G|·d)."""
+    return planes.unflatten(1, (batch, -1)).unflatten(3, (heads, -1)).permute(1, 3, 2, 0, 4).flatten(3)
 
 
 def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -> int:
@@ -101,7 +104,7 @@ def attend(
         refuse(caller, "at least one position", (length, key.shape[2]), "Attention needs tokens to attend to.")
     if attn_mask is not None:
         _check_mask(caller, attn_mask, (batch, heads, length, key.shape[2]))
-    grouped = heads != key.shape[1]
+    grouped = bool(heads != key.shape[1])  # a tracer makes a tensor of it
     return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout, is_causal, enable_gqa=grouped)
 
 

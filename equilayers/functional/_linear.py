@@ -21,7 +21,7 @@ from equilayers.functional._fourier.orbits import OrbitTable, orbit_table
 from equilayers.functional._fourier.transforms import fourier_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.functional.cost import ALGORITHMS, cheapest, cheapest_compiled, cheapest_tokens
-from equilayers.functional.tokens import TokenSpace, TokenWeight, from_tokens, to_tokens, token_linear
+from equilayers.functional.tokens import TokenSpace, TokenWeight, feature_of, planes_of, token_linear
 from equilayers.groups import Group, Rotations, as_group
 
 
@@ -133,12 +133,12 @@ def linear(
     if group.order == 1:  # nothing is tied: torch's own layer
         if spec.lifting:
             return F.linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
-        return from_tokens(F.linear(to_tokens(x), weight[:, :, 0], bias), x)
+        return feature_of(F.linear(planes_of(x), weight[:, :, 0], bias), x)
     if not spec.lifting and x.ndim > 3:
         return _at_positions(x, weight, bias, spec, cache)
     algorithm = _algorithm(x, weight, spec)
     if algorithm == "tokens":
-        return from_tokens(token_linear(to_tokens(x), TokenWeight(weight, bias), TokenSpace(group, True), cache), x)
+        return token_linear(x, TokenWeight(weight, bias), TokenSpace(group, True), cache)
     if algorithm == "orbit":
         return _orbit(x, weight, bias, spec)
     fourier = fourier_of(group)
@@ -193,18 +193,17 @@ def _at_positions(
     f: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec, cache: WeightCache | None
 ) -> Tensor:
     r"""The group linear map at every position of f (B, C, |G|, *S)."""
-    group, tokens = spec.group, to_tokens(f)
-    algorithm = spec.algorithm
+    group, algorithm = spec.group, spec.algorithm
     compiling = torch.compiler.is_compiling()  # a compiler reorders sums as it likes: there is no last bit to keep
     inexact = algorithm == "fourier" and (compiling or fourier_of(group) is None)
     if algorithm == "auto" or (algorithm == "bitwise" and compiling):
         algorithm = cheapest_tokens(group, weight.shape[1], weight.shape[0])
     if algorithm in ("tokens", "dense") or inexact:
         space = TokenSpace(group, algorithm != "dense")
-        return from_tokens(token_linear(tokens, TokenWeight(weight, bias), space, cache), f)
+        return token_linear(f, TokenWeight(weight, bias), space, cache)
     if not _moves(group, tuple(f.shape[3:])):  # the places of the rows are fixed: as many vectors
-        vectors = linear("group_linear", tokens.mT, weight, bias, spec, cache)
-        return from_tokens(vectors.mT, f)
+        vectors = linear("group_linear", planes_of(f).permute(1, 2, 0), weight, bias, spec, cache)
+        return feature_of(vectors.permute(2, 0, 1), f)
     fourier = fourier_of(group)
     if algorithm == "orbit" or fourier is None or not isinstance(group, Rotations) or compiling:
         return _orbit_at_positions(f, weight, bias, group)
@@ -227,8 +226,8 @@ def _orbit_at_positions(f: Tensor, weight: Tensor, bias: Tensor | None, group: G
     matrix, planes = weight.mT.flatten(1), []
     for h in range(group.order):
         moved = group.act_regular(group.inverse(h), f) if h else f.clone()
-        y = F.linear(to_tokens(moved).contiguous().flatten(1), matrix, bias)
-        planes.append(group.act(h, from_tokens(y.unsqueeze(1), f)[:, :, 0]))
+        y = F.linear(planes_of(moved).transpose(0, 1).contiguous().flatten(1), matrix, bias)
+        planes.append(group.act(h, feature_of(y[None], f)[:, :, 0]))
     return torch.stack(planes, 2)
 
 

@@ -21,10 +21,10 @@ from equilayers.functional._fourier.tokens import (
     apply_operators,
     bias_of,
     blocks_of,
-    from_tokens,
+    feature_of,
     operators_of,
+    planes_of,
     synthesis,
-    to_tokens,
 )
 from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.functional.cost import cheapest_tokens
@@ -90,41 +90,33 @@ class TokenSpace:
     group: Group
     spectral: bool
 
-    def enter(self, tokens: Tensor) -> Coefficients:
-        r"""Tokens (R, |G|, C), brought here."""
-        if not self.spectral:
-            return (tokens.flatten(1)[None],)
-        return analysis(tokens.transpose(0, 1), self.group, as_tokens=True)
+    def enter(self, f: Tensor) -> Coefficients:
+        r"""A regular feature (B, C, |G|, *S), brought here."""
+        return self.from_planes(planes_of(f), as_tokens=True)
 
-    def leave(self, x: Coefficients) -> Tensor:
-        r"""Back to tokens, what `map` did not scale."""
-        if self.spectral:
+    def leave(self, x: Coefficients, f: Tensor, *, scaled: bool = False) -> Tensor:
+        r"""Back to a regular feature, with the batch and positions of f; scaled: whether `map` has scaled x."""
+        if self.spectral and not scaled:
             x = tuple(c * b.scale for c, b in zip(x, blocks_of(self.group), strict=True))
-        return self.leave_scaled(x)
+        return feature_of(self.planes(x, as_tokens=True), f)
 
-    def leave_scaled(self, x: Coefficients) -> Tensor:
-        r"""Back to tokens, what `map` scaled."""
-        if not self.spectral:
-            return x[0][0].unflatten(1, (self.group.order, -1))
-        return synthesis(x, self.group, as_tokens=True).transpose(0, 1)
-
-    def planes(self, x: Coefficients) -> Tensor:
-        r"""What `map` scaled, in the regular basis (|G|, R, C), for a pointwise function."""
+    def planes(self, x: Coefficients, *, as_tokens: bool = False) -> Tensor:
+        r"""What `map` scaled, in the regular basis, (|G|, R, C); as_tokens: in memory (R, |G|, C)."""
         if not self.spectral:
             return x[0][0].unflatten(1, (self.group.order, -1)).transpose(0, 1)
-        return synthesis(x, self.group, as_tokens=False)
+        return synthesis(x, self.group, as_tokens=as_tokens)
 
-    def from_planes(self, x: Tensor) -> Coefficients:
-        r"""Planes (|G|, R, C), brought here."""
+    def from_planes(self, x: Tensor, *, as_tokens: bool = False) -> Coefficients:
+        r"""Planes (|G|, R, C), brought here; as_tokens: whether they lie in memory as (R, |G|, C)."""
         if not self.spectral:
             return (x.transpose(0, 1).flatten(1)[None],)
-        return analysis(x, self.group, as_tokens=False)
+        return analysis(x, self.group, as_tokens=as_tokens)
 
     def map(self, x: Coefficients, w: TokenWeight, cache: WeightCache | None, *, scaled: int = 0) -> Coefficients:
         r"""The group linear map, C channels to O.
 
-        scaled: how many of the features, the first ones, are scaled: ALL for `leave_scaled` and `planes`, the queries
-            of attention.
+        scaled: how many of the features, the first ones, are scaled: ALL for `planes` and `leave(scaled=True)`, the
+            queries of attention.
         """
         x = tuple(map(autocast, x))
 
@@ -148,13 +140,13 @@ class TokenSpace:
             shape = x[0].shape[2:]
             return (F.layer_norm(x[0], shape, eps=eps) if centred else F.rms_norm(x[0], shape, eps=eps),)
         blocks, n = blocks_of(self.group), self.group.order
-        x = tuple(map(widened, x))
-        norms = (torch.linalg.vector_norm(c, dim=(0, 2)).square() * b.scale for c, b in zip(x, blocks, strict=True))
+        wide = tuple(map(widened, x))
+        norms = (torch.linalg.vector_norm(c, dim=(0, 2)).square() * b.scale for c, b in zip(wide, blocks, strict=True))
         square = sum(norms) / (n * x[0].shape[2])
         if centred:
-            square = square - (x[0][0].mean(1) * (blocks[0].scale / n) ** 0.5).square()
+            square = square - (wide[0][0].mean(1) * (blocks[0].scale / n) ** 0.5).square()
         factor = torch.rsqrt(square.clamp(min=0) + eps)[:, None]
-        return tuple(c * factor for c in x)
+        return tuple((c * factor).to(given.dtype) for c, given in zip(wide, x, strict=True))
 
     def affine(self, x: Coefficients, norm: TokenWeight) -> Coefficients:
         r"""`gain · x + shift` of what is `normalised`, less its mean if `centred`, where no map follows."""
@@ -217,9 +209,9 @@ def _expanded(weight: Tensor, group: Group) -> Tensor:
     return torch.cat([group.act_regular(h, weight).transpose(1, 2).flatten(1) for h in range(group.order)])
 
 
-def token_linear(x: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCache | None) -> Tensor:
-    r"""The group linear map of tokens (R, |G|, C), to (R, |G|, O)."""
-    return space.leave_scaled(space.map(space.enter(x), w, cache, scaled=ALL))
+def token_linear(f: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCache | None) -> Tensor:
+    r"""The group linear map of a regular feature (B, C, |G|, *S), to (B, O, |G|, *S)."""
+    return space.leave(space.map(space.enter(f), w, cache, scaled=ALL), f, scaled=True)
 
 
 __all__ = [
@@ -228,8 +220,8 @@ __all__ = [
     "Coefficients",
     "TokenSpace",
     "TokenWeight",
-    "from_tokens",
-    "to_tokens",
+    "feature_of",
+    "planes_of",
     "token_linear",
     "token_space",
 ]

@@ -2,6 +2,8 @@ r"""Multi-head attention between the positions of regular features."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -9,18 +11,32 @@ from equilayers._checks import check_choice, check_int, refuse
 from equilayers.functional import WeightCache
 from equilayers.functional._attention import attend, attention_mask, check_heads
 from equilayers.functional.tokens import (
+    ALL,
     TOKEN_ALGORITHMS,
     Coefficients,
     TokenSpace,
     TokenWeight,
-    from_tokens,
-    to_tokens,
     token_space,
 )
 from equilayers.groups import Group, as_group
 from equilayers.nn._init import reset
 from equilayers.nn._linear import GroupLinear
+from equilayers.nn._position import GroupRotaryEmbedding
 from equilayers.nn._tokens import check_probability, check_tokens
+
+
+class AttentionCall(NamedTuple):
+    r"""What a call of attention is told beside features: the batch, a mask for `attend`, the size of the map."""
+
+    batch: int
+    mask: Tensor | None = None
+    is_causal: bool = False
+    size: tuple[int, int] | None = None
+
+
+def map_size(f: Tensor) -> tuple[int, int] | None:
+    r"""(H, W) of a feature that is a map."""
+    return (f.shape[3], f.shape[4]) if f.ndim == 5 else None
 
 
 class GroupMultiheadAttention(nn.Module):
@@ -37,6 +53,7 @@ class GroupMultiheadAttention(nn.Module):
         bias: learn biases, shared over the fiber.
         dropout: probability of dropping an attention weight, in training.
         num_kv_heads: heads of key and value, which must divide num_heads (grouped-query attention); num_heads if None.
+        rotary: turns queries and keys by their positions on a map; None for no such embedding.
         algorithm: "auto" (the faster by the cost model), "fourier" (group Fourier transform) or "dense" (expanded
             matrices).
 
@@ -69,6 +86,7 @@ class GroupMultiheadAttention(nn.Module):
         dropout: float = 0.0,
         *,
         num_kv_heads: int | None = None,
+        rotary: GroupRotaryEmbedding | None = None,
         algorithm: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -90,6 +108,7 @@ class GroupMultiheadAttention(nn.Module):
         self.out_proj = GroupLinear(
             self.group, self.num_features, self.num_features, bias, "auto", device=device, dtype=dtype
         )
+        self.rotary = rotary
         self._caches = WeightCache(), WeightCache(), WeightCache()  # of the products that make query, key and value
         self.reset_parameters()
 
@@ -110,6 +129,7 @@ class GroupMultiheadAttention(nn.Module):
         key_padding_mask: Tensor | None = None,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         r"""Attention of the positions of query to those of key and value.
 
@@ -121,6 +141,8 @@ class GroupMultiheadAttention(nn.Module):
             attn_mask: (N, M), (num_heads, N, M) or (B, num_heads, N, M); bool, True for what is *not* seen, or numbers
                 added to the scores; as in torch.nn.MultiheadAttention.
             is_causal: position s sees positions up to s only.
+            size: (H, W) of the map whose tokens come last, for a rotary embedding of tokens (B, C, |G|, N); positions
+                before them, such as class tokens, are not turned. None for the positions *S themselves.
 
         Returns:
             Regular feature (B, C, |G|, *S).
@@ -139,18 +161,16 @@ class GroupMultiheadAttention(nn.Module):
         mask = attention_mask(attn_mask, key_padding_mask)
         space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
         given = [query] if value is query else [query, key] if value is key else [query, key, value]
-        entered = [space.enter(to_tokens(f)) for f in given]
-        made = self._on_tokens(space, entered, len(query), mask=mask, is_causal=is_causal, leaves=True)
-        return from_tokens(space.leave_scaled(made), query)
+        entered = [space.enter(f) for f in given]
+        call = AttentionCall(len(query), mask, is_causal, map_size(query) if size is None else size)
+        return space.leave(self._on_tokens(space, entered, call, leaves=True), query, scaled=True)
 
     def _on_tokens(
         self,
         space: TokenSpace,
         inputs: list[Coefficients],
-        batch: int,
+        call: AttentionCall,
         *,
-        mask: Tensor | None = None,
-        is_causal: bool = False,
         norm: TokenWeight | None = None,
         scale: Tensor | None = None,
         leaves: bool = False,
@@ -158,23 +178,43 @@ class GroupMultiheadAttention(nn.Module):
         r"""The layer in a space, of B·N tokens: one input, or query and key, or all three.
 
         norm: what stands before the layer, by its `gain`, `shift` and `centred`. scale: (C,), multiplies the output.
-        leaves: whether the output goes to `TokenSpace.leave_scaled`.
+        leaves: whether the output leaves the space, scaled.
         """
         d, kept = self.num_features // self.num_heads, self.num_kv_heads
         shapes = [(self.num_heads, d), (kept, d), (kept, d)]
-        parts = {1: [shapes], 2: [shapes[:1], shapes[1:]], 3: [[shape] for shape in shapes]}[len(inputs)]
+        # Which input makes how many of query, key and value in one product; what is turned has a product of its own.
+        plans = {1: [(0, 2), (0, 1)] if self.rotary else [(0, 3)], 2: [(0, 1), (1, 2)], 3: [(0, 1), (1, 1), (2, 1)]}
+        plan = [(0, 1), (1, 1), (1, 1)] if self.rotary and len(inputs) == 2 else plans[len(inputs)]
         heads: list[Tensor] = []
         first = 0
-        for x, part, cache in zip(inputs, parts, self._caches, strict=False):
-            rows = slice(first, first + sum(count * width for count, width in part))
+        for (which, count), cache in zip(plan, self._caches, strict=False):
+            part = shapes[len(heads) :][:count]
+            rows = slice(first, first + sum(n * width for n, width in part))
             w = TokenWeight(self.in_proj_weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
-            mapped = space.map(x, w.after(norm), cache, scaled=0 if first else self.num_features)
-            heads += space.heads(mapped, batch, part)
+            w = w.after(norm)
+            if self.rotary and len(heads) < 2:
+                planes = space.planes(space.map(inputs[which], w, cache, scaled=ALL))
+                heads += [self._turned(x, n, call) for x, (n, _) in zip(_split(planes, part), part, strict=True)]
+            else:
+                scaled = 0 if heads else self.num_features
+                heads += space.heads(space.map(inputs[which], w, cache, scaled=scaled), call.batch, part)
             first = rows.stop
         dropout = self.dropout if self.training else 0.0
-        y = attend("GroupMultiheadAttention", *heads, attn_mask=mask, is_causal=is_causal, dropout=dropout)
+        y = attend("GroupMultiheadAttention", *heads, attn_mask=call.mask, is_causal=call.is_causal, dropout=dropout)
         return self.out_proj._on_tokens(space, space.merged(y), scale=scale, leaves=leaves)
+
+    def _turned(self, planes: Tensor, heads: int, call: AttentionCall) -> Tensor:
+        r"""Planes (|G|, B·N, heads·d) in the regular basis, turned by their positions, as attention takes them."""
+        if self.rotary is None or call.size is None:
+            hint = "Pass a map (B, C, |G|, H, W), or size=(H, W)."
+            refuse("GroupMultiheadAttention", "positions on a map for the rotary embedding", call.size, hint)
+        x = planes.unflatten(1, (call.batch, -1)).unflatten(3, (heads, -1)).permute(1, 2, 0, 3, 4)
+        return self.rotary(x, call.size).permute(0, 3, 1, 2, 4).flatten(3)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, num_features={self.num_features}, num_heads={self.num_heads}"
         return f"{sizes}, num_kv_heads={self.num_kv_heads}, dropout={self.dropout}, algorithm={self.algorithm!r}"
+
+
+def _split(planes: Tensor, part: list[tuple[int, int]]) -> tuple[Tensor, ...]:
+    return planes.split([heads * d for heads, d in part], -1)

@@ -17,14 +17,13 @@ from equilayers.functional.tokens import (
     Coefficients,
     TokenSpace,
     TokenWeight,
-    from_tokens,
-    to_tokens,
     token_space,
 )
 from equilayers.groups import Group, as_group
-from equilayers.nn._attention import GroupMultiheadAttention
+from equilayers.nn._attention import AttentionCall, GroupMultiheadAttention, map_size
 from equilayers.nn._linear import GroupLinear
 from equilayers.nn._norm import GroupLayerNorm, GroupRMSNorm
+from equilayers.nn._position import GroupRotaryEmbedding
 from equilayers.nn._tokens import check_probability, check_tokens
 
 Norm = GroupLayerNorm | GroupRMSNorm
@@ -92,7 +91,7 @@ class GroupFeedForward(nn.Module):
     def forward(self, f: Tensor) -> Tensor:
         check_tokens("GroupFeedForward", "f", f, self.group, self.linear1.weight)
         space = token_space(self.group, self.num_features, self.hidden_features, self.algorithm)
-        return from_tokens(space.leave_scaled(self._on_tokens(space, space.enter(to_tokens(f)), leaves=True)), f)
+        return space.leave(self._on_tokens(space, space.enter(f), leaves=True), f, scaled=True)
 
     def _on_tokens(
         self,
@@ -136,6 +135,7 @@ class GroupTransformerEncoderLayer(nn.Module):
         layer_scale: first value of a learned factor (C,) of each branch, shared over the fiber; None for no factors.
         drop_path: probability of dropping a branch of a sample, in training.
         num_kv_heads: heads of key and value, see `GroupMultiheadAttention`.
+        rotary: turns queries and keys by their positions on a map.
         bias: learn biases.
         algorithm: "auto", "fourier" or "dense", as of `GroupMultiheadAttention`.
 
@@ -173,6 +173,7 @@ class GroupTransformerEncoderLayer(nn.Module):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         num_kv_heads: int | None = None,
+        rotary: GroupRotaryEmbedding | None = None,
         bias: bool = True,
         algorithm: str = "auto",
         device: torch.device | str | None = None,
@@ -190,7 +191,7 @@ class GroupTransformerEncoderLayer(nn.Module):
         self.algorithm = check_choice(caller, "algorithm", algorithm, TOKEN_ALGORITHMS)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.self_attn = GroupMultiheadAttention(
-            self.group, num_features, num_heads, bias, dropout, num_kv_heads=num_kv_heads, **factory
+            self.group, num_features, num_heads, bias, dropout, num_kv_heads=num_kv_heads, rotary=rotary, **factory
         )
         self.feed_forward = GroupFeedForward(self.group, num_features, hidden, activation, dropout, bias, **factory)
         norms: list[Norm] = [
@@ -210,6 +211,8 @@ class GroupTransformerEncoderLayer(nn.Module):
         src_mask: Tensor | None = None,
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool = False,
+        *,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         r"""The layer on a regular feature (B, C, |G|, *S).
 
@@ -218,26 +221,24 @@ class GroupTransformerEncoderLayer(nn.Module):
             src_mask: the `attn_mask` of `GroupMultiheadAttention.forward`.
             src_key_padding_mask: its `key_padding_mask`.
             is_causal: position s sees positions up to s only.
+            size: of the map, for a rotary embedding of flattened tokens, as there.
 
         Returns:
             Regular feature of the same shape.
         """
-        return encode(self, [self], src, attention_mask(src_mask, src_key_padding_mask), is_causal)
+        mask = attention_mask(src_mask, src_key_padding_mask)
+        return encode([self], src, AttentionCall(len(src), mask, is_causal, map_size(src) if size is None else size))
 
-    def _on_tokens(
-        self, space: TokenSpace, x: Coefficients, batch: int, mask: Tensor | None, is_causal: bool
-    ) -> Coefficients:
+    def _on_tokens(self, space: TokenSpace, x: Coefficients, call: AttentionCall) -> Coefficients:
         r"""The layer in a space, of B·N tokens."""
         first, second = _norm_weight(self.norm1), _norm_weight(self.norm2)
 
         def attended(x: Coefficients, norm: TokenWeight | None) -> Coefficients:
-            return self.self_attn._on_tokens(
-                space, [x], batch, mask=mask, is_causal=is_causal, norm=norm, scale=self.scale1
-            )
+            return self.self_attn._on_tokens(space, [x], call, norm=norm, scale=self.scale1)
 
         def added(x: Coefficients, y: Coefficients) -> Coefficients:
             fibers, samples = (self.dropout, self.drop_path) if self.training else (0.0, 0.0)
-            return space.add(x, space.dropped(y, fibers, samples, batch))
+            return space.add(x, space.dropped(y, fibers, samples, call.batch))
 
         if self.norm_first:
             x = added(x, attended(_normalised(space, x, self.norm1), first))
@@ -285,27 +286,25 @@ class GroupTransformerEncoder(nn.Module):
         mask: Tensor | None = None,
         src_key_padding_mask: Tensor | None = None,
         is_causal: bool = False,
+        *,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         r"""The layers on a regular feature (B, C, |G|, *S); arguments as of `GroupTransformerEncoderLayer.forward`."""
         layers: list[GroupTransformerEncoderLayer] = list(self.layers)  # type: ignore[arg-type]
-        y = encode(layers[0], layers, src, attention_mask(mask, src_key_padding_mask), is_causal)
+        mask = attention_mask(mask, src_key_padding_mask)
+        y = encode(layers, src, AttentionCall(len(src), mask, is_causal, map_size(src) if size is None else size))
         return y if self.norm is None else self.norm(y)
 
 
-def encode(
-    chosen: GroupTransformerEncoderLayer,
-    layers: list[GroupTransformerEncoderLayer],
-    src: Tensor,
-    mask: Tensor | None,
-    is_causal: bool,
-) -> Tensor:
+def encode(layers: list[GroupTransformerEncoderLayer], src: Tensor, call: AttentionCall) -> Tensor:
     r"""Encoder layers on a regular feature, in the space that suits the first."""
-    check_tokens("GroupTransformerEncoderLayer", "src", src, chosen.group, chosen.self_attn.in_proj_weight)
-    space = token_space(chosen.group, chosen.num_features, chosen.num_features, chosen.algorithm)
-    x = space.enter(to_tokens(src))
+    first = layers[0]
+    check_tokens("GroupTransformerEncoderLayer", "src", src, first.group, first.self_attn.in_proj_weight)
+    space = token_space(first.group, first.num_features, first.num_features, first.algorithm)
+    x = space.enter(src)
     for layer in layers:
-        x = layer._on_tokens(space, x, len(src), mask, is_causal)
-    return from_tokens(space.leave(x), src)
+        x = layer._on_tokens(space, x, call)
+    return space.leave(x, src)
 
 
 def _norm_weight(norm: Norm) -> TokenWeight:

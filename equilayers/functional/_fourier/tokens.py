@@ -10,6 +10,7 @@ are each other's derivatives, and between them stands one matrix product per irr
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers._checks import constant_when_compiled
+from equilayers._checks import constant_when_compiled, in_autocast
 from equilayers._matmul import differentiable_matmul
 from equilayers.functional._fourier.basis import Array, IrrepBlock, irrep_basis
 from equilayers.functional._fourier.transforms import fourier_of
@@ -28,14 +29,15 @@ from equilayers.groups import Group
 Coefficients = tuple[Tensor, ...]
 
 
-def to_tokens(f: Tensor) -> Tensor:
-    r"""Regular feature (B, C, |G|, *S) to tokens (R, |G|, C): a view where C is innermost in memory, the fiber next."""
-    return f.movedim(1, -1).movedim(1, -2).reshape(-1, f.shape[2], f.shape[1])
+def planes_of(f: Tensor) -> Tensor:
+    r"""Regular feature (B, C, |G|, *S) to planes (|G|, R, C): a view where C is innermost in memory, the fiber next."""
+    return f.permute(2, 0, *range(3, f.ndim), 1).reshape(f.shape[2], -1, f.shape[1])
 
 
-def from_tokens(y: Tensor, f: Tensor) -> Tensor:
-    r"""Tokens (R, N, O) to (B, O, N, *S), a view; B and S are those of f."""
-    return y.reshape(f.shape[0], *f.shape[3:], *y.shape[1:]).movedim(-2, 1).movedim(-1, 1)
+def feature_of(planes: Tensor, f: Tensor) -> Tensor:
+    r"""Planes (|G|, R, O) to a regular feature (B, O, |G|, *S), a view; B and S are those of f."""
+    y = planes.transpose(0, 1).reshape(f.shape[0], *f.shape[3:], len(planes), planes.shape[2])
+    return y.permute(0, -1, -2, *range(1, f.ndim - 2))
 
 
 class Analysis(Function):
@@ -109,7 +111,7 @@ def _analysis(x: Tensor, group: Group) -> Coefficients:
     n, rows, channels = x.shape
     blocks, fast = blocks_of(group), fourier_of(group)
     if fast is None or not has_fast_transform(group):
-        mixed = (matrix_of(group, x.dtype, x.device) @ x.reshape(n, -1)).view(n, rows, channels)
+        mixed = _exact_matmul(matrix_of(group, x.dtype, x.device), x.reshape(n, -1)).view(n, rows, channels)
         parts = (mixed[b.slice].unflatten(0, (b.rows, b.width)) for b in blocks)
         return tuple(part.transpose(1, 2).flatten(2) for part in parts)
     if torch.compiler.is_compiling():  # it fuses plain sums by itself, and cannot differentiate `out=`
@@ -142,7 +144,7 @@ def _synthesis(x: Coefficients, group: Group, as_tokens: bool) -> Tensor:
     if fast is None or not has_fast_transform(group):
         parts = (c.unflatten(2, (b.width, -1)) for c, b in zip(x, blocks, strict=True))
         below = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in parts])
-        return (matrix_of(group, below.dtype, below.device).mT @ below.flatten(1)).view(below.shape)
+        return _exact_matmul(matrix_of(group, below.dtype, below.device).mT, below.flatten(1)).view(below.shape)
     if torch.compiler.is_compiling():
         split = [c.unbind(0) if b.rows == b.width else c[0].chunk(2, -1) for c, b in zip(x, blocks, strict=True)]
         return torch.stack(fast.synthesis(split))
@@ -170,6 +172,12 @@ def _synthesis(x: Coefficients, group: Group, as_tokens: bool) -> Tensor:
         torch.add(b, c, out=pair[1])
         _opposite(p - q, r - s, pair, out[4:])
     return out
+
+
+def _exact_matmul(a: Tensor, b: Tensor) -> Tensor:
+    r"""The product a @ b in their own precision: as the sums of the fast transforms, it is no affair of autocast."""
+    with torch.autocast(a.device.type, enabled=False) if in_autocast(a) else contextlib.nullcontext():
+        return a @ b
 
 
 def _opposite(p: Tensor, q: Tensor, pair: Tensor, out: Tensor) -> None:

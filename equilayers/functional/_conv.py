@@ -130,7 +130,11 @@ def convolve(
         bias = None if bias is None else autocast(bias)
     else:
         check_same_dtype(caller, name, x, weight)
-    if spec.pointwise and spec.algorithm == "auto" and cheapest_tokens(spec.group, weight.shape[1], len(weight)) == "tokens":
+    if (
+        spec.pointwise
+        and spec.algorithm == "auto"
+        and cheapest_tokens(spec.group, weight.shape[1], len(weight)) == "tokens"
+    ):
         check_convolution(caller, x.shape, weight.shape, spec)
         return token_linear(x, TokenWeight(weight.flatten(2), bias), TokenSpace(spec.group, True), cache)
     # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.

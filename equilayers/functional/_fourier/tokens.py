@@ -95,14 +95,14 @@ class Synthesis(Function):
 
 def analysis(x: Tensor, group: Group, *, as_tokens: bool) -> Coefficients:
     r"""The coefficients of planes x (|G|, R, C); as_tokens: whether its gradient lies in memory as tokens."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not has_fast_transform(group):
         return _analysis(x, group)
     return Analysis.apply(x, group, as_tokens)
 
 
 def synthesis(x: Coefficients, group: Group, *, as_tokens: bool) -> Tensor:
     r"""The planes (|G|, R, C) of coefficients; as_tokens: in memory (R, |G|, C)."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not has_fast_transform(group):
         return _synthesis(x, group, as_tokens)
     return Synthesis.apply(group, as_tokens, *x)
 

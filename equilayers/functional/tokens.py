@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, widened
+from equilayers._checks import autocast, refuse, widened
 from equilayers.functional._fourier.tokens import (
     Coefficients,
     analysis,
@@ -214,14 +214,83 @@ def token_linear(f: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCach
     return space.leave(space.map(space.enter(f), w, cache, scaled=ALL), f, scaled=True)
 
 
+def regular_heads(planes: Tensor, batch: int, heads: int) -> Tensor:
+    r"""Planes (|G|, B·N, heads·d) to what attention takes, (B, heads, N, |G|·d)."""
+    return planes.unflatten(1, (batch, -1)).unflatten(3, (heads, -1)).permute(1, 3, 2, 0, 4).flatten(3)
+
+
+def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -> int:
+    r"""The number of key heads, checked."""
+    if num_heads < 1 or channels % num_heads:
+        hint = "Each head has the same number of channels, with the whole fiber."
+        refuse(caller, f"num_heads that divides the {channels} channels", num_heads, hint)
+    width = channels // num_heads
+    heads = key_channels // width
+    if key_channels % width or not heads or num_heads % heads:
+        hint = f"They are the channels of a number of heads of width {width} that divides num_heads={num_heads}."
+        refuse(caller, "channels of the key that make whole heads", key_channels, hint)
+    return heads
+
+
+def attend(
+    caller: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    r"""Attention of heads (B, heads, N, |G|·d), in one orthonormal basis of the fiber; (B, heads, N, |G|·d) back."""
+    batch, heads, length, _ = query.shape
+    if not length or not key.shape[2]:
+        refuse(caller, "at least one position", (length, key.shape[2]), "Attention needs tokens to attend to.")
+    if attn_mask is not None:
+        _check_mask(caller, attn_mask, (batch, heads, length, key.shape[2]))
+    grouped = bool(heads != key.shape[1])  # a tracer makes a tensor of it
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout, is_causal, enable_gqa=grouped)
+
+
+def attention_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
+    r"""The two masks of torch.nn.MultiheadAttention, in which True is not seen, as one for `attend`.
+
+    attn_mask: (N, M), (heads, N, M) or (B, heads, N, M). key_padding_mask: (B, M), bool.
+    """
+    if key_padding_mask is not None:
+        if key_padding_mask.ndim != 2 or key_padding_mask.dtype != torch.bool:
+            got = f"{tuple(key_padding_mask.shape)}, {key_padding_mask.dtype}"
+            refuse("key_padding_mask", "a bool mask (B, M)", got, "True stands for keys that nobody sees.")
+        padding = key_padding_mask[:, None, None]
+        if attn_mask is None:
+            return ~padding
+        if attn_mask.dtype == torch.bool:
+            return ~(attn_mask | padding)
+        return attn_mask.masked_fill(padding, float("-inf"))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        return ~attn_mask
+    return attn_mask
+
+
+def _check_mask(caller: str, mask: Tensor, shape: tuple[int, int, int, int]) -> None:
+    fits = 2 <= mask.ndim <= 4 and all(m in (1, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
+    if not fits:
+        hint = "A mask tells tokens apart, never the elements of the group: it has no axis for the fiber."
+        refuse(caller, f"attn_mask that broadcasts to (B, heads, N, M) = {shape}", tuple(mask.shape), hint)
+
+
 __all__ = [
     "ALL",
     "TOKEN_ALGORITHMS",
     "Coefficients",
     "TokenSpace",
     "TokenWeight",
+    "attend",
+    "attention_mask",
+    "check_heads",
     "feature_of",
     "planes_of",
+    "regular_heads",
     "token_linear",
     "token_space",
 ]

@@ -16,6 +16,9 @@ from equilayers.functional.tokens import (
     Coefficients,
     TokenSpace,
     TokenWeight,
+    attend,
+    attention_mask,
+    check_heads,
     token_space,
 )
 from equilayers.groups import Group, as_group

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int
-from equilayers.functional._attention import attention_mask
 from equilayers.functional.tokens import (
     TOKEN_ALGORITHMS,
     Coefficients,
     TokenSpace,
     TokenWeight,
+    attention_mask,
     token_space,
 )
 from equilayers.groups import Group, as_group

@@ -39,8 +39,9 @@ def to_equivariant(
     blurred, so that it is exact at every size; the first linear layer reads the mean over each fiber. Where the output
     of a convolution is that of the model, as in a segmentation network, it is an image: its fibers are averaged. The
     result is run on x and a moved x, and at other sizes that the model takes, two of each parity in all: if it is not
-    what it should be, the last entry of the report says so. What `forward` calls without a module, such as
-    torch.nn.functional.max_pool2d, cannot be replaced: it is refused where it is not symmetric at every size.
+    what it should be, or if that shows nothing, the last entries of the report say so, and where the symmetry is lost.
+    What `forward` calls without a module, such as torch.nn.functional.max_pool2d, cannot be replaced: it is refused
+    where it is not symmetric at every size.
 
     Args:
         model: images (B, C, H, W) to logits (B, K), then the result is invariant, or to images (B, K, H', W'), then it
@@ -91,18 +92,23 @@ def to_equivariant(
 
     made, entries = convert_modules(made, convert)
     name = type(model).__name__
-    if conversion.images and not conversion.heads and flow.single:
+    averaged = bool(conversion.images) and not conversion.heads and flow.single
+    if averaged:
         mean = FiberMean(group.order)
         made = nn.Sequential(made, mean)
         reason = "its fibers are averaged, after it: what it puts out is an image"
         entries.append(entry("", name, Replaced(mean, reason)))
+    refused = {each.path for each in entries if each.done == "refused"}
     verified: list[tuple[int, int]] = []
     for image, run in seen:
-        problem = shortcoming(made, group, image, run.shapes)
+        problems = shortcoming(made, group, image, run.shapes)
         size = image.shape[-2], image.shape[-1]
-        if problem is not None:
-            where = f"at {size[0]}x{size[1]} " if verified else ""
-            entries.append(entry("", name, Refused(f"{where}{problem.reason}")))
+        for path, described, problem in problems:
+            inner = path.removeprefix("0.") if averaged else path
+            where = f"at {size[0]}x{size[1]} " if verified and not described else ""
+            if not described or inner not in refused:
+                entries.append(entry(inner, described or name, Refused(f"{where}{problem.reason}")))
+        if problems:
             break
         verified.append(size)
     return made, report(entries, model, made, tuple(verified))

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int, refuse
 from equilayers.functional import WeightCache
-from equilayers.functional._attention import attend, attention_mask, check_heads
 from equilayers.functional.tokens import (
     ALL,
     TOKEN_ALGORITHMS,

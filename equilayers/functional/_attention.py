@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from equilayers._checks import check_float, check_same_dtype, check_tensor, refuse
-from equilayers.functional.tokens import attend, check_heads, feature_of, planes_of, regular_heads
+from equilayers.functional.tokens import AttentionCall, attend, check_heads, feature_of, planes_of, regular_heads
 
 
 def group_attention(
@@ -64,5 +64,5 @@ def group_attention(
     kept = check_heads(caller, query.shape[1], key.shape[1], num_heads)
     pairs = (query, num_heads), (key, kept), (value, kept)
     q, k, v = (regular_heads(planes_of(f), len(query), heads) for f, heads in pairs)
-    y = attend(caller, q, k, v, attn_mask=attn_mask, is_causal=is_causal).unflatten(3, (query.shape[2], -1))
+    y = attend(q, k, v, AttentionCall(caller, len(query), attn_mask, is_causal)).unflatten(3, (query.shape[2], -1))
     return feature_of(y.permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2), query)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, refuse, widened
+from equilayers._checks import Pair, autocast, refuse, widened
 from equilayers.functional._fourier.tokens import (
     Coefficients,
     analysis,
@@ -128,8 +128,10 @@ class TokenSpace:
             return operators, None if bias is None else bias_of(bias, self.group, scaled)
 
         if cache is None or torch.compiler.is_compiling() or torch.is_grad_enabled() or not is_plain(*x, w.weight):
-            return apply_operators(x, *made())
-        return apply_operators(x, *cache.get(w.tensors, made, f"{self.spectral} {scaled} {x[0].dtype}"))
+            operators, bias = made()
+        else:
+            operators, bias = cache.get(w.tensors, made, f"{self.spectral} {scaled} {x[0].dtype}")
+        return apply_operators(x, operators, bias)
 
     def normalised(self, x: Coefficients, eps: float, *, centred: bool) -> Coefficients:
         r"""X over its deviation, or root mean square, at each token.
@@ -232,24 +234,35 @@ def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -
     return heads
 
 
-def attend(
-    caller: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    attn_mask: Tensor | None = None,
-    is_causal: bool = False,
-    dropout: float = 0.0,
-) -> Tensor:
+class AttentionCall(NamedTuple):
+    r"""What a call of attention is told beside features.
+
+    mask: as torch.nn.functional.scaled_dot_product_attention takes it. size: of the map whose tokens come last.
+    """
+
+    caller: str
+    batch: int
+    mask: Tensor | None = None
+    is_causal: bool = False
+    size: Pair | None = None
+    dropout: float = 0.0
+
+
+def map_size(f: Tensor) -> Pair | None:
+    r"""(H, W) of a feature that is a map."""
+    return (f.shape[3], f.shape[4]) if f.ndim == 5 else None
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
     r"""Attention of heads (B, heads, N, |G|·d), in one orthonormal basis of the fiber; (B, heads, N, |G|·d) back."""
     batch, heads, length, _ = query.shape
     if not length or not key.shape[2]:
-        refuse(caller, "at least one position", (length, key.shape[2]), "Attention needs tokens to attend to.")
-    if attn_mask is not None:
-        _check_mask(caller, attn_mask, (batch, heads, length, key.shape[2]))
+        refuse(call.caller, "at least one position", (length, key.shape[2]), "Attention needs tokens to attend to.")
+    if call.mask is not None:
+        _check_mask(call.caller, call.mask, (batch, heads, length, key.shape[2]))
     grouped = bool(heads != key.shape[1])  # a tracer makes a tensor of it
-    return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout, is_causal, enable_gqa=grouped)
+    _, _, mask, is_causal, _, dropout = call
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, enable_gqa=grouped)
 
 
 def attention_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
@@ -282,6 +295,7 @@ def _check_mask(caller: str, mask: Tensor, shape: tuple[int, int, int, int]) -> 
 __all__ = [
     "ALL",
     "TOKEN_ALGORITHMS",
+    "AttentionCall",
     "Coefficients",
     "TokenSpace",
     "TokenWeight",
@@ -289,6 +303,7 @@ __all__ = [
     "attention_mask",
     "check_heads",
     "feature_of",
+    "map_size",
     "planes_of",
     "regular_heads",
     "token_linear",

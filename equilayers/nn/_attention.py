@@ -2,8 +2,6 @@ r"""Multi-head attention between the positions of regular features."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -12,12 +10,14 @@ from equilayers.functional import WeightCache
 from equilayers.functional.tokens import (
     ALL,
     TOKEN_ALGORITHMS,
+    AttentionCall,
     Coefficients,
     TokenSpace,
     TokenWeight,
     attend,
     attention_mask,
     check_heads,
+    map_size,
     token_space,
 )
 from equilayers.groups import Group, as_group
@@ -25,20 +25,6 @@ from equilayers.nn._init import reset
 from equilayers.nn._linear import GroupLinear
 from equilayers.nn._position import GroupRotaryEmbedding
 from equilayers.nn._tokens import check_probability, check_tokens
-
-
-class AttentionCall(NamedTuple):
-    r"""What a call of attention is told beside features: the batch, a mask for `attend`, the size of the map."""
-
-    batch: int
-    mask: Tensor | None = None
-    is_causal: bool = False
-    size: tuple[int, int] | None = None
-
-
-def map_size(f: Tensor) -> tuple[int, int] | None:
-    r"""(H, W) of a feature that is a map."""
-    return (f.shape[3], f.shape[4]) if f.ndim == 5 else None
 
 
 class GroupMultiheadAttention(nn.Module):
@@ -164,7 +150,9 @@ class GroupMultiheadAttention(nn.Module):
         space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
         given = [query] if value is query else [query, key] if value is key else [query, key, value]
         entered = [space.enter(f) for f in given]
-        call = AttentionCall(len(query), mask, is_causal, map_size(query) if size is None else size)
+        call = AttentionCall(
+            "GroupMultiheadAttention", len(query), mask, is_causal, map_size(query) if size is None else size
+        )
         return space.leave(self._on_tokens(space, entered, call, leaves=True), query, scaled=True)
 
     def _on_tokens(
@@ -201,8 +189,8 @@ class GroupMultiheadAttention(nn.Module):
                 scaled = 0 if heads else self.num_features
                 heads += space.heads(space.map(inputs[which], w, cache, scaled=scaled), call.batch, part)
             first = rows.stop
-        dropout = self.dropout if self.training else 0.0
-        y = attend("GroupMultiheadAttention", *heads, attn_mask=call.mask, is_causal=call.is_causal, dropout=dropout)
+        query, key, value = heads
+        y = attend(query, key, value, call._replace(dropout=self.dropout if self.training else 0.0))
         return self.out_proj._on_tokens(space, space.merged(y), scale=scale, leaves=leaves)
 
     def _turned(self, planes: Tensor, heads: int, call: AttentionCall) -> Tensor:

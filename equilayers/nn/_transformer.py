@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from equilayers._checks import check_choice, check_int
 from equilayers.functional.tokens import (
     TOKEN_ALGORITHMS,
+    AttentionCall,
     Coefficients,
     TokenSpace,
     TokenWeight,
     attention_mask,
+    map_size,
     token_space,
 )
 from equilayers.groups import Group, as_group
-from equilayers.nn._attention import AttentionCall, GroupMultiheadAttention, map_size
+from equilayers.nn._attention import GroupMultiheadAttention
 from equilayers.nn._linear import GroupLinear
 from equilayers.nn._norm import GroupLayerNorm, GroupRMSNorm
 from equilayers.nn._position import GroupRotaryEmbedding
@@ -227,7 +229,13 @@ class GroupTransformerEncoderLayer(nn.Module):
             Regular feature of the same shape.
         """
         mask = attention_mask(src_mask, src_key_padding_mask)
-        return encode([self], src, AttentionCall(len(src), mask, is_causal, map_size(src) if size is None else size))
+        return encode(
+            [self],
+            src,
+            AttentionCall(
+                "GroupTransformerEncoderLayer", len(src), mask, is_causal, map_size(src) if size is None else size
+            ),
+        )
 
     def _on_tokens(self, space: TokenSpace, x: Coefficients, call: AttentionCall) -> Coefficients:
         r"""The layer in a space, of B·N tokens."""
@@ -292,7 +300,13 @@ class GroupTransformerEncoder(nn.Module):
         r"""The layers on a regular feature (B, C, |G|, *S); arguments as of `GroupTransformerEncoderLayer.forward`."""
         layers: list[GroupTransformerEncoderLayer] = list(self.layers)  # type: ignore[arg-type]
         mask = attention_mask(mask, src_key_padding_mask)
-        y = encode(layers, src, AttentionCall(len(src), mask, is_causal, map_size(src) if size is None else size))
+        y = encode(
+            layers,
+            src,
+            AttentionCall(
+                "GroupTransformerEncoderLayer", len(src), mask, is_causal, map_size(src) if size is None else size
+            ),
+        )
         return y if self.norm is None else self.norm(y)
 
 

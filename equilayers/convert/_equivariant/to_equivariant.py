@@ -2,7 +2,7 @@ r"""A plain convolutional network made equivariant: its convolutions tied, every
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from equilayers.convert._equivariant.sizes import runs
 from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
     OWN,
+    Entry,
     Kept,
     Outcome,
     Refused,
@@ -50,8 +51,9 @@ def to_equivariant(
     blurred, so that it is exact at every size; the first linear layer reads the mean over each fiber. Where the output
     of a convolution is that of the model, as in a segmentation network, it is an image: its fibers are averaged. The
     result is run on x and a moved x, and at other sizes that the model takes, two of each parity in all: if it is not
-    what it should be, the last entry of the report says so. What `forward` calls without a module, such as
-    torch.nn.functional.max_pool2d, cannot be replaced: it is refused where it is not symmetric at every size.
+    what it should be, or if that shows nothing, the last entries of the report say so, and where the symmetry is lost.
+    What `forward` calls without a module, such as torch.nn.functional.max_pool2d, cannot be replaced: it is refused
+    where it is not symmetric at every size.
 
     Args:
         model: images (B, C, H, W) to logits (B, K), then the result is invariant, or to images (B, K, H', W'), then it
@@ -106,21 +108,35 @@ def to_equivariant(
     entries = shared.checked(entries)
     name = type(model).__name__
     fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
+    prefix = ""
     if any(fibers):
         mean: nn.Module = FiberMean(group.order)
+        prefix = "0." if flow.single else "model."
         made = nn.Sequential(made, mean) if flow.single else FiberOutputs(made, group.order, fibers)
         reason = "its fibers are averaged, after it: what it puts out is an image"
         entries.append(entry("", name, Replaced(mean, reason)))
     verified: list[tuple[int, int]] = []
     for image, run in seen:
-        problem = shortcoming(made, group, image, run.shapes)
         size = image.shape[-2], image.shape[-1]
-        if problem is not None:
+        problems = shortcoming(made, group, image, run.shapes)
+        if problems:
             where = f"at {size[0]}x{size[1]} " if verified else ""
-            entries.append(entry("", name, Refused(f"{where}{problem.reason}")))
+            entries += _named(problems, where, name, prefix, {each.path for each in entries if each.done == "refused"})
             break
         verified.append(size)
     return made, report(entries, model, made, tuple(verified))
+
+
+def _named(
+    problems: list[tuple[str, str, Refused]], where: str, name: str, prefix: str, refused: set[str]
+) -> Iterator[Entry]:
+    r"""The entries of what is wrong with the whole, and at what place, unless that is refused already."""
+    for path, described, problem in problems:
+        inner = path.removeprefix(prefix)
+        if not described:
+            yield entry("", name, Refused(f"{where}{problem.reason}"))
+        elif inner not in refused:
+            yield entry(inner, described, problem)
 
 
 def _images(model: nn.Module, flow: Dataflow) -> tuple[frozenset[str], frozenset[str]]:

@@ -36,10 +36,11 @@ def linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
 def _gate(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     r"""A group linear layer: what it puts out meets features again, plane by plane."""
     group, n = conversion.group, conversion.group.order
-    fields = conversion.fields_of(call.input, module.in_features), conversion.fields_out(call.path, module.out_features)
-    made = GroupLinear(group, *fields, module.bias is not None, algorithm="auto")
+    inputs = conversion.fields_of(call.input, module.in_features)
+    outputs = conversion.fields_out(call.path, module.out_features)
+    made = GroupLinear(group, inputs, outputs, module.bias is not None, algorithm="auto")
     if conversion.from_weights:
-        if (fields[0] * n, fields[1] * n) != (module.in_features, module.out_features):
+        if (inputs * n, outputs * n) != (module.in_features, module.out_features):
             return Refused(f"from_weights takes features that |G| = {n} divides")
         with torch.no_grad():
             made.weight.copy_(projected(module.weight[..., None, None], group, False)[..., 0, 0])

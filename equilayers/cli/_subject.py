@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from equilayers.cli._arguments import Settings
 from equilayers.cli._words import CALLER, bad, said
 from equilayers.groups import Group
-from equilayers.testing import Action, Given, Inputs, declared, inputs_of, outputs_of, undisturbed
+from equilayers.testing import Action, Inputs, declared, outputs_of, undisturbed
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Subject:
         return self.y.ndim == 2 and self.actions[self.name].fixed
 
 
-def prepared(settings: Settings, model: nn.Module, given: Given) -> Subject:
+def prepared(settings: Settings, model: nn.Module, given: Any) -> Subject:
     r"""The model on its device, run once.
 
     Raises:
@@ -80,7 +81,7 @@ def prepared(settings: Settings, model: nn.Module, given: Given) -> Subject:
     except Exception as error:
         bad(f"the model to run on {settings.device}", said(error), "Add --traceback to see where.")
     try:
-        x = inputs_of(CALLER, model, given, settings.group, settings.moving)
+        x = Inputs.of(CALLER, model, given, settings.group, settings.moving)
     except (TypeError, ValueError) as error:
         bad(f"--input that {settings.group!r} moves", f"{shapes} ({error})", "Change --input or --group.")
     try:

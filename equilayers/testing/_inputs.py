@@ -35,6 +35,11 @@ class Inputs:
         r"""A single tensor, which moves."""
         return cls({"x": x}, ("x",), "one")
 
+    @classmethod
+    def of(cls, caller: str, model: Model, x: Given | Inputs, group: Group, moving: Names = None) -> Inputs:
+        r"""As `inputs_of`."""
+        return inputs_of(caller, model, x, group, moving)
+
     @property
     def first(self) -> Tensor:
         r"""The first tensor that moves."""

@@ -141,8 +141,8 @@ def test_what_is_kept_and_what_is_refused() -> None:
 
     normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 2, 3, 2))
     for module, done, words in (
-        (nn.MaxPool2d(2, ceil_mode=True), "refused", "ceil_mode=False"),
-        (nn.AvgPool2d(2, ceil_mode=True), "refused", "ceil_mode=False"),
+        (nn.MaxPool2d(2, 3, ceil_mode=True), "refused", "ceil_mode=False"),
+        (nn.AvgPool2d(2, 2, 1, ceil_mode=True), "refused", "ceil_mode=False"),
         (nn.MaxPool2d(2, return_indices=True), "kept", "its indices are asked for"),
         (nn.MaxPool2d(2, return_indices=True, ceil_mode=True), "kept", "its indices are asked for"),
         (nn.Conv2d(1, 2, 3), "kept", "stride 1"),

@@ -101,6 +101,10 @@ class _MapMean(Function):
     def backward(ctx: Any, v: Tensor) -> Tensor:
         return (v / (ctx.shape[-2] * ctx.shape[-1]))[..., None, None].expand(ctx.shape)
 
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
+        return tangent.mean((-2, -1))
+
 
 def _tree_sum(x: Tensor) -> Tensor:
     r"""The sum over the last axis by halves: elementwise additions, which do not depend on where a row stands."""
@@ -129,6 +133,7 @@ class _Largest(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Tensor:
@@ -136,6 +141,12 @@ class _Largest(Function):
         hits = [(plane == top).to(v.dtype) for plane in f.unbind(2)]
         share = v / functools.reduce(torch.add, hits)
         return torch.stack([hit * share for hit in hits], 1).movedim(1, 2)  # planes lie as the layers want them
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        f, top = ctx.saved_tensors
+        hits = (f == top.unsqueeze(2)).to(tangent.dtype)
+        return (hits * tangent).sum(2) / hits.sum(2)
 
 
 def sorted_sum(f: Tensor) -> Tensor:
@@ -165,6 +176,10 @@ class _SortedSum(Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Tensor:
         return v.unsqueeze(2).expand(*v.shape[:2], ctx.terms, *v.shape[2:])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # noqa: ARG004
+        return tangent.sum(2)
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from equilayers._checks import check_float
+from equilayers._checks import check_model, check_values
 from equilayers._modules import evaluation, tensors
 from equilayers.groups import Group
 from equilayers.metrics import compared_elements
@@ -82,6 +82,7 @@ def undisturbed(model: Model) -> Iterator[None]:
 
 def orbit_inputs(caller: str, model: Model, x: Tensor, group: Group | str) -> tuple[Group, Tensor, range]:
     r"""The group, the inputs as `placed`, which it has to act on, and the elements to compare with the identity."""
+    check_model(caller, model)
     group, elements = compared_elements(caller, group, include_identity=False)
     x = placed(caller, model, x)
     group.check_space(tuple(x.shape), caller)
@@ -90,7 +91,7 @@ def orbit_inputs(caller: str, model: Model, x: Tensor, group: Group | str) -> tu
 
 def placed(caller: str, model: Model, x: Tensor) -> Tensor:
     r"""The inputs on the model's device and in its dtype."""
-    check_float(caller, "x", x)
+    check_values(caller, "x", x)
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     floating = next((p for p in parameters if p.is_floating_point()), None)
     return x if floating is None else x.to(floating.device, floating.dtype)

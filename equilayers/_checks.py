@@ -20,6 +20,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 def refuse(caller: str, expected: str, got: object, hint: str, error: type[Exception] = ValueError) -> NoReturn:
     r"""Raise `error` with the message `<caller>: expected <expected>, got <got>. <hint>`."""
+    __tracebackhide__ = True
     raise error(f"{caller}: expected {expected}, got {got}. {hint}")
 
 

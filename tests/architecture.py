@@ -19,7 +19,7 @@ PARTS = {
     "groups": {"_checks"},
     "functional": {"_checks", "_matmul", "groups"},
     "nn": _MATHEMATICS,
-    "convert": _MATHEMATICS | {"_modules", "metrics", "nn"},
+    "convert": _MATHEMATICS | {"_modules", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},
     "metrics": {"_checks", "_modules", "_matmul", "groups"},
     "losses": {"_checks", "_modules", "groups", "metrics"},

@@ -200,7 +200,8 @@ FAULTS: dict[str, Fault] = {
     "strided Conv2d": inner(
         "Conv2d",
         f"{LOPSIDED}2·1 - 1·2 - 1 = 7 is no multiple of 2",
-        "Take kernel 4 with padding 1, or stride 1 and BlurPool2d",
+        "filter is not symmetric",
+        "to_equivariant(model, group, x), or build it",
         layers=lambda: [nn.Conv2d(16, 16, 3, 2, 1)],
     ),
     "strided MaxPool2d": inner(

@@ -89,6 +89,7 @@ def _verdict(subject: Subject, check: Check, gap: InvarianceGap | str) -> tuple[
     if not check.passed:
         random = "it is random, two identical calls differ; " if location and location.kind == "random" else ""
         lost = f"; lost at {location.path or 'the model itself'}: {location.description}" if location else ""
+        lost += f", and {len(check.locations) - 1} more" if len(check.locations) > 1 else ""
         return NOT_INVARIANT, f"not {what} under {group!r}: {random}{error}{lost}"
     if isinstance(gap, str) or not gap.trivial:
         return INVARIANT, f"{what} under {group!r}: {error}"

@@ -12,13 +12,14 @@ from equilayers.convert._report import OWN, Kept, Outcome, Refused, Replaced, Re
 from equilayers.nn import BlurConv2d, BlurPool2d, MaxBlurPool2d
 
 CEIL = "ceil_mode counts windows that hang over the edge; take ceil_mode=False"
+RANDOM = "it samples at random places; take MaxBlurPool2d"
 
 
 def to_antialiased(model: nn.Module, taps: int | str = "auto") -> tuple[nn.Module, Report]:
     r"""A copy of the model that blurs before it subsamples: outputs of the same sizes, the same weights.
 
     Strided convolutions become `BlurConv2d`, max pools `MaxBlurPool2d` (oblong or dilated ones: a max pool of stride 1
-    and `BlurPool2d`), average pools with overlapping or padded windows an average of stride 1 and `BlurPool2d`.
+    and `BlurPool2d`), average and power-average pools one of stride 1 and `BlurPool2d`.
 
     Args:
         model: any module; it is not changed.
@@ -53,7 +54,7 @@ def antialiased(module: nn.Module, taps: int | str = "auto") -> Outcome:
 
 def subsamples(module: nn.Module) -> bool:
     r"""Whether a convolution or pool has a stride."""
-    return max(_pair(module.stride)) > 1
+    return isinstance(module, nn.FractionalMaxPool2d) or max(_steps(module)) > 1
 
 
 def _convolution(module: nn.Conv2d, taps: int | str) -> Outcome:
@@ -81,6 +82,18 @@ def _convolution(module: nn.Conv2d, taps: int | str) -> Outcome:
     return Replaced(made)
 
 
+def _random(module: nn.FractionalMaxPool2d, taps: int | str) -> Outcome:  # noqa: ARG001
+    return Refused(RANDOM)
+
+
+def _power_pool(module: nn.LPPool2d, taps: int | str) -> Outcome:
+    if module.ceil_mode:
+        return Refused(CEIL)
+    kernel = _pair(module.kernel_size)
+    dense = nn.LPPool2d(module.norm_type, kernel, 1)
+    return Replaced(nn.Sequential(dense, BlurPool2d(taps, _steps(module), algorithm="dense")))
+
+
 def _pool(module: nn.MaxPool2d | nn.AvgPool2d, taps: int | str) -> Outcome:
     largest = isinstance(module, nn.MaxPool2d)
     if largest and module.return_indices:
@@ -95,6 +108,11 @@ def _pool(module: nn.MaxPool2d | nn.AvgPool2d, taps: int | str) -> Outcome:
     return Replaced(nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense")))
 
 
+def _steps(module: nn.Module) -> tuple[int, int]:
+    r"""The stride: that of windows is their size where none is given."""
+    return _pair(module.kernel_size if module.stride is None else module.stride)
+
+
 def _pair(value: object) -> tuple[int, int]:
     r"""A setting of torch for both axes; no pixels for a padding that is a word."""
     if isinstance(value, tuple):
@@ -106,4 +124,6 @@ CONVERSIONS: dict[type[nn.Module], Callable[..., Outcome]] = {
     nn.Conv2d: _convolution,
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
+    nn.LPPool2d: _power_pool,
+    nn.FractionalMaxPool2d: _random,
 }

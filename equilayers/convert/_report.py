@@ -53,11 +53,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Report:
-    r"""Every module that was looked at, in the order of `named_modules`, and the numbers of parameters."""
+    r"""Every module that was looked at, in the order of `named_modules`, and the numbers of parameters.
+
+    verified: the sizes (height, width) that the result was run at and found to be what it should be.
+    """
 
     entries: tuple[Entry, ...]
     parameters_before: int
     parameters_after: int
+    verified: tuple[tuple[int, int], ...] = ()
 
     def of(self, done: str) -> list[Entry]:
         r"""The entries "replaced", "kept" or "refused"."""
@@ -71,7 +75,11 @@ class Report:
     def __str__(self) -> str:
         count = ", ".join(f"{len(self.of(done))} {done}" for done in ("replaced", "kept", "refused"))
         change = f"{self.parameters_before:,} parameters before, {self.parameters_after:,} after"
-        return "\n".join([f"{count}; {change}", *map(str, self.entries)])
+        lines = [f"{count}; {change}", *map(str, self.entries)]
+        if self.verified:
+            sizes = ", ".join(f"{height}x{width}" for height, width in self.verified)
+            lines.append(f"verified at {sizes}" + ("" if len(self.verified) > 1 else " alone: it takes no other tried"))
+        return "\n".join(lines)
 
 
 def convert_modules(
@@ -96,10 +104,12 @@ def entry(path: str, before: str, outcome: Outcome) -> Entry:
     return Entry(path, before, "kept" if isinstance(outcome, Kept) else "refused", reason=outcome.reason)
 
 
-def report(entries: list[Entry], before: nn.Module, after: nn.Module) -> Report:
+def report(
+    entries: list[Entry], before: nn.Module, after: nn.Module, verified: tuple[tuple[int, int], ...] = ()
+) -> Report:
     r"""The report of a conversion."""
-    sizes = (sum(p.numel() for p in model.parameters()) for model in (before, after))
-    return Report(tuple(entries), next(sizes), next(sizes))
+    first, last = (sum(p.numel() for p in model.parameters()) for model in (before, after))
+    return Report(tuple(entries), first, last, verified)
 
 
 def _replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

@@ -1,5 +1,6 @@
 r"""All the mathematics, as functions of plain tensors."""
 
+from equilayers.functional._attention import group_attention
 from equilayers.functional._blur_pool import avg_blur_pool2d, blur_pool2d, max_blur_pool2d
 from equilayers.functional._blur_pool import blur_pool as blur_pool
 from equilayers.functional._conv import convolve as convolve
@@ -22,6 +23,7 @@ from equilayers.functional._linear import expand_matrix as expand_matrix
 from equilayers.functional._linear import group_linear, lift_linear
 from equilayers.functional._linear import linear as linear
 from equilayers.functional._linear import linear_spec as linear_spec
+from equilayers.functional._norm import group_layer_norm, group_rms_norm
 from equilayers.functional._polyphase import check_polyphase as check_polyphase
 from equilayers.functional._polyphase import polyphase_pool2d, polyphase_unpool2d
 from equilayers.functional._pool import ORBIT_REDUCTIONS as ORBIT_REDUCTIONS
@@ -51,8 +53,11 @@ from equilayers.groups import rotate
 __all__ = [
     "avg_blur_pool2d",
     "blur_pool2d",
+    "group_attention",
     "group_conv2d",
+    "group_layer_norm",
     "group_linear",
+    "group_rms_norm",
     "harmonic_magnitude",
     "invariant_avg_pool2d",
     "lift_conv2d",

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from equilayers.groups import Group
-from equilayers.testing._comparison import Model, Output, compare, require
+from equilayers.testing._check import require
+from equilayers.testing._comparison import Output, compare
 from equilayers.testing._diagnosis.actions import invariant
+from equilayers.testing._execution import Model
 
 
 def invariance_error(model: Model, x: Tensor, group: Group | str) -> Tensor:

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from equilayers._checks import refuse
 from equilayers._modules import evaluation
-from equilayers.groups import Group, as_group
+from equilayers.groups import Group
 from equilayers.metrics import equivariance_gaps
+from equilayers.testing._check import Check
 from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance
-from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
+from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_breaks
 from equilayers.testing._execution import Model, NarrowTensors, in_double, orbit_inputs, rounding, undisturbed
-from equilayers.testing._outputs import call, name_of
-
-__all__ = ["Check", "Model", "Output", "compare", "name_of", "require"]
+from equilayers.testing._outputs import call
 
 Output = str | Callable[[int, Tensor], Tensor]
 ROUNDED = 1e-9  # relative, in float64: rounding stays below
@@ -32,64 +31,6 @@ FEW = 4  # samples that the diagnosis looks at all of
 SHARP = 0.05  # a tolerance shows something where it is at most this share of what another input changes
 PLAIN = 4  # units of rounding that a plain sum leaves; where more is left, float64 tells rounding from a break
 OUTPUTS = ("auto", "image", "regular", "vector")
-
-
-@dataclass(frozen=True)
-class Check:
-    r"""What comparing `f(gx)` with `act(g, f(x))` over all g found.
-
-    passed: the law holds, and that was shown. error: largest absolute difference, measured by what is allowed there.
-    scale: size of the outputs there. tolerance: largest error allowed there. element, sample, index: where the error is
-    largest; expected, found: the two numbers there. output: which of several outputs, by name. nothing_shown: why the
-    check could not have failed, empty where it could. dtype: what the model was judged in. diagnosis, location: why a
-    failed check failed.
-    """
-
-    passed: bool
-    error: float
-    scale: float
-    tolerance: float
-    element: int
-    sample: int
-    index: tuple[int, ...]
-    expected: float
-    found: float
-    output: str = ""
-    nothing_shown: str = ""
-    dtype: str = ""
-    diagnosis: str = ""
-    location: Break | None = None
-
-    @property
-    def relative_error(self) -> float:
-        r"""The error by the size of the outputs."""
-        return self.error / self.scale if self.scale else self.error
-
-    def __str__(self) -> str:
-        output = f"output {self.output} {self.index}" if self.output else f"output {self.index}"
-        where = f"g = {self.element}, sample {self.sample}, {output}"
-        lines = [
-            f"worst:     {where}: {self.found:.6g} in the place of {self.expected:.6g}",
-            f"error:     {self.error:.3g}, {self.relative_error:.2g} of the size of the outputs there, "
-            f"{self.scale:.3g}; tolerance {self.tolerance:.3g}{', in float64' if self.dtype == 'float64' else ''}",
-        ]
-        if self.diagnosis:
-            lines.append(f"diagnosis: {self.diagnosis}")
-        if self.location is not None:
-            lines.append(f"lost at:   {self.location}")
-        return "\n".join(lines)
-
-
-def require(check: Check, caller: str, model: Model, group: Group | str) -> None:
-    r"""Raise AssertionError, in the name of `caller`, unless the check passed."""
-    __tracebackhide__ = True
-    if not check.passed:
-        group, what = as_group(caller, group), caller.removeprefix("assert_")
-        if check.nothing_shown:
-            raise AssertionError(
-                f"{caller}: nothing was shown of {name_of(model)} and {group!r}: {check.nothing_shown}"
-            )
-        raise AssertionError(f"{caller}: {name_of(model)} is not {what} under {group!r}\n{check}")
 
 
 class Allowed(NamedTuple):
@@ -122,6 +63,7 @@ def compare(
     diagnose: bool = True,
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
+    __tracebackhide__ = True
     group, x, _ = orbit_inputs(caller, model, x, group)
     if not x.numel():
         refuse(caller, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
@@ -136,8 +78,8 @@ def compare(
         if check.passed or check.nothing_shown or not diagnose or check.diagnosis:
             return check
         action = _action(caller, group, output, runs.plain[check.output])
-        kind, location = _diagnosis(caller, model, x, group, action, check)
-    return replace(check, diagnosis=kind, location=location)
+        kind, locations = _diagnosis(caller, model, x, group, action, check)
+    return replace(check, diagnosis=kind, locations=tuple(locations))
 
 
 @dataclass(frozen=True)
@@ -159,8 +101,12 @@ class Runs:
     @classmethod
     def over(cls, caller: str, model: Model, x: Tensor, group: Group) -> Runs:
         r"""Run the model."""
+        __tracebackhide__ = True
         orbit = [group.act(g, x) for g in range(group.order)]
-        plain, *moved = (call(caller, model, gx, f"g·x for g = {g}") for g, gx in enumerate(orbit))
+        outputs = {}
+        for g, gx in enumerate(orbit):
+            outputs[g] = call(caller, model, gx, f"g·x for g = {g}")
+        plain, *moved = outputs.values()
         still = all(torch.equal(gx, x) for gx in orbit[1:])
         away = max(float((gx - x).abs().max()) for gx in orbit[1:] if gx.shape == x.shape) if not still else 1.0
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu") / 2
@@ -361,31 +307,30 @@ def _require_action(caller: str, action: Action, group: Group, y: Tensor) -> Non
 
 def _diagnosis(
     caller: str, model: Model, x: Tensor, group: Group, action: Action, check: Check
-) -> tuple[str, Break | None]:
+) -> tuple[str, list[Break]]:
     r"""Whether float64 makes the error go away, and where the symmetry is lost."""
     x = x if len(x) <= FEW else x[[check.sample, check.sample - 1]]
     try:
-        location = locate_break(model, x, group)
-        lost = ""
+        places, lost = locate_breaks(model, x, group), ""
     except Exception as error:  # whatever it is, what the check has found is to be told
-        location, lost = None, f"; no place was found: {error}"
-    if location is not None and location.kind == "random":
-        return "random: two identical calls differ", location
+        places, lost = [], f"; no place was found: {error}"
+    if places and places[0].kind == "random":
+        return "random: two identical calls differ", places
     wide = _outputs_in_double(caller, model, x, group, check.output)
     if isinstance(wide, str):
-        return f"structural or numerical: {wide}{lost}", location
+        return f"structural or numerical: {wide}{lost}", places
     relative = distance(action, wide[0], wide[1:])
     left = f"in float64 the error is {relative:.2g} of the largest output"
     if relative <= ROUNDED:
-        return f"numerical: {left}{lost}", location
+        return f"numerical: {left}{lost}", places
     if relative <= STRUCTURAL:
-        return f"numerical: {left}, which weights that follow the group to float32 may leave{lost}", location
-    if location is None and not lost:
+        return f"numerical: {left}, which weights that follow the group to float32 may leave{lost}", places
+    if not places and not lost:
         others = candidates(group, wide[0].shape, [])
         how = next((a.name for a in others if distance(a, wide[0], wide[1:]) <= STRUCTURAL), "in some other way")
         hint = "pool over what moves" if action.fixed else f"it does not move as declared ({action.name})"
-        return f"structural: every module is equivariant, and so is the output ({how}): {hint}", None
-    return f"structural: {left} as well{lost}", location
+        return f"structural: every module is equivariant, and so is the output ({how}): {hint}", []
+    return f"structural: {left} as well{lost}", places
 
 
 def _outputs_in_double(caller: str, model: Model, x: Tensor, group: Group, name: str) -> list[Tensor] | str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from equilayers._checks import check_model, check_values
-from equilayers._modules import evaluation, tensors
+from equilayers._modules import evaluation, named_modules, tensors
 from equilayers.groups import Group
 from equilayers.metrics import compared_elements
 
@@ -60,8 +60,7 @@ class _MatmulPrecision:
 @contextlib.contextmanager
 def same_buffers(model: Model) -> Iterator[None]:
     r"""The buffers afterwards as they were before: a forward may change them in eval mode as well."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    before = [(m, key, t, t.clone()) for m in modules for key, t in m.named_buffers(recurse=False)]
+    before = [(m, key, t, t.clone()) for _, m in named_modules(model) for key, t in m.named_buffers(recurse=False)]
     try:
         yield
     finally:
@@ -99,19 +98,37 @@ def placed(caller: str, model: Model, x: Tensor) -> Tensor:
 
 def rounding(model: Model, dtype: torch.dtype) -> float:
     r"""The relative error that rounding may leave: 32·eps for each module with parameters of its own."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    depth = sum(any(True for _ in module.parameters(recurse=False)) for module in modules)
+    depth = sum(any(True for _ in module.parameters(recurse=False)) for _, module in named_modules(model))
     return 32 * torch.finfo(dtype).eps * max(1, depth)
 
 
 def in_double(model: Model) -> Model | None:
-    r"""A module as a copy in float64, None where it cannot be copied; a function as it is."""
+    r"""A module as a copy in float64, None where it cannot be copied; a function with its modules so as it runs."""
     if not isinstance(model, nn.Module):
-        return model
+        return _Widened(model) if named_modules(model) else model
     try:
         return copy.deepcopy(model).double()
     except (RuntimeError, TypeError, NotImplementedError):
         return None
+
+
+class _Widened:
+    r"""A function, during whose calls the modules that it holds are in float64."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __call__(self, x: Tensor) -> Any:
+        modules = [m for _, m in named_modules(self.model)]
+        held = [t for m in modules for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))]
+        before = [(t, t.data) for t in held if t.is_floating_point()]
+        try:
+            for t, data in before:
+                t.data = data.double()
+            return self.model(x)
+        finally:
+            for t, data in before:
+                t.data = data
 
 
 class NarrowTensors(TorchFunctionMode):

@@ -69,6 +69,7 @@ def call(caller: str, model: Model, x: Tensor, what: str) -> dict[str, Tensor]:
         RuntimeError: the model raised something, which is its cause.
         TypeError: it returns no tensor.
     """
+    __tracebackhide__ = True
     check_model(caller, model)
     try:
         out = model(x.clone())

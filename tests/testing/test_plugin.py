@@ -85,6 +85,53 @@ def test_every_check_is_in_the_report(project: Path, capsys: pytest.CaptureFixtu
     assert_reported(project, capsys.readouterr().out, 2)
 
 
+MORE = """
+import pytest
+from torch import nn
+
+from test_models import C4, X
+
+
+@pytest.mark.xfail
+def test_expected(invariance):
+    invariance.assert_equivariant(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), X, C4)
+
+
+def test_raises(invariance):
+    invariance.assert_invariant(nn.Linear(5, 5), X, C4)
+
+
+def test_constant(invariance):
+    invariance.assert_invariant(lambda x: x[:, 0, 0, 0] * 0, X, C4)
+
+
+@pytest.fixture
+def checked(invariance):
+    invariance.assert_invariant(lambda x: x.sum((1, 2)), X, C4)
+
+
+def test_of_a_fixture(checked):
+    pass
+"""
+
+
+def test_what_is_expected_or_raises_is_in_the_report(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "test_more.py").write_text(MORE.replace("from test_models", "from .test_models"))
+    (project / "__init__.py").touch()
+    assert run("--invariance-report=report.json") == 1
+    output = capsys.readouterr().out
+    assert "7 checks, 4 failed, 1 xfailed" in output
+    assert not re.findall(r"^.*(?:plugin|_comparison|_assertions|_checks|_outputs)\.py:.*", output, re.MULTILINE)
+    report, page = json.loads((project / "report.json").read_text()), (project / "report.html").read_text()
+    checks = {check["test"].split("::")[1]: check for check in report["checks"] if "test_more" in check["test"]}
+    assert [(check["xfail"], check["passed"]) for check in checks.values()] == [(True, False), *[(False, False)] * 3]
+    assert checks["test_expected"]["also_lost_at"] == ["1"]
+    assert checks["test_raises"]["raised"].startswith("RuntimeError: assert_invariant: expected Linear to run on g·x")
+    assert "the same for every input" in checks["test_constant"]["nothing_shown"]
+    for words in ("failed, as expected", "invariant: raised", "nothing shown", "also at 1"):
+        assert words in page
+
+
 def test_the_marker_selects(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-m", "invariance", "--strict-markers") == 0
     assert "1 passed, 2 deselected" in capsys.readouterr().out

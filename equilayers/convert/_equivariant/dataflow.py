@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._modules import CallTracer, evaluation, tensors
+from equilayers.convert._equivariant.functions import asymmetry
 
 IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -43,10 +44,12 @@ class Call:
 class Dataflow:
     r"""What was seen when a model ran: the calls of its modules by path, and the flow and shapes of its outputs.
 
-    output: None where nothing comes out that depends on the input. single: whether it is one tensor.
+    output: None where nothing comes out that depends on the input. single: whether it is one tensor. broken: by the
+    path of the module whose `forward` called it, why a function breaks the symmetry.
     """
 
     calls: dict[str, list[Call]]
+    broken: dict[str, str]
     output: Flow | None
     single: bool
     shapes: list[torch.Size]
@@ -59,7 +62,8 @@ def dataflow(model: nn.Module, x: Tensor) -> Dataflow:
     with evaluation(model), torch.no_grad(), tracer.watching(model.named_modules(), raising=False):
         out = model(x)
     outputs = list(tensors(out))
-    return Dataflow(tracer.calls, tracer.joined(outputs), isinstance(out, Tensor), [t.shape for t in outputs])
+    shapes = [t.shape for t in outputs]
+    return Dataflow(tracer.calls, tracer.broken, tracer.joined(outputs), isinstance(out, Tensor), shapes)
 
 
 class _FlowTracer(CallTracer):
@@ -67,6 +71,8 @@ class _FlowTracer(CallTracer):
         super().__init__()
         self.flows: dict[int, tuple[Tensor, Flow]] = {}  # the tensors are kept, so that no other takes their id
         self.calls: dict[str, list[Call]] = {}
+        self.broken: dict[str, str] = {}
+        self.inside: list[str] = []  # paths of the modules that are running, the innermost last
 
     def put(self, t: Tensor, flow: Flow) -> None:
         channels = t.shape[1] if t.ndim == 4 else flow.channels
@@ -104,11 +110,19 @@ class _FlowTracer(CallTracer):
         flow = self.joined(given)
         if flow is not None:
             flow = self.concatenated(flow, given) if name in CONCATENATIONS else flow
+            why = asymmetry(name, args, kwargs, out, lifted=flow.kind == LIFTED)
+            if why is not None:
+                self.broken.setdefault(self.inside[-1] if self.inside else "", why)
             for t in tensors(args[0] if name == "__setitem__" else out):
                 self.put(t, flow)
         return out
 
+    def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        self.inside.append(path)
+
     def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        while self.inside.pop() != path:  # a module in it raised something that was caught
+            pass
         given = next((t for t in tensors((args, kwargs)) if self.get(t) is not None), None)
         if given is None:
             return

@@ -45,21 +45,21 @@ class FiberMean(nn.Module):
         return str(self.order)
 
 
-class FiberNorm(nn.Module):
-    r"""A normalisation over whole fields: statistics and parameters are shared by the planes of a fiber.
+class FiberLayer(nn.Module):
+    r"""A layer over whole fields, such as a normalisation: the planes of a fiber share statistics and parameters.
 
     Args:
-        norm: nn.BatchNorm3d, nn.InstanceNorm3d or nn.GroupNorm, of as many channels as there are fields.
+        layer: from regular features (B, C, |G|, ...) to such.
         order: |G|.
     """
 
-    def __init__(self, norm: nn.Module, order: int) -> None:
+    def __init__(self, layer: nn.Module, order: int) -> None:
         super().__init__()
-        self.norm = norm
+        self.layer = layer
         self.order = order
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(x.unflatten(1, (-1, self.order)))
+        y: Tensor = self.layer(x.unflatten(1, (-1, self.order)))
         return y.flatten(1, 2)
 
 

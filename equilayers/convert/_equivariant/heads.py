@@ -1,13 +1,12 @@
-r"""What becomes of linear layers, pools, and layers between convolutions that may tell channels apart."""
+r"""What becomes of linear layers and of layers with a number for each channel."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from equilayers.convert._antialiased import antialiased, subsamples
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
-from equilayers.convert._equivariant.dataflow import IMAGE, INVARIANT, LIFTED, Call
+from equilayers.convert._equivariant.dataflow import INVARIANT, LIFTED, Call
 from equilayers.convert._equivariant.fiber_layers import FiberLinear
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced
 
@@ -28,23 +27,8 @@ def linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     return Replaced(FiberLinear(made.to(module.weight.device, module.weight.dtype), group))
 
 
-def pool(module: nn.Module, call: Call, conversion: Conversion) -> Outcome:  # noqa: ARG001
-    r"""A pool that subsamples is blurred."""
-    outcome = antialiased(module)
-    if isinstance(outcome, Kept):
-        return Refused(outcome.reason) if subsamples(module) else Kept(ALIKE)
-    return outcome
-
-
 def prelu(module: nn.PReLU, call: Call, conversion: Conversion) -> Outcome:  # noqa: ARG001
     r"""A slope for each channel is refused."""
     if module.num_parameters == 1 or call.input.kind != LIFTED:
         return Kept(ALIKE)
     return Refused("it has a slope for every channel, and the planes of a field would need one")
-
-
-def shuffle(module: nn.Module, call: Call, conversion: Conversion) -> Outcome:  # noqa: ARG001
-    r"""A shuffle of channels is right for images alone."""
-    if call.input.kind == IMAGE:
-        return Kept(f"{ALIKE}: of an image")
-    return Refused("it exchanges the planes of a fiber with others")

@@ -10,7 +10,7 @@ from torch import nn
 
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
 from equilayers.convert._equivariant.dataflow import LIFTED, Call
-from equilayers.convert._equivariant.fiber_layers import FiberNorm
+from equilayers.convert._equivariant.fiber_layers import FiberLayer
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced
 
 
@@ -55,4 +55,4 @@ def _over_fields(norm: nn.Module, module: nn.Module, conversion: Conversion) -> 
                     ours.copy_(value)
                 elif len(value) == len(ours) * order:
                     ours.copy_(value.unflatten(0, (-1, order)).mean(1))
-    return Replaced(FiberNorm(norm, order))
+    return Replaced(FiberLayer(norm, order))

@@ -55,6 +55,14 @@ def check_values(caller: str, name: str, x: object) -> Tensor:
     return x
 
 
+def check_batch(caller: str, x: object) -> Tensor:
+    r"""Inputs (B, ...) with values; TypeError or ValueError otherwise."""
+    x = check_values(caller, "x", x)
+    if x.ndim < 2 or 0 in x.shape[1:]:
+        refuse(caller, "x of shape (B, ...)", tuple(x.shape), "Give it a batch axis, and something in each sample.")
+    return x
+
+
 def check_same_dtype(caller: str, name: str, x: Tensor, weight: Tensor) -> None:
     r"""TypeError unless `x` and `weight` share a dtype, ValueError unless they share a device."""
     if x.dtype != weight.dtype:

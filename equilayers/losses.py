@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, refuse
+from equilayers._checks import check_batch, check_choice, refuse
 from equilayers._modules import Model
 from equilayers.groups import Group
-from equilayers.metrics import GAPS, check_batch, compared_elements, logits_of
+from equilayers.metrics import GAPS, compared_elements, logits_of
 
 
 class InvarianceLoss(nn.Module):

@@ -18,7 +18,6 @@ from equilayers.metrics._invariance import (
 )
 from equilayers.metrics._invariance_gap import InvarianceGap, invariance_gap
 from equilayers.metrics._jacobian import jacobian_singular_values, jacobian_spectral_norm
-from equilayers.metrics._orbit import check_batch as check_batch
 from equilayers.metrics._orbit import compared_elements as compared_elements
 from equilayers.metrics._orbit import logits_of as logits_of
 from equilayers.metrics._rotation import RotationErrorCurve, rotation_error_curve

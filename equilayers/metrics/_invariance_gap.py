@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_int, refuse
+from equilayers._checks import check_batch, check_int, refuse
 from equilayers._modules import Model, evaluation
 from equilayers.groups import Group
 from equilayers.metrics._equivariance import rows
 from equilayers.metrics._invariance import difference
-from equilayers.metrics._orbit import check_batch, chunks, compared_elements, output_of
+from equilayers.metrics._orbit import chunks, compared_elements, output_of
 
 FAINT = 1e-3  # of the size of the outputs
 

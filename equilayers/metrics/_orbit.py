@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_int, check_model, check_output, check_values, refuse
+from equilayers._checks import check_batch, check_int, check_model, check_output, refuse
 from equilayers._modules import Model, evaluation
 from equilayers.groups import Group, as_group
 
@@ -57,14 +57,6 @@ def compared_elements(
         hint = "The trivial group moves nothing; pass include_identity=True to measure it all the same."
         refuse(caller, "a group of more than one element", repr(group), hint)
     return group, range(0 if include_identity else 1, group.order)
-
-
-def check_batch(caller: str, x: object) -> Tensor:
-    r"""Inputs (B, ...) with values; TypeError or ValueError otherwise."""
-    x = check_values(caller, "x", x)
-    if x.ndim < 2 or 0 in x.shape[1:]:
-        refuse(caller, "x of shape (B, ...)", tuple(x.shape), "Give it a batch axis, and something in each sample.")
-    return x
 
 
 def chunks(caller: str, x: Tensor, batch_size: int | None) -> list[Tensor]:

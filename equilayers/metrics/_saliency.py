@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import check_model, check_tensor, refuse
+from equilayers._checks import check_batch, check_model, check_tensor, refuse
 from equilayers._modules import Model, evaluation
 from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
 from equilayers.metrics._invariance import cosine
 from equilayers.metrics._orbit import (
     Total,
-    check_batch,
     chunks,
     compared_elements,
     group_in_order,

@@ -3,6 +3,8 @@ r"""Models as they are used, not as they are trained, and what is called in them
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -87,7 +89,7 @@ def _held(value: Any) -> Mapping[str, Any]:
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    r"""The tensors in a value, its lists, tuples and dictionaries."""
+    r"""The tensors in a value, its lists, tuples, dictionaries and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -96,6 +98,27 @@ def tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors(getattr(value, field.name))
+
+
+def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
+    r"""The value with every tensor that `tensors` finds replaced by the function of it."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        made = copy.copy(value)
+        for key, item in value.items():
+            made[key] = mapped(function, item)
+        return made
+    if isinstance(value, list | tuple):
+        items = [mapped(function, item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: mapped(function, getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **parts)
+    return value
 
 
 class CallTracer(TorchFunctionMode):

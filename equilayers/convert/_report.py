@@ -2,13 +2,24 @@ r"""What a conversion makes of each module, and the report of it."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
+from equilayers._checks import refuse
+
 OWN = "its class computes something of its own, or its weight is parametrised"
+
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks"),
+    *("_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+STATE_HOOKS = (
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,16 @@ class Report:
         return "\n".join(lines)
 
 
+def copied(caller: str, model: nn.Module) -> nn.Module:
+    r"""A copy of the model; ValueError where torch makes none, as of weights that a hook computes."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        got = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        hint = "Make computed weights parameters before, as torch.nn.utils.prune.remove does."
+        refuse(caller, "a model that can be copied", got, hint)
+
+
 def convert_modules(
     model: nn.Module, convert: Callable[[str, nn.Module], Outcome | None]
 ) -> tuple[nn.Module, list[Entry]]:
@@ -89,10 +110,14 @@ def convert_modules(
     entries = []
     for path, module in list(model.named_modules()):
         outcome = convert(path, module)
+        if isinstance(outcome, Replaced) and any(getattr(module, name) for name in STATE_HOOKS):
+            outcome = Refused("it has hooks on its state dict, the names in which would be others")
         if outcome is not None:
             entries.append(entry(path, _described(module), outcome))
         if isinstance(outcome, Replaced):
             outcome.module.train(module.training)
+            for name in HOOKS:
+                setattr(outcome.module, name, getattr(module, name))
             model = _replaced(model, module, outcome.module)
     return model, entries
 

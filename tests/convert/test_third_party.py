@@ -143,7 +143,7 @@ def test_the_command(
     assert text.count("does not run at 65x65") == 1
     assert "- the model itself does not run at 65x65: Sizes of tensors must match" in text
     assert [row[6:8] for row in rows[4:]][1] == ["–", "–"]
-    assert "no equivariant form of ConvNextLayerNorm is known here); 16 more" in text
+    assert "no equivariant form of ConvNextLayerNorm is known here); 20 more" in text
     assert "C4 breaks first at resnet.embedder.embedder.convolution: Conv2d(" in text
 
 

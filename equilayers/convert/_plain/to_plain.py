@@ -2,7 +2,6 @@ r"""Everything of ours folded into torch's own modules, for deployment."""
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ from equilayers._checks import refuse
 from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberLayer, FiberLinear, FiberMean
 from equilayers.convert._plain.blur_graphs import blur
 from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase
+from equilayers.convert._report import copied
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional import expand, expand_matrix
 
@@ -46,7 +46,7 @@ def to_plain(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         refuse("to_plain", "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     with torch.no_grad():
-        return _Plain().of(copy.deepcopy(model), "")
+        return _Plain().of(copied("to_plain", model), "")
 
 
 class _Plain:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from equilayers._modules import Model
 from equilayers.testing._diagnosis.actions import Action, candidates, distance
 from equilayers.testing._diagnosis.search import Lost, Search, Step
 from equilayers.testing._diagnosis.trace import Event, trace
+from equilayers.testing._inputs import Inputs
 
 # Layers whose commutation nothing behind them brings back: they are judged by themselves, which saves rounds.
 SAMPLING = (
@@ -22,14 +24,21 @@ SAMPLING = (
 Mended = dict[int, list[tuple[Action, Tensor]]]  # by the number of the event: its outputs for x, and how they move
 
 
-def all_lost(model: Model, runs: Sequence[Event], search: Search, rounds: int) -> list[Lost]:
+class Runs(NamedTuple):
+    r"""What the model was run on, and what happened on x and on every gx."""
+
+    x: Inputs
+    events: list[Event]
+
+
+def all_lost(model: Model, runs: Runs, search: Search, rounds: int) -> list[Lost]:
     r"""All calls that lose the symmetry, in their order; with one round the first ones alone.
 
     In each round the runs on gx are repeated. What was found before puts out `act(g, y)` there, where y is its output
     for x, so that what comes after it is fed what follows the group.
     """
-    plain, *moved = runs
-    found = {lost.step.event.number: lost for lost in search.lost(runs)}
+    plain, *moved = runs.events
+    found = {lost.step.event.number: lost for lost in search.lost(runs.events)}
     fresh = list(found.values())
     mended: Mended = {}
     group, tolerance = search.group, search.tolerance
@@ -42,7 +51,7 @@ def all_lost(model: Model, runs: Sequence[Event], search: Search, rounds: int) -
             mended[lost.step.event.number] = _mended(search, lost.step, mended)
         search = Search(group, tolerance, group.generating_set())
         try:
-            moved = [_again(model, plain, search, mended, g) for g in search.elements]
+            moved = [_again(model, runs.x, search, mended, g) for g in search.elements]
             behind = search.behind([plain, *moved], set(found))
         except Exception:  # a model of others may raise anything on what it is fed so
             break
@@ -57,10 +66,13 @@ def _alike(plain: Event, moved: Sequence[Event]) -> bool:
     return all([(event.path, event.name) for event in run.all()] == names for run in moved)
 
 
-def _again(model: Model, plain: Event, search: Search, mended: Mended, g: int) -> Event:
+def _again(model: Model, x: Inputs, search: Search, mended: Mended, g: int) -> Event:
     r"""The run on gx in which some calls put out what they should."""
-    x = search.group.act(g, plain.inputs[0])
-    return trace(model, x, {number: [way.move(g, y) for way, y in made] for number, made in mended.items()})
+    return trace(
+        model,
+        x.acted(search.group, g),
+        {number: [way.move(g, y) for way, y in made] for number, made in mended.items()},
+    )
 
 
 def _mended(search: Search, step: Step, before: Mended) -> list[tuple[Action, Tensor]]:

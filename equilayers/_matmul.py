@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LARGE = 1_500_000  # multiplications
+LONG = 512  # terms of a sum
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -32,12 +33,14 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def matmul_into(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> None:
-    r"""Write the product a @ b of matrices into `out`, or add it."""
-    if type(a) is type(b) is Tensor and _suits(a, b) and _onednn():
-        product = _linear(a, b, None)
-        out.add_(product) if add else out.copy_(product)
-    elif add:
+    r"""Write the product a @ b of matrices into `out`, or add it.
+
+    oneDNN writes into memory of its own: only where sums are long is the copy worth its speed.
+    """
+    if add:
         torch.addmm(out, a, b, out=out)
+    elif a.shape[1] >= LONG and type(a) is type(b) is Tensor and _suits(a, b) and _onednn():
+        out.copy_(_linear(a, b, None))
     else:
         torch.mm(a, b, out=out)
 

@@ -130,7 +130,7 @@ class TokenSpace:
             shape = x.shape[1:]
             return F.layer_norm(x, shape, eps=eps) if centred else F.rms_norm(x, shape, eps=eps)
         wide, n = widened(x), self.group.order
-        square = torch.linalg.vector_norm(wide, dim=(0, 2)).square() / (n * x.shape[2])
+        square = torch.linalg.vector_norm(wide, dim=2).square().sum(0) / (n * x.shape[2])
         if centred:
             square = square - wide[0].mean(1).square() / n
         return (wide * torch.rsqrt(square.clamp(min=0) + eps)[:, None]).to(x.dtype)

@@ -94,8 +94,8 @@ def _irrep_basis(group: Group) -> IrrepBasis:
     table = group.cayley_table
     rows, blocks, images, first = [], [], [], 0
     fourier = fourier_of(group)
-    known = isinstance(fourier, FourierC2 | FourierC4 | FourierD2 | FourierD4)
-    for copies in _rows_of(fourier, group.order) if known else _split(table):
+    known = fourier if isinstance(fourier, FourierC2 | FourierC4 | FourierD2 | FourierD4) else None
+    for copies in _split(table) if known is None else _rows_of(known, group.order):
         t = _images(copies[0], table)
         pair = t.shape[0] == 2 and np.allclose(t[0, 0], t[1, 1]) and np.allclose(t[0, 1], -t[1, 0])
         blocks.append(IrrepBlock(first, len(copies), t.shape[0], bool(pair)))
@@ -123,12 +123,11 @@ def _split(table: NDArray[np.int64]) -> list[list[Array]]:
 
     Left translations commute with the right ones. The eigenspaces of a random symmetric sum of left translations are
     therefore irreducible under the right ones, and any other sum of them maps equivalent eigenspaces onto each other,
-    by a multiple of an orthogonal matrix (Schur). Of a few sums that one is taken whose eigenvalues lie farthest apart.
+    by a multiple of an orthogonal matrix (Schur). Of a few sums the one with eigenvalues farthest apart is taken.
     """
     n, generator = len(table), np.random.default_rng(0)
-    left, spaces = max(
-        (_eigenspaces(table, generator.standard_normal(n)) for _ in range(8)), key=lambda found: found[2]
-    )[:2]
+    sums = (_eigenspaces(table, generator.standard_normal(n)) for _ in range(8))
+    left, spaces, _ = max(sums, key=lambda found: found[2])
     constant = np.full((1, n), n**-0.5)
     spaces.sort(key=lambda space: (-round(abs(constant @ space.T).max(), 6), len(space)))
     irreps: list[list[Array]] = [[constant]]

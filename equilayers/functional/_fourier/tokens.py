@@ -77,7 +77,7 @@ def bias_of(bias: Tensor, group: Group) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group) -> Tensor:
     r"""Coefficients (|G|, R, C) and a weight (O, C, |G|) to coefficients (|G|, R, O); differentiable."""
-    graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    graph = torch.compiler.is_compiling() or torch.jit._trace.is_tracing()  # a graph is wanted
     if not graph and is_plain(x, weight):
         return Correlate.apply(x, weight, bias, CoefficientKernel(group))
     # In plain operations, which compilers, exporters and functional transforms know.

@@ -70,9 +70,11 @@ def reasons(report: Report) -> list[tuple[str, str]]:
 def looked_at(report: Report) -> str:
     r"""Which inputs the numbers are of."""
     settings = report.settings
+    shapes = ", ".join(f"{name}: {shape_of(shape)}" for name, shape in settings.shapes.items())
+    each = shape_of(settings.shape) if len(settings.shapes) == 1 else f"({shapes})"
     if settings.data is not None:
-        return clean(f"the first {report.shape[0]} of {settings.data}, each {shape_of(settings.shape)}")
-    return f"{settings.samples} random inputs {shape_of(settings.shape)}, seed {settings.seed}"
+        return clean(f"the first {report.shape[0]} of {settings.data}, each {each}")
+    return f"{settings.samples} random inputs {each}, seed {settings.seed}"
 
 
 def layers_words(report: Report) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from equilayers.cli._arguments import Settings
 from equilayers.cli._words import CALLER, bad, said
 from equilayers.groups import Group
-from equilayers.testing import Action, declared, outputs_of, placed, undisturbed
+from equilayers.testing import Action, Inputs, declared, outputs_of, undisturbed
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Subject:
 
     settings: Settings
     model: nn.Module
-    x: Tensor
+    inputs: Inputs
     y: Tensor
     name: str
     actions: dict[str, Action]
@@ -32,6 +33,16 @@ class Subject:
     def __call__(self, x: Tensor) -> Tensor:
         r"""The tensor of that name that the model puts out, (B, 1) for one number each."""
         return _with_axis(outputs_of(CALLER, self.model(x))[self.name])
+
+    @property
+    def x(self) -> Tensor:
+        r"""The input, or the first of several that moves."""
+        return self.inputs.first
+
+    @property
+    def several(self) -> str:
+        r"""Why there is no number of one input; empty where there is one."""
+        return "it is of models of one input" if len(self.settings.shapes) > 1 else ""
 
     @property
     def action(self) -> Action:
@@ -57,25 +68,30 @@ class Subject:
         return self.y.ndim == 2 and self.actions[self.name].fixed
 
 
-def prepared(settings: Settings, model: nn.Module, x: Tensor) -> Subject:
+def prepared(settings: Settings, model: nn.Module, given: Any) -> Subject:
     r"""The model on its device, run once.
 
     Raises:
         BadInputError: the group does not act on the inputs or outputs, or the model does not run on them.
         TypeError: the model returns no tensor.
     """
-    try:
-        settings.group.check_space(tuple(x.shape), CALLER)
-    except ValueError as error:
-        bad(f"--input that {settings.group!r} moves", f"{settings.shape} ({error})", "Change --input or --group.")
+    shapes = settings.shape if len(settings.shapes) == 1 else settings.shapes
     try:
         model.to(settings.device)
-        x = placed(CALLER, model, x.to(settings.device))
+    except Exception as error:
+        bad(f"the model to run on {settings.device}", said(error), "Add --traceback to see where.")
+    try:
+        x = Inputs.of(CALLER, model, given, settings.group, settings.moving)
+    except (TypeError, ValueError) as error:
+        bad(f"--input that {settings.group!r} moves", f"{shapes} ({error})", "Change --input or --group.")
+    try:
+        x = x.changed(lambda t: t.to(settings.device), all_=True)
         with undisturbed(model), torch.no_grad():
-            out = model(x.clone())
+            out = x.clone().run(model)
     except Exception as error:
         hint = "Say the shape of its inputs with --input, or add --traceback to see where."
-        bad(f"the model to run on {tuple(x.shape)}", said(error), hint)
+        run_on = tuple(x.first.shape) if len(settings.shapes) == 1 else shapes
+        bad(f"the model to run on {run_on}", said(error), hint)
     try:
         found = outputs_of(CALLER, out)
     except TypeError:

@@ -7,8 +7,8 @@ from equilayers.testing._diagnosis.actions import Action as Action
 from equilayers.testing._diagnosis.actions import declared as declared
 from equilayers.testing._diagnosis.layer_errors import LayerError, layer_errors
 from equilayers.testing._diagnosis.locate import Break, locate_break, locate_breaks
-from equilayers.testing._execution import placed as placed
 from equilayers.testing._execution import undisturbed as undisturbed
+from equilayers.testing._inputs import Inputs as Inputs
 from equilayers.testing._outputs import outputs_of as outputs_of
 
 __all__ = [

@@ -22,8 +22,9 @@ from equilayers.metrics import equivariance_gaps
 from equilayers.testing._check import Check
 from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance
 from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_breaks
-from equilayers.testing._execution import Model, NarrowTensors, in_double, orbit_inputs, rounding, undisturbed
-from equilayers.testing._outputs import call
+from equilayers.testing._execution import Model, NarrowTensors, in_double, orbit_inputs, rounding, trying, undisturbed
+from equilayers.testing._inputs import Given, Inputs, Names
+from equilayers.testing._outputs import outputs_of
 
 Output = str | Callable[[int, Tensor], Tensor]
 ROUNDED = 1e-9  # relative, in float64: rounding stays below
@@ -53,10 +54,11 @@ class Allowed(NamedTuple):
 def compare(
     caller: str,
     model: Model,
-    x: Tensor,
+    x: Given | Inputs,
     group: Group | str,
     output: Output | Action,
     *,
+    moving: Names = None,
     bitwise: bool = False,
     tolerance: float | None = None,
     atol: float | None = None,
@@ -64,21 +66,21 @@ def compare(
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
     __tracebackhide__ = True
-    group, x, _ = orbit_inputs(caller, model, x, group)
-    if not x.numel():
-        refuse(caller, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
+    group, inputs = orbit_inputs(caller, model, x, group, moving)
+    if not inputs.first.numel():
+        refuse(caller, "x of one sample or more", tuple(inputs.first.shape), "There is nothing to compare.")
     if bitwise and not (tolerance is atol is None):
         given = tolerance if atol is None else atol
         refuse(caller, "bitwise=True without a tolerance", given, "Bitwise allows no error: leave one of them out.")
     allowed = Allowed(0.0 if bitwise else tolerance, atol)
     with undisturbed(model), torch.no_grad():
-        runs = Runs.over(caller, model, x, group)
+        runs = Runs.over(caller, model, inputs, group)
         found = _judged(caller, runs, output, allowed)
         check = found.check if not found.check.passed else _shown(caller, runs, output, found)
         if check.passed or check.nothing_shown or not diagnose or check.diagnosis:
             return check
         action = _action(caller, group, output, runs.plain[check.output])
-        kind, locations = _diagnosis(caller, model, x, group, action, check)
+        kind, locations = _diagnosis(caller, model, inputs, group, action, check)
     return replace(check, diagnosis=kind, locations=tuple(locations))
 
 
@@ -90,7 +92,7 @@ class Runs:
     """
 
     model: Model
-    x: Tensor
+    x: Inputs
     group: Group
     plain: dict[str, Tensor]
     moved: list[dict[str, Tensor]]
@@ -99,23 +101,45 @@ class Runs:
     still: bool
 
     @classmethod
-    def over(cls, caller: str, model: Model, x: Tensor, group: Group) -> Runs:
+    def over(cls, caller: str, model: Model, x: Inputs, group: Group) -> Runs:
         r"""Run the model."""
         __tracebackhide__ = True
-        orbit = [group.act(g, x) for g in range(group.order)]
-        outputs = {}
-        for g, gx in enumerate(orbit):
+        orbit = [x.acted(group, g) for g in range(group.order)]
+        outputs, copies = {}, [gx.clone() for gx in orbit]  # all alive: a model may know its inputs by their addresses
+        for g, gx in enumerate(copies):
             outputs[g] = call(caller, model, gx, f"g·x for g = {g}")
         plain, *moved = outputs.values()
-        still = all(torch.equal(gx, x) for gx in orbit[1:])
-        away = max(float((gx - x).abs().max()) for gx in orbit[1:] if gx.shape == x.shape) if not still else 1.0
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu") / 2
-        noisy = call(caller, model, x + (noise * away).to(x), "x with noise added")
+        pairs = [(s, t) for gx in orbit[1:] for s, t in zip(gx.movable, x.movable, strict=True)]
+        still = all(torch.equal(s, t) for s, t in pairs)
+        away = max(
+            (float((s - t).abs().max()) for s, t in pairs if s.shape == t.shape and t.is_floating_point()), default=1
+        )
+        noisy = call(caller, model, x.noisy(away or 1.0), "x with noise added")
         mixed = None
-        if len(x) > 1 and all(gx.shape == x.shape for gx in orbit):
-            rows = [orbit[1 + i % len(moved)][i] for i in range(len(x))]
-            mixed = call(caller, model, torch.stack(rows), "samples moved by different elements")
+        if len(x) > 1 and all(s.shape == t.shape for s, t in pairs):
+            rows = [1 + i % len(moved) for i in range(len(x))]
+            each = {name: torch.stack([orbit[g].parts[name][i] for i, g in enumerate(rows)]) for name in x.moving}
+            copies.append(replace(x, parts=x.parts | each).clone())
+            mixed = call(caller, model, copies[-1], "samples moved by different elements")
         return cls(model, x, group, plain, moved, noisy, mixed, still)
+
+    @property
+    def whole(self) -> bool:
+        r"""Whether all of the input moves, so that samples differ in nothing else."""
+        return len(self.x.moving) == len(self.x.parts)
+
+
+def call(caller: str, model: Model, x: Inputs, what: str) -> dict[str, Tensor]:
+    r"""The outputs for x, which the model may change; `what` says what x is where the model raises an exception.
+
+    Raises:
+        RuntimeError: the model raised something, which is its cause.
+        TypeError: it returns no tensor.
+    """
+    __tracebackhide__ = True
+    with trying(caller, model, what):
+        out = x.run(model)
+    return outputs_of(caller, out)
 
 
 class Judged(NamedTuple):
@@ -158,6 +182,7 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
         )
     y, moved, noisy = runs.plain[name], [outputs[name] for outputs in runs.moved], runs.noisy.get(name)
     action = _action(caller, runs.group, output, y)
+    _require_action(caller, action, runs.group, y)
     found = list(equivariance_gaps(caller, action.move, y, enumerate(moved, start=1)))
     scale = _scale([y, *moved], noisy)
     limit = allowed.at(scale, rounding(runs.model, y.dtype))
@@ -165,7 +190,7 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
     check = replace(check, output=name, dtype=str(y.dtype).removeprefix("torch."))
     if check.passed:
         check = _unmixed(caller, runs, check, limit)
-    change = _change(y, noisy)
+    change = _change(y, noisy, others=runs.whole)
     sharp = (change > 0) & (allowed.given | (limit.flatten() <= SHARP * change))
     plain = PLAIN * torch.finfo(y.dtype).eps * scale
     rough = torch.finfo(y.dtype).eps > torch.finfo(torch.float32).eps
@@ -193,12 +218,12 @@ def _unmixed(caller: str, runs: Runs, check: Check, limit: Tensor) -> Check:
     return replace(check, passed=False, error=float(off.max()), sample=sample, diagnosis=reason)
 
 
-def _change(y: Tensor, noisy: Tensor | None) -> Tensor:
+def _change(y: Tensor, noisy: Tensor | None, *, others: bool) -> Tensor:
     r"""How far noise, or another sample, changes each channel of the output at most, (C,); 0 where that is unknown."""
     if noisy is None or noisy.shape != y.shape or not y.numel():
         return torch.zeros(1, dtype=torch.float64, device=y.device)
-    others = [noisy, y[:1].expand_as(y)] if y.ndim else [noisy]
-    return torch.stack([(_channels(t) - _channels(y)).abs().amax(1) for t in others]).amax(0)
+    changed = [noisy, y[:1].expand_as(y)] if y.ndim and others else [noisy]
+    return torch.stack([(_channels(t) - _channels(y)).abs().amax(1) for t in changed]).amax(0)
 
 
 def _scale(outputs: list[Tensor], noisy: Tensor | None) -> Tensor:
@@ -266,7 +291,7 @@ def _shown(caller: str, runs: Runs, output: Output | Action, found: Judged) -> C
 
 def _in_float64(caller: str, runs: Runs, output: Output | Action) -> Check | None:
     r"""The check of a copy in float64, whose rounding is small beside any answer; None where that shows nothing."""
-    precise = None if runs.x.dtype == torch.float64 else in_double(runs.model)
+    precise = None if runs.x.first.dtype == torch.float64 else in_double(runs.model)
     if precise is None:
         return None
     try:
@@ -293,11 +318,22 @@ def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Ac
     return declared(group, output)
 
 
+def _require_action(caller: str, action: Action, group: Group, y: Tensor) -> None:
+    r"""ValueError, in the name of `caller`, where an output cannot move as it was declared."""
+    try:
+        action.move(group.order - 1, y)
+    except ValueError as error:
+        if action.name == "given":
+            raise
+        hint = "Say how it moves with output=, or assert that it stays."
+        refuse(caller, f"an output that moves as {action.name}", f"{tuple(y.shape)} ({error})", hint)
+
+
 def _diagnosis(
-    caller: str, model: Model, x: Tensor, group: Group, action: Action, check: Check
+    caller: str, model: Model, x: Inputs, group: Group, action: Action, check: Check
 ) -> tuple[str, list[Break]]:
     r"""Whether float64 makes the error go away, and where the symmetry is lost."""
-    x = x if len(x) <= FEW else x[[check.sample, check.sample - 1]]
+    x = x if len(x) <= FEW else x.samples([check.sample, (check.sample or len(x)) - 1])
     try:
         places, lost = locate_breaks(model, x, group), ""
     except Exception as error:  # whatever it is, what the check has found is to be told
@@ -321,14 +357,15 @@ def _diagnosis(
     return f"structural: {left} as well{lost}", places
 
 
-def _outputs_in_double(caller: str, model: Model, x: Tensor, group: Group, name: str) -> list[Tensor] | str:
+def _outputs_in_double(caller: str, model: Model, x: Inputs, group: Group, name: str) -> list[Tensor] | str:
     r"""The outputs over the orbit in float64, or why there are none."""
     precise = in_double(model)
     if precise is None:
         return "it cannot be copied to float64"
     try:
         with evaluation(precise):
-            runs = [call(caller, precise, group.act(g, x.double()), "float64") for g in range(group.order)]
+            copies = [x.double().acted(group, g).clone() for g in range(group.order)]
+            runs = [call(caller, precise, gx, "float64") for gx in copies]
         return [outputs[name] for outputs in runs]
     except (RuntimeError, TypeError, ValueError) as error:
         return f"it does not run in float64 ({str(error.__cause__ or error).splitlines()[0]})"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import refuse
+from equilayers._checks import check_output, refuse
 from equilayers._modules import Model
 
 
@@ -28,10 +28,10 @@ def outputs_of(caller: str, out: Any) -> dict[str, Tensor]:
         TypeError: there is no tensor in it.
     """
     logits = getattr(out, "logits", None)
-    found = {
-        name: value.clone() if value.is_floating_point() or value.is_complex() else value.double()
-        for name, value in _leaves("", out if logits is None else logits)
-    }
+    found = {}
+    for name, value in _leaves("", out if logits is None else logits):
+        check_output(caller, value)
+        found[name] = value.clone() if value.is_floating_point() or value.is_complex() else value.double()
     if not found:
         refuse(
             caller,
@@ -60,21 +60,3 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 def _parts(name: str, items: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
     for key, item in items.items():
         yield from _leaves(f"{name}.{key}" if name else str(key), item)
-
-
-def call(caller: str, model: Model, x: Tensor, what: str) -> dict[str, Tensor]:
-    r"""The outputs for x, of which the model gets a copy; `what` says what x is where the model raises an exception.
-
-    Raises:
-        RuntimeError: the model raised something, which is its cause.
-        TypeError: it returns no tensor.
-    """
-    __tracebackhide__ = True
-    try:
-        out = model(x.clone())
-    except Exception as error:
-        first = next(iter(str(error).splitlines()), "")
-        got = f"{type(error).__name__}: {first}"
-        hint = "See the exception above."
-        raise RuntimeError(f"{caller}: expected {name_of(model)} to run on {what}, got {got}. {hint}") from error
-    return outputs_of(caller, out)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from equilayers._files import html_page, strict, table, tag, write_text
 from equilayers.groups import Group, as_group
@@ -20,6 +19,7 @@ from equilayers.testing._check import Check, require
 from equilayers.testing._comparison import Output, compare
 from equilayers.testing._diagnosis.actions import Action, invariant
 from equilayers.testing._execution import Model
+from equilayers.testing._inputs import Given, first_tensor
 from equilayers.testing._outputs import name_of
 
 PROPERTY = "equilayers.invariance"
@@ -58,13 +58,13 @@ class Invariance:
     def __init__(self, node: pytest.Item) -> None:
         self._node = node
 
-    def assert_invariant(self, model: Model, x: Tensor, group: Group | str, **options: Any) -> Check:
+    def assert_invariant(self, model: Model, x: Given, group: Group | str, **options: Any) -> Check:
         r"""As `equilayers.testing.assert_invariant`; what was found is returned, and reported either way."""
         __tracebackhide__ = True
         return self._check("assert_invariant", model, x, group, invariant(), **options)
 
     def assert_equivariant(
-        self, model: Model, x: Tensor, group: Group | str, *, output: Output = "auto", **options: Any
+        self, model: Model, x: Given, group: Group | str, *, output: Output = "auto", **options: Any
     ) -> Check:
         r"""As `equilayers.testing.assert_equivariant`; what was found is returned, and reported either way."""
         __tracebackhide__ = True
@@ -74,7 +74,7 @@ class Invariance:
         self,
         caller: str,
         model: Model,
-        x: Tensor,
+        x: Given,
         group: Group | str,
         output: Output | Action,
         **options: Any,
@@ -84,7 +84,7 @@ class Invariance:
             "what": caller.removeprefix("assert_"),
             "model": name_of(model),
             "group": str(group),
-            "input": list(getattr(x, "shape", ())),
+            "input": list(getattr(first_tensor(x), "shape", ())),
             "passed": False,
             **dict.fromkeys(("error", "relative_error", "tolerance")),
             **dict.fromkeys(("diagnosis", "nothing_shown", "raised", "lost_at"), ""),

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from equilayers._modules import evaluation
 from equilayers.groups import Group
 from equilayers.testing._diagnosis.actions import image
@@ -15,6 +13,7 @@ from equilayers.testing._diagnosis.rounds import all_lost
 from equilayers.testing._diagnosis.search import Search, Step, same_course
 from equilayers.testing._diagnosis.trace import Event
 from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
+from equilayers.testing._inputs import Given, Inputs, Names
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class LayerError:
     lost: bool
 
 
-def layer_errors(model: Model, x: Tensor, group: Group | str) -> list[LayerError]:
+def layer_errors(model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None) -> list[LayerError]:
     r"""How far the outputs of each layer are from following the group, and which layers lose the symmetry.
 
     The model is run on x and on every gx, in float64 where it can be, so that rounding does not show. There is a row
@@ -49,7 +48,8 @@ def layer_errors(model: Model, x: Tensor, group: Group | str) -> list[LayerError
         model: any callable; a module is run in eval mode and put back.
         group: the symmetry, of more than one element.
         x: inputs (B, ..., H, W) that the group acts on, floating-point, moved to the model's device and dtype; two
-            small ones are enough.
+            small ones are enough. Several inputs as for `assert_invariant`.
+        moving: which of several inputs move, as for `assert_invariant`.
 
     Returns:
         The rows in the order of the calls. None is lost where the output is equivariant, if not invariant.
@@ -57,17 +57,19 @@ def layer_errors(model: Model, x: Tensor, group: Group | str) -> list[LayerError
     Raises:
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group is trivial or does not act on x, or the model takes another course for gx than for x.
+        RuntimeError: the model raised an exception, which is its cause.
     """
     caller = "layer_errors"
-    group, x, _ = orbit_inputs(caller, model, x, group)
+    group, inputs = orbit_inputs(caller, model, x, group, moving)
     with undisturbed(model):
         precise = in_double(model)
-        runs = None if precise is None else runs_in_double(precise, x, group)
-        search = Search(group, rounding(model, x.dtype) if runs is None else STRUCTURAL)
-        ran, runs = (model, runs_over(model, x, group)) if precise is None or runs is None else (precise, runs)
-        with evaluation(ran):
-            lost = {lost.step.event.number for lost in all_lost(ran, runs, search, ROUNDS)}
-    root, *moved = runs
+        runs = None if precise is None else runs_in_double(precise, inputs, group)
+        search = Search(group, rounding(model, inputs.first.dtype) if runs is None else STRUCTURAL)
+        if precise is None or runs is None:
+            precise, runs = model, runs_over(caller, model, inputs, group)
+        with evaluation(precise):
+            lost = {lost.step.event.number for lost in all_lost(precise, runs, search, ROUNDS)}
+    root, *moved = runs.events
     known, rows = [(image(group), root.inputs[0].shape)], []
     for event, others in _calls(root, moved, lost):
         step = search.step(event, others, known)

@@ -11,10 +11,11 @@ from torch import Tensor
 from equilayers._modules import evaluation
 from equilayers.groups import Group
 from equilayers.testing._diagnosis.advice import Advice, advice
-from equilayers.testing._diagnosis.rounds import all_lost
+from equilayers.testing._diagnosis.rounds import Runs, all_lost
 from equilayers.testing._diagnosis.search import Lost, Search, course
 from equilayers.testing._diagnosis.trace import Event, trace
-from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
+from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, trying, undisturbed
+from equilayers.testing._inputs import Given, Inputs, Names
 
 STRUCTURAL = 1e-6  # relative, in float64: what float32 weights leave of a symmetry is smaller
 ROUNDS = 24  # how often the search goes on behind what it has found
@@ -44,7 +45,9 @@ class Break:
         return f"{where}: {self.description} on {self.input_shape}: {self.why}. {self.suggestion}."
 
 
-def locate_break(model: Model, x: Tensor, group: Group | str, *, tolerance: float = STRUCTURAL) -> Break | None:
+def locate_break(
+    model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None, tolerance: float = STRUCTURAL
+) -> Break | None:
     r"""The first module, or function called in one, that is fed what moves with the input and puts out what does not.
 
     The model is run on x and on every gx, in float64 where it can be, and what goes into and comes out of each module
@@ -57,7 +60,8 @@ def locate_break(model: Model, x: Tensor, group: Group | str, *, tolerance: floa
             calls.
         group: the symmetry, of more than one element.
         x: inputs (B, ..., H, W) that the group acts on, floating-point, moved to the model's device and dtype; two
-            small ones are enough.
+            small ones are enough. Several inputs as for `assert_invariant`.
+        moving: which of several inputs move, as for `assert_invariant`.
         tolerance: relative error up to which a tensor follows the group.
 
     Returns:
@@ -66,11 +70,14 @@ def locate_break(model: Model, x: Tensor, group: Group | str, *, tolerance: floa
     Raises:
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group is trivial or does not act on x, or the model takes another course for gx than for x.
+        RuntimeError: the model raised an exception, which is its cause.
     """
-    return next(iter(_located("locate_break", model, x, group, Depth(tolerance, 1))), None)
+    return next(iter(_located("locate_break", model, x, group, Depth(tolerance, 1, moving))), None)
 
 
-def locate_breaks(model: Model, x: Tensor, group: Group | str, *, tolerance: float = STRUCTURAL) -> list[Break]:
+def locate_breaks(
+    model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None, tolerance: float = STRUCTURAL
+) -> list[Break]:
     r"""All modules and functions that lose the symmetry, in the order of their calls; the first as `locate_break`.
 
     Each is judged by itself, on what it is fed in the run on x: what earlier ones put out for gx is replaced by what
@@ -81,6 +88,7 @@ def locate_breaks(model: Model, x: Tensor, group: Group | str, *, tolerance: flo
         model: as for `locate_break`.
         group: as for `locate_break`.
         x: as for `locate_break`.
+        moving: as for `locate_break`.
         tolerance: as for `locate_break`.
 
     Returns:
@@ -89,50 +97,55 @@ def locate_breaks(model: Model, x: Tensor, group: Group | str, *, tolerance: flo
     Raises:
         TypeError, ValueError: as `locate_break`.
     """
-    return _located("locate_breaks", model, x, group, Depth(tolerance, ROUNDS))
+    return _located("locate_breaks", model, x, group, Depth(tolerance, ROUNDS, moving))
 
 
 class Depth(NamedTuple):
-    r"""How exact a search is, and how often it goes on behind what it has found."""
+    r"""How exact a search is, how often it goes on behind what it has found, and which inputs move."""
 
     tolerance: float
     rounds: int
+    moving: Names
 
 
-def _located(caller: str, model: Model, x: Tensor, group: Group | str, depth: Depth) -> list[Break]:
-    group, x, _ = orbit_inputs(caller, model, x, group)
+def _located(caller: str, model: Model, x: Given | Inputs, group: Group | str, depth: Depth) -> list[Break]:
+    group, inputs = orbit_inputs(caller, model, x, group, depth.moving)
     with undisturbed(model):
-        random = _random(model, x)
+        random = _random(caller, model, inputs)
         if random is not None:
             return [random]
         precise = in_double(model)
-        runs = None if precise is None else runs_in_double(precise, x, group)
+        runs = None if precise is None else runs_in_double(precise, inputs, group)
         if precise is not None and runs is not None:
             with evaluation(precise):
                 found = all_lost(precise, runs, Search(group, depth.tolerance), depth.rounds)
             if found:
                 return _breaks(found, "structural", group)
         kind, rounds = ("structural or numerical", depth.rounds) if runs is None else ("numerical", 1)
-        runs = runs_over(model, x, group)
-        return _breaks(all_lost(model, runs, Search(group, rounding(model, x.dtype)), rounds), kind, group)
+        runs = runs_over(caller, model, inputs, group)
+        search = Search(group, rounding(model, inputs.first.dtype))
+        return _breaks(all_lost(model, runs, search, rounds), kind, group)
 
 
-def runs_over(model: Model, x: Tensor, group: Group) -> list[Event]:
-    return [trace(model, group.act(g, x)) for g in range(group.order)]
+def runs_over(caller: str, model: Model, x: Inputs, group: Group) -> Runs:
+    r"""The inputs, and the runs on x and on every gx."""
+    with trying(caller, model, "g·x"):
+        return Runs(x, [trace(model, x.acted(group, g)) for g in range(group.order)])
 
 
-def runs_in_double(model: Model, x: Tensor, group: Group) -> list[Event] | None:
+def runs_in_double(model: Model, x: Inputs, group: Group) -> Runs | None:
     r"""None where it does not run in float64."""
     try:
         with evaluation(model):
-            return runs_over(model, x.double(), group)
-    except (RuntimeError, TypeError, ValueError):
+            return runs_over("", model, x.double(), group)
+    except RuntimeError:
         return None
 
 
-def _random(model: Model, x: Tensor) -> Break | None:
+def _random(caller: str, model: Model, x: Inputs) -> Break | None:
     r"""The first event that differs between two identical calls."""
-    first, second = trace(model, x), trace(model, x)
+    with trying(caller, model, "x"):
+        first, second = trace(model, x), trace(model, x)
     if not _differ(first, second):
         return None
     while not first.opaque and course(first) == course(second):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from equilayers._modules import Model
 from equilayers.testing._diagnosis.actions import Action, candidates, distance
 from equilayers.testing._diagnosis.search import Lost, Search, Step
 from equilayers.testing._diagnosis.trace import Event, trace
+from equilayers.testing._inputs import Inputs
 
 # Layers whose commutation nothing behind them brings back: they are judged by themselves, which saves rounds.
 SAMPLING = (
@@ -22,14 +24,21 @@ SAMPLING = (
 Mended = dict[int, list[tuple[Action, Tensor]]]  # by the number of the event: its outputs for x, and how they move
 
 
-def all_lost(model: Model, runs: Sequence[Event], search: Search, rounds: int) -> list[Lost]:
+class Runs(NamedTuple):
+    r"""What the model was run on, and what happened on x and on every gx."""
+
+    x: Inputs
+    events: list[Event]
+
+
+def all_lost(model: Model, runs: Runs, search: Search, rounds: int) -> list[Lost]:
     r"""All calls that lose the symmetry, in their order; with one round the first ones alone.
 
     In each round the runs on gx are repeated. What was found before puts out `act(g, y)` there, where y is its output
     for x, so that what comes after it is fed what follows the group.
     """
-    plain, *moved = runs
-    found = {lost.step.event.number: lost for lost in search.lost(runs)}
+    plain, *moved = runs.events
+    found = {lost.step.event.number: lost for lost in search.lost(runs.events)}
     fresh = list(found.values())
     mended: Mended = {}
     group, tolerance = search.group, search.tolerance
@@ -42,7 +51,7 @@ def all_lost(model: Model, runs: Sequence[Event], search: Search, rounds: int) -
             mended[lost.step.event.number] = _mended(search, lost.step, mended)
         search = Search(group, tolerance, group.generating_set())
         try:
-            moved = [_again(model, plain, search, mended, g) for g in search.elements]
+            moved = [_again(model, runs.x, search, mended, g) for g in search.elements]
             behind = search.behind([plain, *moved], set(found))
         except Exception:  # a model of others may raise anything on what it is fed so
             break
@@ -57,10 +66,13 @@ def _alike(plain: Event, moved: Sequence[Event]) -> bool:
     return all([(event.path, event.name) for event in run.all()] == names for run in moved)
 
 
-def _again(model: Model, plain: Event, search: Search, mended: Mended, g: int) -> Event:
+def _again(model: Model, x: Inputs, search: Search, mended: Mended, g: int) -> Event:
     r"""The run on gx in which some calls put out what they should."""
-    x = search.group.act(g, plain.inputs[0])
-    return trace(model, x, {number: [way.move(g, y) for way, y in made] for number, made in mended.items()})
+    return trace(
+        model,
+        x.acted(search.group, g),
+        {number: [way.move(g, y) for way, y in made] for number, made in mended.items()},
+    )
 
 
 def _mended(search: Search, step: Step, before: Mended) -> list[tuple[Action, Tensor]]:
@@ -84,7 +96,7 @@ def _alone(search: Search, plain: Event, moved: Sequence[Event]) -> list[Lost]:
     r"""The layers that are fed what does not follow the group, and would lose it if they were fed what does."""
     found = []
     for event, *others in zip(plain.all(), *(run.all() for run in moved), strict=True):
-        if isinstance(event.module, SAMPLING) and event.inputs and event.outputs:
+        if isinstance(event.module, SAMPLING) and event.inputs and event.outputs and not _pointwise(event.module):
             _, broken_inputs, _ = search.follow(event.inputs, [other.inputs for other in others], [])
             if broken_inputs and (error := _error_alone(search, event, event.module)) > search.tolerance:
                 broken = {id(event.outputs[0]): error}
@@ -92,19 +104,30 @@ def _alone(search: Search, plain: Event, moved: Sequence[Event]) -> list[Lost]:
     return found
 
 
+def _pointwise(module: nn.Module) -> bool:
+    r"""Whether it reads and writes each pixel by itself."""
+    settings = (getattr(module, name, ()) for name in ("kernel_size", "stride"))
+    return all(all(number == 1 for number in (one if isinstance(one, tuple) else (one,))) for one in settings)
+
+
 @torch.no_grad()
 def _error_alone(search: Search, event: Event, module: nn.Module) -> float:
     r"""The least error of its output, over the ways its input may move; 0 where that is not known."""
-    t, y = event.inputs[0], event.outputs[0]
-    errors = []
+    t, y = event.inputs[0][:1], event.outputs[0][:1]  # one sample is enough
+    elements, errors = search.group.generating_set(), []
+    try:
+        layer = copy.deepcopy(module).to(t.dtype)
+    except (RuntimeError, TypeError):
+        return 0.0
     for way in candidates(search.group, t.shape, []):
         if way.fixed or way.anywhere:
             continue
         try:
-            layer = copy.deepcopy(module).to(t.dtype)
-            after = [layer(way.move(g, t)) for g in search.elements]
+            after = [layer(way.move(g, t)) for g in elements]
         except (RuntimeError, ValueError, TypeError):
             continue
         ways = candidates(search.group, y.shape, [(way, t.shape)])
-        errors.append(min(distance(out, y, after, search.elements) for out in ways))
+        errors.append(min(distance(out, y, after, elements) for out in ways))
+        if errors[-1] <= search.tolerance:
+            break
     return min(errors, default=0.0)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import resolve_name
 
-from equilayers._modules import CallTracer, named_modules, tensors
+from equilayers._modules import CallTracer, Model, named_modules, tensors
+from equilayers.testing._inputs import Inputs
 
 # Looks at a tensor without making another one.
 SILENT = ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "__len__", "__bool__", "item")
@@ -58,19 +59,20 @@ class Event:
         return {id(t) for t in self.inputs}.union(*(event.reads() for event in self.inside))
 
 
-def trace(model: Callable[[Tensor], Any], x: Tensor, mended: Mapping[int, list[Tensor]] | None = None) -> Event:
+def trace(model: Model, x: Tensor | Inputs, mended: Mapping[int, list[Tensor]] | None = None) -> Event:
     r"""Call the model on x and write down what happens; what is compiled runs as it was written.
 
     Tensors are copied, since they may be changed in place: what one event puts out and another takes is one copy.
     mended: what the events of these numbers put out instead.
     """
-    x = x.clone()
+    x = (Inputs.one(x) if isinstance(x, Tensor) else x).clone()
     root = Event("", type(model).__name__, model if isinstance(model, nn.Module) else None, [])
     recorder = _Recorder(root, mended or {})
-    root.inputs = recorder.copies(x)
+    fixed = [t for name, t in x.parts.items() if name not in x.moving]
+    root.inputs = recorder.copies([*x.movable, *fixed])
     modules = [(path, module) for path, module in named_modules(model) if module is not model]
     with torch.no_grad(), _eager(), recorder.watching(modules, raising=True):
-        out = model(x)
+        out = x.run(model)
     root.outputs = recorder.copies(getattr(out, "logits", out))
     return root
 

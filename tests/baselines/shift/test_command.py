@@ -97,9 +97,8 @@ def test_polyphase_networks_commute_with_cyclic_shifts_and_max_networks_do_not(t
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_upsampling_keeps_constants(kind: str) -> None:
-    y = torch.full((2, 3, 4, 4), 5.0)
     choice = torch.tensor([[0, 1], [1, 1]]) if kind == "polyphase" else None
-    assert torch.equal(upsample(y, kind, choice), torch.full((2, 3, 8, 8), 5.0))
+    assert torch.equal(upsample(torch.full((2, 3, 4, 4), 5.0), kind, choice), torch.full((2, 3, 8, 8), 5.0))
 
 
 def corner(x: torch.Tensor) -> torch.Tensor:
@@ -161,17 +160,11 @@ def test_a_broken_law_is_said() -> None:
 
 @pytest.mark.usefixtures("tiny")
 def test_a_fault_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").touch()
     for options, message in (
         (["--consistency-samples", "41"], "expected --consistency-samples to be at most the 40 test scenes of digits"),
         (["--data", "mnist", "--data-dir", "/nowhere"], "nowhere"),
-        (["--out", str(tmp_path / "file")], "shift: expected --out to be a writable folder"),
     ):
-        assert message in refused([*COMMAND, "--out", str(tmp_path / "out"), *options], capsys)
-    for option in ("--epochs", "--seeds", "--consistency-samples"):
-        with pytest.raises(SystemExit, match="2"):
-            main(["shift", option, "0"])
-        assert "expected an int >= 1" in capsys.readouterr().err
+        assert message in refused([*COMMAND, "--out", str(tmp_path), *options], capsys)
 
 
 @pytest.mark.usefixtures("tiny")

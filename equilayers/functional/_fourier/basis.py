@@ -145,7 +145,7 @@ def _split(table: NDArray[np.int64]) -> list[list[Array]]:
 
 
 def _eigenspaces(table: NDArray[np.int64], weights: Array) -> tuple[Array, list[Array], float]:
-    r"""A sum of left translations, the eigenspaces of its symmetric part, (w, |G|) each, and their smallest distance."""
+    r"""A sum of left translations, the eigenspaces (w, |G|) of its symmetric part, and their smallest distance."""
     n = len(table)
     left = np.zeros((n, n))
     np.add.at(left, (table.T.ravel(), np.repeat(np.arange(n), n)), np.tile(weights, n))

@@ -10,10 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equilayers.functional._fourier.basis import irrep_basis
-from equilayers.groups import Dihedral
-
 Irreps = tuple[Tensor, Tensor]  # the four signs (B, N, 4, C), and the plane, two rows of two (B, N, 2, 2C)
+
+
+def d4_basis() -> Tensor:
+    r"""The orthonormal coefficients (8, 8) of the four signs, and of the rows of the plane; element r + 4m."""
+    quarter, mirror = torch.tensor([[0.0, -1.0], [1.0, 0.0]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
+    elements = [(r, m) for m in range(2) for r in range(4)]
+    signs = [[s**r * t**m / 8**0.5 for r, m in elements] for s in (1, -1) for t in (1, -1)]
+    power = torch.linalg.matrix_power
+    plane = torch.stack([power(quarter, r) @ power(mirror, m) for r, m in elements], -1) / 2
+    return torch.cat((torch.tensor(signs), plane.flatten(0, 1)))
 
 
 class IrrepLinear(nn.Module):
@@ -59,8 +66,7 @@ class IrrepBlock(nn.Module):
         self.norm1, self.norm2 = IrrepNorm(features), IrrepNorm(features)
         self.qkv, self.out = IrrepLinear(features, 3 * features), IrrepLinear(features, features)
         self.up, self.down = IrrepLinear(features, 4 * features), IrrepLinear(4 * features, features)
-        basis = torch.from_numpy(irrep_basis(Dihedral(4)).matrix).float()
-        self.register_buffer("basis", basis, persistent=False)
+        self.register_buffer("basis", d4_basis(), persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.add(_split(tokens), self.attention(self.norm1(_split(tokens))))

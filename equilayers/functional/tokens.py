@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import Pair, autocast, refuse, widened
+from equilayers._checks import Pair, autocast, constant_when_compiled, refuse, widened
 from equilayers.functional._fourier.tokens import (
     CoefficientKernel,
     Operators,
@@ -176,8 +176,16 @@ class TokenSpace:
 def _expanded(w: TokenWeight, group: Group) -> tuple[Tensor, Tensor | None]:
     r"""The matrix of all planes, rows (h, o) and columns (k, c), and its bias."""
     weight, bias = w.folded()
-    rows = [group.act_regular(h, weight).transpose(1, 2).flatten(1) for h in range(group.order)]
-    return torch.cat(rows), None if bias is None else bias.repeat(group.order)
+    n = group.order
+    table = torch.tensor(_quotients(group), device=weight.device)
+    matrix = weight.index_select(2, table).unflatten(2, (n, n)).permute(2, 0, 3, 1)  # (h, o, k, c)
+    return matrix.flatten(2).flatten(0, 1), None if bias is None else bias.repeat(n)
+
+
+@constant_when_compiled
+def _quotients(group: Group) -> tuple[int, ...]:
+    r"""h^-1 k for all h and k."""
+    return tuple(group.cayley_table[group.inverses].ravel().tolist())
 
 
 def token_linear(f: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCache | None) -> Tensor:

@@ -87,7 +87,8 @@ def invariance_gap(
                     beside = part + noise * (length / _length(noise))
                     noisy.append(_squares(output_of(caller, model, beside), f))
     dtype, f = f.dtype, torch.cat(outputs)
-    f = f[:, (f != f[0]).any(0)]  # what is the same for all, such as the -1e9 of a masked class, says nothing of any
+    varies = (f != f[0]).any(0)  # what is the same for all, such as the -1e9 of a masked class, says nothing of any
+    f = f[:, varies] if varies.any() else f
     size = f.square().sum(1).mean().sqrt()
     apart = (f - f.mean(0)).square().sum(1).mean().sqrt()
     along, across = (torch.cat(squares).mean().sqrt() for squares in (moved, noisy))

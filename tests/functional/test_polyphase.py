@@ -334,15 +334,6 @@ def test_derivatives(shape: tuple[int, ...]) -> None:
     assert torch.equal(vmap(back)(many), torch.stack([back(y), back(-y)]))
 
 
-@each_norm
-def test_gradients_move_with_the_input(norm: float) -> None:
-    loss = lambda x: polyphase_pool2d(x, 2, norm).pow(3).sum()  # noqa: E731
-    x = filled((2, 3, 8, 8), torch.float32)
-    for g, shift in itertools.product(range(8), ((0, 0), (1, 0), (2, 3))):
-        moved = grad(loss)(D4.act(g, x).roll(shift, (-2, -1)))
-        torch.testing.assert_close(moved, D4.act(g, grad(loss)(x)).roll(shift, (-2, -1)), atol=0, rtol=1e-6)
-
-
 def test_poolings_without_the_law_are_found() -> None:
     """Plain striding, max pooling and blur lose a shift; a choice by float sums loses it where norms are close."""
     x = filled((3, 2, 8, 8), torch.float64)
@@ -387,6 +378,14 @@ def test_every_refusal_by_its_words(
     settings: dict[str, object], error: type[Exception], words: tuple[str, ...]
 ) -> None:
     assert_refused(partial(polyphase_pool2d, **({"x": X} | settings)), error, "polyphase_pool2d", *words)
+
+
+def test_empty_batches() -> None:
+    x = torch.zeros(0, 3, 8, 12, requires_grad=True)
+    y, choice = polyphase_pool2d(x, return_choice=True)
+    assert (y.shape, choice.shape) == ((0, 3, 4, 6), (0, 2))
+    assert torch.autograd.grad(y.sum(), x)[0].shape == x.shape
+    assert polyphase_unpool2d(y, choice).shape == x.shape
 
 
 def test_unpooling_refuses_choices_that_do_not_fit() -> None:

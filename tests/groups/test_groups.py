@@ -144,10 +144,7 @@ CONVENTIONS: list[tuple[Group, Callable[[int, Tensor], Tensor]]] = [
     ),
     (T3, lambda g, x: torch.roll(x, g * 4, -1)),
     (CyclicTranslation(4, dim=-2), lambda g, x: torch.roll(x, g * 3, -2)),
-    (
-        DirectProduct(T3, CyclicTranslation(4, dim=-2)),
-        lambda g, x: torch.roll(x, (g // 4 * 4, g % 4 * 3), (-1, -2)),
-    ),
+    (DirectProduct(T3, CyclicTranslation(4, dim=-2)), lambda g, x: torch.roll(x, (g // 4 * 4, g % 4 * 3), (-1, -2))),
 ]
 
 

@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import metric_reference as slow
-from equilayers.metrics import (
-    deformation_stability,
-    displacement_gradient_norm,
-    random_displacement,
-    warp,
-)
+from equilayers.metrics import deformation_stability, displacement_gradient_norm, random_displacement, warp
 from equilayers.metrics._warp import inverse
 
 FAULT = r"expected .+, got .+\. .+\.$"
@@ -94,16 +89,6 @@ def test_gradient_norm_against_svd(size: tuple[int, int], seed: int) -> None:
     tau = noise(3, 2, *size, seed=seed)
     expected = [slow.steepness(field) for field in tau.numpy()]
     np.testing.assert_allclose(displacement_gradient_norm(tau).numpy(), expected, rtol=1e-10, atol=1e-12)
-
-
-def test_gradient_norm_is_the_steepest_slope_of_the_field() -> None:
-    # A finer sampling of the bilinear field is nowhere steeper, and gets there.
-    for seed in range(10):
-        tau = noise(2, 5, 6, seed=seed)
-        fine = F.interpolate(tau[None], (4 * 16 + 1, 5 * 16 + 1), mode="bilinear", align_corners=True)[0]
-        steepest, sampled = displacement_gradient_norm(tau), 16 * displacement_gradient_norm(fine)
-        assert sampled <= steepest * (1 + 1e-10)
-        assert sampled >= steepest * (1 - 1e-10)
 
 
 @pytest.mark.parametrize("size", [(3, 3), (12, 17), (36, 36)])

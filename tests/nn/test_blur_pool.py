@@ -12,7 +12,7 @@ from torch.func import grad, vmap
 
 import blur_reference as slow
 from conv_laws import channels_last, misses, worst
-from equilayers.functional import avg_blur_pool2d, blur_pool2d, max_blur_pool2d, polyphase_pool2d, polyphase_unpool2d
+from equilayers.functional import avg_blur_pool2d, blur_pool2d, max_blur_pool2d, polyphase_pool2d
 from equilayers.groups import Group
 from equilayers.nn import (
     AvgBlurPool2d,
@@ -124,19 +124,6 @@ def test_autocast_leaves_the_dtype(layer: nn.Module, function: Callable[[Tensor]
         close = 1e-6 if dtype == torch.float32 else 0.05
         torch.testing.assert_close(y, expected, atol=close, rtol=close)
         assert x.grad.isfinite().all()
-
-
-@each_pool
-def test_empty_batches(layer: nn.Module, function: Callable[[Tensor], Tensor], exactness: str) -> None:
-    for x in (image(), image(fiber=(4,))):
-        empty = x[:0].clone().requires_grad_()
-        y = layer(empty)
-        assert y.shape == (0, *layer(x).shape[1:])
-        y.sum().backward()
-        assert empty.grad.shape == empty.shape
-    _, choice = polyphase_pool2d(image()[:0], return_choice=True)
-    assert choice.shape == (0, 2)
-    assert polyphase_unpool2d(image()[:0], choice).shape == (0, 3, 16, 24)
 
 
 @each_pool

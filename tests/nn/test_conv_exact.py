@@ -231,11 +231,7 @@ def test_a_symmetric_input_has_a_symmetric_output(group: Group, algorithm: str, 
         assert all(torch.equal(x, move(g, x)) and torch.equal(y, group.act_regular(g, y)) for g in range(group.order))
 
 
-TRAINED = [
-    *((C4, algorithm) for algorithm in ("auto", "fourier")),
-    (D1, "dense"),
-    (D2, "bitwise"),
-]
+TRAINED = [*((C4, algorithm) for algorithm in ("auto", "fourier")), (D1, "dense"), (D2, "bitwise")]
 
 
 @pytest.mark.parametrize(("group", "algorithm"), TRAINED, ids=lambda v: v if isinstance(v, str) else name(v))

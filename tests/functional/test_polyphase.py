@@ -258,6 +258,16 @@ def test_not_a_number_and_infinity(norm: float, dtype: torch.dtype) -> None:
     assert polyphase_pool2d(torch.full_like(everywhere, float("inf")), 2, norm).eq(float("inf")).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(dtype: torch.dtype) -> None:
+    x = maps_of((8, 12), 4, dtype).requires_grad_()
+    pool = partial(polyphase_pool2d, return_choice=True)
+    assert misses_shifts(pool, x.detach(), (2, 2)) == []
+    y = polyphase_pool2d(x)
+    assert torch.equal(y, polyphase_pool2d(x.float()).to(dtype))
+    assert torch.autograd.grad(y.sum(), x)[0].dtype == dtype
+
+
 def test_zeros_of_both_signs_are_equal() -> None:
     x = torch.randint(0, 2, (6, 2, 8, 8)).float()
     signed = torch.where((x == 0) & (torch.rand(x.shape) < 0.5), -x, x)

@@ -94,23 +94,6 @@ def test_the_settings_are_shown() -> None:
         assert words in repr(layer)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@each_pool
-def test_half_precision(
-    layer: nn.Module, function: Callable[[Tensor], Tensor], exactness: str, dtype: torch.dtype
-) -> None:
-    x = image(dtype).requires_grad_()
-    y = layer(x)
-    assert y.dtype == dtype
-    y.sum().backward()
-    assert x.grad.dtype == dtype
-    torch.testing.assert_close(y, layer(x.double()).to(dtype), atol=0.02, rtol=0.02)
-    if exactness == "bitwise":
-        assert misses(layer, D2, image(dtype)) == []
-    if isinstance(layer, PolyphasePool2d):
-        assert torch.equal(y, layer(x.float()).to(dtype))
-
-
 @each_pool
 def test_autocast_leaves_the_dtype(layer: nn.Module, function: Callable[[Tensor], Tensor], exactness: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):

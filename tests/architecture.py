@@ -17,7 +17,7 @@ _MATHEMATICS = {"_checks", "groups", "functional"}
 PARTS = {
     **{part: set[str]() for part in _FLOOR},
     "groups": {"_checks"},
-    "functional": {"_checks", "_matmul", "groups"},
+    "functional": {"_checks", "_matmul", "_modules", "groups"},
     "nn": _MATHEMATICS,
     "convert": _MATHEMATICS | {"_modules", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, refuse
-from equilayers.functional import OUTPUTS, REDUCTIONS, reynolds
+from equilayers._checks import refuse
+from equilayers.functional import check_average, reynolds
 from equilayers.groups import Group, as_group
 
 
@@ -17,8 +17,7 @@ class Symmetrized(nn.Module):
     def __init__(self, model: nn.Module, group: Group | str, reduction: str = "mean", output: str = "auto") -> None:
         super().__init__()
         self.group = as_group("symmetrize", group)
-        self.reduction = check_choice("symmetrize", "reduction", reduction, REDUCTIONS)
-        self.output = check_choice("symmetrize", "output", output, OUTPUTS)
+        self.reduction, self.output = check_average("symmetrize", reduction, output)
         self.model = model
 
     def forward(self, x: Tensor) -> Any:

@@ -51,14 +51,13 @@ def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str
     """
     caller = "reynolds"
     group = as_group(caller, group)
-    check_choice(caller, "reduction", reduction, REDUCTIONS)
+    check_average(caller, reduction, output)
     check_float(caller, "x", x)
     if x.ndim < 1 + group.space_ndim:
         refuse(
             caller, f"x of shape (B, ...), with {group.space_ndim} axes of space", tuple(x.shape), "Add a batch axis."
         )
     group.check_space(tuple(x.shape), caller)
-    check_choice(caller, "output", output, OUTPUTS)
     check_model(caller, f)
     orbit, order = _in_order(group.orbit(x))
     found = f(orbit.flatten(0, 1))
@@ -77,6 +76,14 @@ def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str
         return _reduced(_turned_back(group, y, order) if moves else y, reduction, moves=moves)
 
     return mapped(reduced, found)
+
+
+def check_average(caller: str, reduction: str, output: str) -> tuple[str, str]:
+    r"""Both settings; ValueError where one of them is unknown."""
+    return (
+        check_choice(caller, "reduction", reduction, REDUCTIONS),
+        check_choice(caller, "output", output, OUTPUTS),
+    )
 
 
 def _refuse_rows(samples: int, got: object) -> NoReturn:

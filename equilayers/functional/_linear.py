@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
+from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, overridable, refuse
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform, transform_blocks
 from equilayers.functional._fourier.irreps import Fourier
@@ -111,6 +111,7 @@ def group_linear(
     return linear("group_linear", f, weight, bias, linear_spec("group_linear", group, algorithm, lifting=False), None)
 
 
+@overridable
 def linear(
     caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec, cache: WeightCache | None
 ) -> Tensor:
@@ -127,7 +128,7 @@ def linear(
         hint = "The trailing axes must be those of the weight."
         refuse(caller, f"{name} of shape (B, {wanted})", tuple(x.shape), hint)
     if spec.lifting:
-        group.check_space(tuple(x.shape[1:]), caller)
+        group.check_stackable(tuple(x.shape[1:]), caller)
     if not in_autocast(x):
         check_same_dtype(caller, name, x, weight)
     fourier = fourier_of(group)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers.functional._hashing import mixed, odd_numbers
+from equilayers.functional._hashing import mixed, odd_integers
 from equilayers.groups import Group, as_group
 
 REDUCTIONS = ("mean", "probabilities", "max")
@@ -49,7 +49,7 @@ def reynolds(f: Callable[[Tensor], Tensor], group: Group, x: Tensor, reduction: 
         refuse(
             caller, f"x of shape (B, ...), with {group.space_ndim} axes of space", tuple(x.shape), "Add a batch axis."
         )
-    group.check_space(tuple(x.shape), caller)
+    group.check_stackable(tuple(x.shape), caller)
     orbit = _in_order(group.orbit(x))
     y = f(orbit.flatten(0, 1))
     if not isinstance(y, Tensor) or y.ndim < 1 or y.shape[0] != group.order * x.shape[0]:
@@ -74,6 +74,6 @@ def _in_order(orbit: Tensor) -> Tensor:
     with torch.no_grad():
         flat = (orbit + 0.0).flatten(2)  # minus zero equals zero
         bits = flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]).to(torch.int64)
-        keys = mixed(mixed(bits) * odd_numbers(bits.shape[2], bits.device)).sum(2)
+        keys = mixed(mixed(bits) * odd_integers(bits.shape[2], torch.int64, bits.device)).sum(2)
         order = keys.argsort(0)
     return orbit[order, torch.arange(orbit.shape[1], device=orbit.device)]

@@ -2,7 +2,6 @@ r"""Index tables that split a space into orbits under a group."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from equilayers._checks import constant_when_compiled
-from equilayers.functional._index_tables import Table, to_tensor
+from equilayers._tables import table
+from equilayers.functional._index_tables import Table, to_indices
 from equilayers.groups import Group
 
 
@@ -56,6 +56,10 @@ class _Planes(Function):
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
         return _Flat.apply(v, ctx.table), None
 
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
+        return cast(Tensor, _Planes.apply(t, ctx.table))
+
 
 class _Flat(Function):
     r"""The transpose of `_Planes` for planes that agree where an entry stands more than once.
@@ -78,15 +82,18 @@ class _Flat(Function):
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:
         return _Planes.apply(u, ctx.table), None
 
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
+        return cast(Tensor, _Flat.apply(t, ctx.table))
 
-@functools.lru_cache(maxsize=256)
+
 def orbit_places(group: Group, shape: tuple[int, ...]) -> tuple[Table, Table, Table | None]:
     r"""The arrays of `OrbitTable`: gather, first and count."""
     moved = group.permutations(shape)[group.inverses]  # moved[k, p] is the place of k·p
     representatives = np.flatnonzero(moved.min(axis=0) == np.arange(moved.shape[1]))
     gather = moved[:, representatives].reshape(-1)
     _, first, count = np.unique(gather, return_index=True, return_counts=True)
-    return gather.copy(), first, (None if (count == 1).all() else count)
+    return gather, first, (None if (count == 1).all() else count)
 
 
 def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
@@ -98,14 +105,14 @@ def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device) -> O
     return OrbitTable(group.order, gather, first, count if len(count) else None)
 
 
-@functools.lru_cache(maxsize=256)
+@table
 def _kept_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
     gather, first, count = orbit_places(group, shape)
-    counts = None if count is None else to_tensor(count, device)
-    return OrbitTable(group.order, to_tensor(gather, device), to_tensor(first, device), counts)
+    counts = None if count is None else to_indices(count, device)
+    return OrbitTable(group.order, to_indices(gather, device), to_indices(first, device), counts)
 
 
 @constant_when_compiled
 def _numbers(group: Group, shape: tuple[int, ...], which: int) -> tuple[int, ...]:
-    table = orbit_places(group, shape)[which]
-    return () if table is None else tuple(table.tolist())
+    places = orbit_places(group, shape)[which]
+    return () if places is None else tuple(places.tolist())

@@ -160,14 +160,16 @@ def test_assertions_and_measures(group: Group) -> None:
 @each
 def test_what_ties_places_refuses(group: Group) -> None:
     """As do orbits in one tensor, and rotations that interpolate."""
-    x, n = filled((2, 1, 4, 6), torch.float32), group.order
+    x, n, finer = filled((2, 1, 4, 6), torch.float32), group.order, type(group)(8, "bilinear")  # type: ignore[call-arg]
     refused: dict[str, Callable[[], object]] = {
         "LiftingLinear": lambda: LiftingLinear(group, (1, 4, 6), 3),
         f"{group!r}.orbit": lambda: group.orbit(x),
         f"{group!r}.permutations": lambda: group.permutations((4, 6)),
         "reynolds": lambda: reynolds(lambda x: x.flatten(1), group, x),
         "InvarianceLoss": lambda: InvarianceLoss(group, elements="random")(lambda x: x.mean((1, 2)), x),
-        f"{type(group)(8, 'bilinear')!r}.act": lambda: type(group)(8, "bilinear").act(2, x),
+        f"{finer!r}.act": lambda: finer.act(0, x),
+        f"{finer!r}.act_regular": lambda: finer.act_regular(1, torch.zeros(1, 1, finer.order, 4, 6)),
+        "LiftingConv2d": lambda: LiftingConv2d(finer, 1, 1, 3)(x),
     }
     for caller, call in refused.items():
         assert_refused(call, ValueError, caller, "H == W", "H=4, W=6")

@@ -33,7 +33,7 @@ class OrbitTable:
 
     def planes(self, x: Tensor) -> Tensor:
         r"""Planes (R, |G|, M) of x (R, N): `planes[:, k, m] = x[:, k·p_m]`. Differentiable."""
-        return cast(Tensor, _Planes.apply(x, self))
+        return _planes(x, self)
 
     def weight_planes(self, weight: Tensor) -> Tensor:
         r"""Planes of a weight (O, N), each entry divided among the places where it stands. Differentiable."""
@@ -54,11 +54,7 @@ class _Planes(Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
-        return _Flat.apply(v, ctx.table), None
-
-    @staticmethod
-    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
-        return cast(Tensor, _Planes.apply(t, ctx.table))
+        return _flat(v, ctx.table), None
 
 
 class _Flat(Function):
@@ -80,11 +76,31 @@ class _Flat(Function):
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:
-        return _Planes.apply(u, ctx.table), None
+        return _planes(u, ctx.table), None
+
+
+class _DualPlanes(_Planes):
+    r"""The same with tangents, of which a compiler wants to hear nothing."""
 
     @staticmethod
     def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
-        return cast(Tensor, _Flat.apply(t, ctx.table))
+        return _planes(t, ctx.table)
+
+
+class _DualFlat(_Flat):
+    r"""As `_DualPlanes`."""
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
+        return _flat(t, ctx.table)
+
+
+def _planes(x: Tensor, table: OrbitTable) -> Tensor:
+    return cast(Tensor, (_Planes if torch.compiler.is_compiling() else _DualPlanes).apply(x, table))
+
+
+def _flat(v: Tensor, table: OrbitTable) -> Tensor:
+    return cast(Tensor, (_Flat if torch.compiler.is_compiling() else _DualFlat).apply(v, table))
 
 
 def orbit_places(group: Group, shape: tuple[int, ...]) -> tuple[Table, Table, Table | None]:

@@ -53,6 +53,12 @@ def rows() -> list[Row]:
     for reduction in ("max", "mean", "norm", "logsumexp"):
         why = "a sum of exponentials, in the order of the fiber" if reduction == "logsumexp" else SORTED
         found.append(_row(nn.OrbitPool, f'"{reduction}"', why, reduction))
+    once = "each number is added to one, and those that the group exchanges are the same"
+    found.append(_row(nn.GroupPositionEmbedding, "", once, GROUP, 2, (8, 8)))
+    found.append(_row(nn.GroupRelativePositionBias, "", once, GROUP, 2, 8))
+    angles = "exact positions: the tables of the planes are one table, moved"
+    found.append(_row(nn.GroupRotaryEmbedding, "", angles, GROUP, 2))
+    found.append(_row(nn.GroupTokens, "", "constant over the fiber", 2))
     tree = "a summation tree that rotations and reflections preserve"
     found.append(_row(nn.InvariantAvgPool2d, "", tree))
     for kind in (nn.BlurPool2d, nn.MaxBlurPool2d, nn.AvgBlurPool2d):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +23,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 def refuse(caller: str, expected: str, got: object, hint: str, error: type[Exception] = ValueError) -> NoReturn:
     r"""Raise `error` with the message `<caller>: expected <expected>, got <got>. <hint>`."""
+    __tracebackhide__ = True
     raise error(f"{caller}: expected {expected}, got {got}. {hint}")
 
 
@@ -59,6 +61,23 @@ def check_int(caller: str, name: str, value: object, low: int, high: int | None 
     if number < low or (high is not None and number > high):
         refuse(caller, wanted, number, f"Pass an int in that range for {name}.")
     return number
+
+
+def check_even(caller: str, name: str, value: object, low: int) -> int:
+    r"""`value` as an even int, at least `low`; TypeError when it is no integer, ValueError otherwise."""
+    number = check_int(caller, name, value, low)
+    if number % 2:
+        refuse(caller, f"{name} to be even", number, f"Take {number - 1} or {number + 1}.")
+    return number
+
+
+def check_positive(caller: str, name: str, value: object) -> float:
+    r"""`value` as a float; TypeError when it is no number, ValueError unless it is positive and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        refuse(caller, f"{name} to be a number", repr(value), f"Pass {name} > 0.", TypeError)
+    if not 0 < value < math.inf:
+        refuse(caller, f"{name} to be positive and finite", value, f"Pass {name} > 0.")
+    return float(value)
 
 
 def check_choice(caller: str, name: str, value: object, choices: Sequence[str]) -> str:
@@ -112,16 +131,25 @@ def overridable(function: FunctionT) -> FunctionT:
     def overriding(*args: Any, **settings: Any) -> Any:
         if torch.compiler.is_compiling():
             return function(*args, **settings)
-        theirs = [a for a in args if isinstance(a, Tensor) and type(a) not in (Tensor, nn.Parameter)]
+        theirs = [a for a in (*args, *settings.values()) if isinstance(a, Tensor) and type(a) not in _PLAIN]
         if not theirs:
             return function(*args, **settings)
         if has_torch_function(theirs):
             return handle_torch_function(overriding, theirs, *args, **settings)
         modes = [mode for mode in (getattr(a, "fake_mode", None) for a in theirs) if mode is not None]
         with modes[0] if modes else contextlib.nullcontext():
-            return function(*args, **settings)
+            return function(*map(_numbers, args), **{name: _numbers(value) for name, value in settings.items()})
 
     return overriding  # type: ignore[return-value]
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def _numbers(value: Any) -> Any:
+    r"""A tensor that is one of a subclass by name alone, and not by what torch does with it, without the name."""
+    named = isinstance(value, Tensor) and type(value) not in _PLAIN
+    return value.as_subclass(Tensor) if named and type(value).__torch_dispatch__ is Tensor.__torch_dispatch__ else value
 
 
 def constant_when_compiled(function: FunctionT) -> FunctionT:

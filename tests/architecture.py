@@ -20,7 +20,7 @@ PARTS = {
     "groups": {"_checks", "_tables"},
     "functional": {"_checks", "_matmul", "_modules", "_tables", "groups"},
     "nn": _MATHEMATICS,
-    "convert": _MATHEMATICS | {"_modules", "metrics", "nn"},
+    "convert": _MATHEMATICS | {"_modules", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},
     "metrics": {"_checks", "_modules", "_matmul", "groups"},
     "losses": {"_checks", "_modules", "groups", "metrics"},

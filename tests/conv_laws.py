@@ -9,13 +9,13 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conv_reference import order
 from equilayers.functional._convolution import patches as _patches
 from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
 from equilayers.testing.strategies import conv_settings
 from equilayers.testing.strategies._layers import reversed_axes
-from strategies import ROTATIONS, filled
+from linear_laws import LAYOUTS as PLAIN_LAYOUTS
+from strategies import filled
 
 Pair = tuple[int, int]
 Layout = Callable[[Tensor], Tensor]
@@ -23,10 +23,12 @@ Model = Callable[[Tensor], Tensor]
 Kind = type[LiftingConv2d] | type[GroupConv2d]
 
 KINDS: tuple[Kind, ...] = (LiftingConv2d, GroupConv2d)
-TURNING: list[Group] = [group for group in ROTATIONS if order(group) > 1]
 EXACT = ("bitwise", "orbit", "fourier")
 ALGORITHMS = ("auto", "dense", *EXACT)
 MODES = ("zeros", "reflect", "replicate", "circular")
+ROUNDING = 32  # eps(dtype) * max|output|, for each layer
+
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 class Settings(NamedTuple):
@@ -116,6 +118,9 @@ def _expected(group: Group, g: int, y: Tensor) -> Tensor:
 def channels_last(x: Tensor) -> Tensor:
     """A copy whose channels lie side by side, as in an image that was read from a file."""
     return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+
+
+LAYOUTS = PLAIN_LAYOUTS | {"channels last": channels_last}
 
 
 @st.composite

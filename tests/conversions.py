@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers.groups import Group
+from equilayers.testing import assert_equivariant, assert_invariant
 
 
 class Wired(nn.Module):
@@ -126,6 +127,11 @@ def settled(model: nn.Module, size: int = 32, steps: int = 2) -> nn.Module:
         for _ in range(steps):
             model.train()(torch.randn(4, 3, size, size, dtype=dtype))
     return model.eval()
+
+
+def assert_holds(model: nn.Module, x: Tensor, group: Group) -> None:
+    """Images move with the input, anything else stays."""
+    (assert_equivariant if model(x).ndim == 4 else assert_invariant)(model, x, group)
 
 
 def expanded(weight: Tensor, group: Group) -> Tensor:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from equilayers.groups import Group
 from reference import Array, act, inverse, order
@@ -90,6 +92,12 @@ def similarity(maps: NumpyModel, x: Array, group: Group, include_identity: bool 
             moved = maps(act(group, g, sample[None])[0])
             values.append(cosine(maps(sample), act(group, inverse(group, g), moved[None])[0]))
     return math.fsum(values) / len(values)
+
+
+def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
+    """The plain gradient of the target logit: a user's own saliency."""
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)[0]
 
 
 Place = tuple[int, int]

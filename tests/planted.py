@@ -1,17 +1,55 @@
 """Exact networks with a place for a fault, the faults to be planted there, and what is to be said about them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equilayers.groups import CyclicRotation, Group
+from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
+from equilayers.testing import locate_break
+from strategies import C4, filled
 
-C4 = CyclicRotation(4)
 FIELDS, SIZE = 4, 8
+
+
+def image(size: int = SIZE, batch: int = 3, channels: int = 1) -> Tensor:
+    return torch.randn(batch, channels, size, size)
+
+
+def located(model: Callable[[Tensor], Any], x: Tensor, group: Group = C4) -> tuple[str, ...]:
+    """Path, name and kind of the break that is found; nothing where none is."""
+    found = locate_break(model, x, group)
+    return (found.path, found.name, found.kind) if found else ()
+
+
+X = filled((4, 1, SIZE, SIZE), torch.float32, seed=1)
+WEIGHT = filled((3, SIZE**2), torch.float32, seed=1) / 4
+
+
+def plain(x: Tensor) -> Tensor:
+    """A linear classifier, which is not invariant."""
+    return x.flatten(1) @ WEIGHT.to(x).T
+
+
+def invariant(x: Tensor) -> Tensor:
+    """Three outputs that are invariant to the last bit."""
+    return torch.stack([x.amax((1, 2, 3)), x.abs().amax((1, 2, 3)), -x.amin((1, 2, 3))], 1)
+
+
+def one_buffer() -> Callable[[Tensor], Tensor]:
+    """The linear classifier, as an engine that writes every output to one buffer."""
+    out = torch.empty(4, 3)
+    return lambda x: out.copy_(plain(x))
+
+
+class Output:
+    """What networks of transformers return."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
 
 
 class Does(nn.Module):
@@ -162,7 +200,8 @@ FAULTS: dict[str, Fault] = {
     "strided Conv2d": inner(
         "Conv2d",
         f"{LOPSIDED}2·1 - 1·2 - 1 = 7 is no multiple of 2",
-        "Take kernel 4 with padding 1, or stride 1 and BlurPool2d",
+        "filter is not symmetric",
+        "to_equivariant(model, group, x), or build it",
         layers=lambda: [nn.Conv2d(16, 16, 3, 2, 1)],
     ),
     "strided MaxPool2d": inner(

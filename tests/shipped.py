@@ -18,6 +18,10 @@ from equilayers.nn import (
     BlurPool2d,
     GroupConv2d,
     GroupLinear,
+    GroupPositionEmbedding,
+    GroupRelativePositionBias,
+    GroupRotaryEmbedding,
+    GroupTokens,
     HarmonicBatchNorm,
     HarmonicConv2d,
     HarmonicMagnitude,
@@ -29,11 +33,11 @@ from equilayers.nn import (
     OrbitPool,
     PolyphasePool2d,
 )
-from strategies import S3, algorithms_of, filled, name
+from strategies import C4, D1, D4, S3, T3, algorithms_of, filled, name
 
-C1, C4, D1, D4 = CyclicRotation(1), CyclicRotation(4), Dihedral(1), Dihedral(4)
+C1 = CyclicRotation(1)
 C8, D6 = CyclicRotation(8, interpolation="bilinear"), Dihedral(6, interpolation="bilinear")
-T3, T4, T7 = CyclicTranslation(3), CyclicTranslation(4), CyclicTranslation(7)
+T4, T7 = CyclicTranslation(4), CyclicTranslation(7)
 
 
 class Variant(NamedTuple):
@@ -69,15 +73,16 @@ def _linear(kind: type[nn.Module], spaces: dict[Group, Any]) -> Variants:
 
 def _convolution(kind: type[nn.Module]) -> Variants:
     def variants() -> Iterator[tuple[str, Variant]]:
-        for group, algorithm, mode in itertools.product((C1, C4, D1, D4), ALGORITHMS, MODES):
-            if group != C4 and mode != "reflect":
-                continue
-            graph = algorithm == "auto" or (group, algorithm) == (D1, "fourier")  # in graphs all algorithms are one
+        cases = [*itertools.product((C4, D4), ALGORITHMS, ["reflect"]), *((C4, "auto", mode) for mode in MODES)]
+        cases += [*itertools.product((C1, D1), ("auto", "fourier"), ["reflect"])]
+        for group, algorithm, mode in cases:
+            # In graphs all algorithms are one, and both kinds pad alike.
+            graph = algorithm == "auto" and (kind is LiftingConv2d or mode == "reflect")
             settings = {"stride": 2, "padding": 1, "groups": 2, "padding_mode": mode, "algorithm": algorithm}
             make = lambda g=group, s=settings: kind(g, 2, 4, 3, **s)  # noqa: E731
             fiber = () if kind is LiftingConv2d else (group.order,)
             yield f"{name(group)} {algorithm} {mode}", Variant(make, (2, *fiber, 7, 7), graph)
-        for group, algorithm in itertools.product((C8, D6), ("auto", "dense", "fourier")):
+        for group, algorithm in ((C8, "auto"), (C8, "fourier"), (D6, "dense")):
             make = lambda g=group, a=algorithm: kind(g, 2, 4, 3, padding=1, algorithm=a)  # noqa: E731
             fiber = () if kind is LiftingConv2d else (group.order,)
             yield f"{name(group)} {algorithm}", Variant(make, (2, *fiber, 7, 7), (group, algorithm) == (C8, "auto"))
@@ -90,10 +95,10 @@ def _harmonic() -> Variants:
         f"{into} to {out}, {mode}": Variant(
             lambda i=into, o=out, m=mode: HarmonicConv2d(2, 3, 3, i, o, padding=1, padding_mode=m),
             (2, *(() if into is None else (2 * into + 2,)), 7, 7),
-            mode == "zeros" or into is None,
+            (into, mode) in ((None, "reflect"), (1, "zeros"), (0, "zeros")),
         )
         for into, out in ((None, 1), (1, 1), (0, 2))
-        for mode in MODES
+        for mode in (MODES if into is None else ("zeros",))
     }
     strided = Variant(lambda: HarmonicConv2d(2, 3, 5, 1, 0, stride=2, padding=1), (2, 4, 7, 7), False)
     return between | {"strided": strided}
@@ -105,19 +110,20 @@ def _each(makes: list[Callable[[], nn.Module]], sample: tuple[int, ...], graph: 
 
 def _blur(kind: type[nn.Module], exact: int) -> Variants:
     made = lambda taps, stride, mode: kind(taps=taps, stride=stride, padding_mode=mode)  # noqa: E731
-    settings = [("auto", 2, mode) for mode in MODES] + [((1, 2, 0.5), (1, 3), "reflect")]
+    settings = [("auto", 2, "reflect"), ((1, 2, 0.5), (1, 3), "reflect")]
+    modes = [lambda m=mode: made("auto", 2, m) for mode in MODES if mode != "reflect"]
     more = [lambda: made(3, 3, "zeros"), lambda: made(4, 2, "circular"), lambda: kind(taps=exact, exact=True)]
-    sample = (3, 9, 13)
-    dense = {"dense": Variant(lambda: kind(algorithm="dense"), sample, kind is BlurPool2d)}
-    return _each([lambda s=s: made(*s) for s in settings], sample) | _each(more, sample, False) | dense
+    sample, alone = (3, 9, 13), kind is BlurPool2d  # the others blur in the same way
+    dense = {"dense": Variant(lambda: kind(algorithm="dense"), sample, alone)}
+    drawn = _each([lambda s=s: made(*s) for s in settings], sample) | _each(modes, sample, alone)
+    return drawn | _each(more, sample, False) | dense
 
 
 def _blur_conv() -> Variants:
     orders = "conv-activation-blur", "blur-conv-activation"
     makes = [
         lambda o=order, m=mode: BlurConv2d(None, 2, 3, 3, padding=1, padding_mode=m, order=o)
-        for order, mode in itertools.product(orders, MODES)
-        if order == orders[0] or mode == "reflect"
+        for order, mode in zip(orders, ("circular", "reflect"), strict=True)
     ]
     tied = Variant(lambda: BlurConv2d(C4, 2, 3, 3, padding=1), (2, 4, 9, 9))
     return _each(makes, (2, 9, 9)) | {"of a group": tied}
@@ -130,6 +136,17 @@ def _polyphase() -> Variants:
     return plain | {"fiber": fiber, "inexact": Variant(lambda: PolyphasePool2d(3, exact=False), (3, 8, 11))}
 
 
+class AtPlaces(nn.Module):
+    """A layer of positions as a model calls it: the bias added to scores, the rotary embedding told the map."""
+
+    def __init__(self, layer: GroupRotaryEmbedding | GroupRelativePositionBias) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer() if isinstance(self.layer, GroupRelativePositionBias) else self.layer(x, (3, 3))
+
+
 LAYERS: dict[str, Callable[[], Variants]] = {
     "LiftingLinear": lambda: _linear(
         LiftingLinear, {C1: (3, 3), C4: (5, 5), D4: (5, 5), T3: (2, 6), T4: (8,), T7: (7,), S3: (3,)}
@@ -137,6 +154,17 @@ LAYERS: dict[str, Callable[[], Variants]] = {
     "GroupLinear": lambda: _linear(GroupLinear, dict.fromkeys((C1, C4, D4, T3, T4, T7, S3), 3)),
     "LiftingConv2d": lambda: _convolution(LiftingConv2d),
     "GroupConv2d": lambda: _convolution(GroupConv2d),
+    "GroupPositionEmbedding": lambda: {
+        name(group): Variant(
+            lambda g=group, s=space: GroupPositionEmbedding(g, 3, s), (3, group.order, *space), group == C4
+        )
+        for group, space in {C4: (5, 5), T3: (2, 6), S3: (3,)}.items()
+    },
+    "GroupRotaryEmbedding": lambda: {
+        f"{n} tokens": Variant(lambda: AtPlaces(GroupRotaryEmbedding(D4, 6)), (n, 8, 2, 6), n == 11) for n in (9, 11)
+    },
+    "GroupRelativePositionBias": lambda: _each([lambda: AtPlaces(GroupRelativePositionBias(D1, 2, (2, 3)))], (2, 6, 6)),
+    "GroupTokens": lambda: _each([lambda: GroupTokens(3, 2)], (3, 4, 2, 3)),
     "OrbitPool": lambda: {
         f"{reduction} of {sample}": Variant(lambda r=reduction: OrbitPool(r), sample)
         for reduction in ("max", "mean", "logsumexp", "norm")
@@ -219,20 +247,23 @@ def harmonic_network() -> nn.Sequential:
     return nn.Sequential(*first, *then, InvariantAvgPool2d(), nn.Linear(4, 3))
 
 
-def _network(*makes: Callable[[], nn.Module]) -> Callable[[], Variants]:
-    return lambda: {f"{i}": Variant(make, (1, 8, 8)) for i, make in enumerate(makes)}
+def _network(*makes: Callable[[], nn.Module], graph: bool = False) -> Callable[[], Variants]:
+    """Graphs see nothing in a network that they do not see in its layers, but for the sizes between them."""
+    return lambda: {f"{i}": Variant(make, (1, 8, 8), graph and i == 0) for i, make in enumerate(makes)}
 
 
 NETWORKS: dict[str, Callable[[], Variants]] = {
     "tied MLP": _network(tied_mlp),
     "group CNN": _network(group_cnn),
-    "group CNN with BlurPool2d and BatchNorm3d": _network(pooled_cnn),
+    "group CNN with BlurPool2d and BatchNorm3d": _network(pooled_cnn, graph=True),
     "shift-invariant CNN": _network(shift_cnn),
     "C8 CNN": _network(steered_cnn),
     "harmonic network": _network(harmonic_network),
-    "to_equivariant": _network(lambda: to_equivariant(plain_cnn(), C4, torch.randn(2, 1, 8, 8))[0]),
+    "to_equivariant": _network(lambda: to_equivariant(plain_cnn(), C4, torch.randn(2, 1, 8, 8))[0], graph=True),
     "to_antialiased": _network(lambda: to_antialiased(plain_cnn())[0]),
-    "symmetrize": _network(*(lambda r=r: symmetrize(plain_cnn(), C4, r) for r in ("mean", "probabilities", "max"))),
+    "symmetrize": _network(
+        *(lambda r=r: symmetrize(plain_cnn(), C4, r) for r in ("mean", "probabilities", "max")), graph=True
+    ),
 }
 SHIPPED: dict[str, Callable[[], Variants]] = LAYERS | NETWORKS
 
@@ -328,18 +359,19 @@ def wrapped() -> Iterator[tuple[str, str, Variant]]:
     rows = SHIPPED | {"planted": lambda: {"": Broken.variant("samples see each other")}}
     for row, variants in rows.items():
         for what, variant in variants().items():
-            if variant.graph:  # the others compute the same gradients
+            if variant.graph or row in NETWORKS:  # the others compute the same gradients
                 yield row, what, variant
 
 
-def distributed(rank: int, store: str, out: str) -> None:
+def distributed(index: int, folder: str) -> None:
     """One of two processes: the gradients of its half of each batch, averaged by DistributedDataParallel."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    rank = index + 1
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = {}
     for row, what, variant in wrapped():
         torch.manual_seed(0)
         module = nn.parallel.DistributedDataParallel(trained(variant).eval())
         weighted(module(variant.batch(4).chunk(2)[rank])).backward()
         found |= {f"{row}: {what}: {key}": p.grad for key, p in module.module.named_parameters()}
-    torch.save(found, f"{out}/{rank}.pt")
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,10 +29,15 @@ def _symmetric_table(n: int) -> list[list[int]]:
 
 
 S3, A4, S4, QUATERNIONS = drawn.PERMUTATIONS
+# Rotations of the cube, as they permute its faces +x, -x, +y, -y, +z, -z.
+OCTAHEDRAL = PermutationGroup([[2, 3, 1, 0, 4, 5], [0, 1, 4, 5, 3, 2]])
 TRIVIAL = PermutationGroup([[0, 1, 2]])
 S3_TWO_SIDED = DirectProduct(regular(_symmetric_table(3)), regular(_symmetric_table(3), right=True))
 
 ROTATIONS: list[Group] = [kind(n) for kind in (CyclicRotation, Dihedral) for n in (1, 2, 4)]
+C2, C4, T3 = CyclicRotation(2), CyclicRotation(4), CyclicTranslation(3)
+D1, D2, D4 = Dihedral(1), Dihedral(2), Dihedral(4)
+TURNING: list[Group] = [C2, C4, D1, D2, D4]
 TRANSLATIONS: list[Group] = [CyclicTranslation(n, dim) for n in range(1, 37) for dim in (-1, -2)]
 PRODUCTS: list[Group] = [
     DirectProduct(CyclicTranslation(3), CyclicTranslation(4, dim=-2)),
@@ -61,6 +67,9 @@ FOURIER_GROUPS: list[Group] = [
 def name(group: Group) -> str:
     """A short name for a test."""
     return repr(group) if len(repr(group)) < 60 else f"{type(group).__name__} of order {group.order}"
+
+
+each_group = pytest.mark.parametrize("group", TURNING, ids=name)
 
 
 def algorithms_of(group: Group) -> list[str]:

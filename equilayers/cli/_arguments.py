@@ -15,7 +15,7 @@ import torch
 from equilayers.cli._words import EXTRA, bad
 from equilayers.groups import Group, group_from_name
 
-OUTPUTS = ("auto", "invariant", "image", "regular")
+OUTPUTS = ("auto", "invariant", "image", "regular", "vector")
 CODES = """exit codes:
   0    invariant (equivariant, for images and regular features)
   1    not, or random: two identical calls differ
@@ -28,23 +28,30 @@ EXAMPLE = """example:
 
 @dataclass(frozen=True)
 class Settings:
-    r"""What to check and how."""
+    r"""What to check and how. shapes: of the inputs by name; their places are the names of several without."""
 
     target: str
     group: Group
-    shape: tuple[int, ...]
+    shapes: dict[str, tuple[int, ...]]
+    moving: tuple[str, ...] | None
     weights: Path | None
     data: Path | None
     samples: int
     seed: int
     output: str
     tolerance: float | None
+    atol: float | None
     bitwise: bool
     batch_size: int | None
     quick: bool
     device: torch.device
     json: Path | None
     html: Path | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        r"""Of the first input."""
+        return next(iter(self.shapes.values()))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,18 +70,22 @@ def parse(argv: list[str]) -> Settings:
     args = _parser().parse_args(argv)
     if args.command is None:
         bad("a command", "none", "Run equilayers check --help.")
-    if args.bitwise and args.tolerance is not None:
-        bad("--bitwise without --tolerance", args.tolerance, "Bitwise allows no error: leave one of them out.")
+    given = args.tolerance if args.atol is None else args.atol
+    if args.bitwise and given is not None:
+        bad("--bitwise without --tolerance", given, "Bitwise allows no error: leave one of them out.")
+    shapes = _shapes(args.input)
     return Settings(
         target=args.target,
         group=_group(args.group),
-        shape=_shape(args.input),
+        shapes=shapes,
+        moving=None if args.moving is None else _moving(args.moving, shapes),
         weights=args.weights,
         data=args.data,
         samples=_whole("--samples", args.samples, 2),
         seed=_whole("--seed", args.seed, 0),
         output=args.output,
-        tolerance=None if args.tolerance is None else _tolerance(args.tolerance),
+        tolerance=None if args.tolerance is None else _tolerance("--tolerance", args.tolerance),
+        atol=None if args.atol is None else _tolerance("--atol", args.atol),
         bitwise=args.bitwise,
         batch_size=None if args.batch_size is None else _whole("--batch-size", args.batch_size, 1),
         quick=args.quick,
@@ -99,14 +110,19 @@ def _parser() -> argparse.ArgumentParser:
     add("target", metavar="TARGET", help="pkg.module:name or file.py:name; a model, or what makes one when called")
     add("--group", required=True, metavar="G", help="C2 C4 (rotations), D1 D2 D4 (and mirrors), T3 (cyclic shifts along"
         " the width; T3:-2 along the height), T3xT3:-2 (a product)")  # fmt: skip
-    add("--input", required=True, metavar="C,H,W", help="shape of one input, without the batch")
+    add("--input", required=True, action="append", metavar="[NAME=]C,H,W", help="shape of one input, without the"
+        " batch; once for each input of the model, with its name where it takes them by name")  # fmt: skip
+    add("--moving", metavar="NAMES", help="which of several inputs the group moves, by name or place from 0, such as"
+        " image,mask (default: all images)")  # fmt: skip
     add("--weights", type=Path, metavar="FILE", help=".safetensors, or .pt with a state dict of tensors alone")
-    add("--data", type=Path, metavar="DATA", help=".npz with an array x, or a folder of images (default: random input)")
+    add("--data", type=Path, metavar="DATA", help=".npz with an array x, or arrays named as the inputs, or a"
+        " folder of images (default: random input)")  # fmt: skip
     add("--samples", default="8", metavar="N", help="inputs to look at, 2 or more (default: 8)")
     add("--seed", default="0", metavar="N", help="of random inputs and of the model's own weights (default: 0)")
     add("--output", default="auto", choices=OUTPUTS, help="how the output should move (default: (B, K) stays, images"
         " and regular features move along)")  # fmt: skip
     add("--tolerance", metavar="T", help="largest error, relative to the largest output (default: rounding)")
+    add("--atol", metavar="T", help="largest error in units of the output, added to that of --tolerance")
     add("--bitwise", action="store_true", help="ask for equality to the last bit")
     add("--batch-size", metavar="N", help="samples per call of the model while measuring")
     add("--quick", action="store_true", help="leave out what needs gradients: SI, sigma_max, saliency")
@@ -139,12 +155,36 @@ def _group(name: str) -> Group:
     return group
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    numbers = re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text)
-    shape = tuple(map(int, text.split(","))) if numbers else ()
-    if not shape or 0 in shape:
-        bad("--input to be the shape of one input", repr(text), "Pass whole numbers, such as 1,36,36.")
-    return shape
+def _shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+    r"""The shapes of the inputs by name, by place where there are several without names, of one as x."""
+    pairs = [text.rpartition("=") for text in texts]
+    named = {bool(equals) for _, equals, _ in pairs}
+    names = [name or (str(i) if len(texts) > 1 else "x") for i, (name, *_) in enumerate(pairs)]
+    if len(named) > 1 or len(set(names)) < len(names) or not all(n.isidentifier() or n.isdigit() for n in names):
+        got = " ".join(texts)
+        bad(
+            "--input with a name of its own for each input, or for none",
+            got,
+            "Pass --input image=1,36,36, for example.",
+        )
+    shapes = {}
+    for name, (_, _, text) in zip(names, pairs, strict=True):
+        numbers = re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text)
+        shapes[name] = tuple(map(int, text.split(","))) if numbers else ()
+        if not shapes[name] or 0 in shapes[name]:
+            bad("--input to be the shape of one input", repr(text), "Pass whole numbers, such as 1,36,36.")
+    return shapes
+
+
+def _moving(text: str, shapes: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if len(shapes) == 1 or not set(names) <= set(shapes):
+        bad(
+            f"--moving to name some of several inputs {', '.join(shapes)}",
+            repr(text),
+            "Name those that the group moves.",
+        )
+    return names
 
 
 def _whole(name: str, text: str, low: int) -> int:
@@ -153,13 +193,13 @@ def _whole(name: str, text: str, low: int) -> int:
     return int(text)
 
 
-def _tolerance(text: str) -> float:
+def _tolerance(name: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        bad("--tolerance to be a number from 0 on", repr(text), "Pass 1e-4, for example.")
+        bad(f"{name} to be a number from 0 on", repr(text), "Pass 1e-4, for example.")
     return value
 
 

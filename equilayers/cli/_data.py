@@ -18,40 +18,48 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
 
 
-def inputs(settings: Settings) -> Tensor:
-    r"""Inputs (B, *shape) in float32: standard normal, or the first ones of `--data`.
+def inputs(settings: Settings) -> Tensor | list[Tensor] | dict[str, Tensor]:
+    r"""Inputs (B, *shape) in float32: standard normal, or the first ones of `--data`; several as they were named.
 
     Raises:
         BadInputError: the data cannot be read, have another shape, or are not finite.
     """
+    generator = torch.Generator().manual_seed(settings.seed)
+    found = {name: _one(settings, name, shape, generator) for name, shape in settings.shapes.items()}
+    if list(found) == ["x"]:
+        return found["x"]
+    return list(found.values()) if "0" in found else found
+
+
+def _one(settings: Settings, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     path = settings.data
     if path is None:
-        generator = torch.Generator().manual_seed(settings.seed)
-        return torch.randn(settings.samples, *settings.shape, generator=generator, device="cpu")
-    if path.is_dir():
+        return torch.randn(settings.samples, *shape, generator=generator, device="cpu")
+    if path.is_dir() and len(settings.shapes) == 1:
         x = _folder(path, settings)
     elif path.is_file() and path.suffix == ".npz":
-        x = _scaled(path, _array(path)[: settings.samples])
-        x = x[:, None] if x.ndim == 3 and settings.shape[:-2] == (1,) else x
-        if x.shape[1:] != settings.shape or not len(x):
+        x = _scaled(path, _array(path, name)[: settings.samples])
+        x = x[:, None] if x.ndim == 3 and shape[:-2] == (1,) else x
+        if x.shape[1:] != shape or not len(x):
             got = f"{len(x)} of {x.shape[1:]} in {path}"
-            bad(f"--data of one or more inputs {settings.shape}", got, "Change --input or the array.")
+            bad(f"--data of one or more inputs {shape}", got, "Change --input or the array.")
     else:
-        bad("--data to be an .npz file or a folder of images", path, "Name one that exists.")
+        bad("--data to be an .npz file or a folder of images", path, "Name one that exists; a folder is for one input.")
     if not np.isfinite(x).all():
         bad("--data of finite numbers", f"NaN or infinity in {path}", "Clean the data.")
     return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
 
 
-def _array(path: Path) -> NDArray[Any]:
-    r"""The array x of an .npz file, or the only one. Nothing pickled is read."""
+def _array(path: Path, wanted: str) -> NDArray[Any]:
+    r"""The array of that name in an .npz file, or the only one. Nothing pickled is read."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = list(archive)
-            name = "x" if "x" in names or len(names) != 1 else names[0]
+            name = wanted if wanted in names or len(names) != 1 else names[0]
             found: NDArray[Any] = np.asarray(archive[name])
     except Exception as error:
-        bad("--data to hold an array x, or one alone", f"{path}: {said(error)}", "Save it with numpy.savez(file, x=x).")
+        hint = f"Save it with numpy.savez(file, {wanted}={wanted})."
+        bad(f"--data to hold an array {wanted}, or one alone", f"{path}: {said(error)}", hint)
     if found.ndim < 1:
         bad("--data to hold inputs", f"a single number in {path}", "Save it with numpy.savez(file, x=x).")
     return found

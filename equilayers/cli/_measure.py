@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,15 +62,22 @@ def examine(subject: Subject) -> Report:
     Raises:
         ValueError, TypeError: the output does not move as it was said.
     """
-    settings, model, x, group = subject.settings, subject.model, subject.x, subject.group
-    tolerance, action = settings.tolerance, subject.action
     with subject.running():
-        check = compare(CALLER, model, x, group, action, bitwise=settings.bitwise, tolerance=tolerance)
-        gap = _gap(subject)
+        check, gap, code, verdict = judge(subject)
         measures = _measures(subject, gap)
         layers, missing = _layers(subject, check)
-    code, verdict = _verdict(subject, check, gap)
-    return Report(settings, action.name, tuple(subject.y.shape), check, code, verdict, measures, layers, missing)
+    shape, moves = tuple(subject.y.shape), subject.action.name
+    return Report(subject.settings, moves, shape, check, code, verdict, measures, layers, missing)
+
+
+def judge(subject: Subject, *, diagnose: bool = True) -> tuple[Check, InvarianceGap | str, int, str]:
+    r"""The check, the gap against deafness, and what they come to: the exit code and the verdict."""
+    settings, model, x, action = subject.settings, subject.model, subject.inputs, subject.action
+    how: dict[str, Any] = {"bitwise": settings.bitwise, "tolerance": settings.tolerance, "atol": settings.atol}
+    with subject.running():
+        check = compare(CALLER, model, x, settings.group, action, **how, diagnose=diagnose)
+        gap = _gap(subject)
+    return check, gap, *_verdict(subject, check, gap)
 
 
 def _verdict(subject: Subject, check: Check, gap: InvarianceGap | str) -> tuple[int, str]:
@@ -82,6 +90,7 @@ def _verdict(subject: Subject, check: Check, gap: InvarianceGap | str) -> tuple[
     if not check.passed:
         random = "it is random, two identical calls differ; " if location and location.kind == "random" else ""
         lost = f"; lost at {location.path or 'the model itself'}: {location.description}" if location else ""
+        lost += f", and {len(check.locations) - 1} more" if len(check.locations) > 1 else ""
         return NOT_INVARIANT, f"not {what} under {group!r}: {random}{error}{lost}"
     if isinstance(gap, str) or not gap.trivial:
         return INVARIANT, f"{what} under {group!r}: {error}"
@@ -92,6 +101,8 @@ def _verdict(subject: Subject, check: Check, gap: InvarianceGap | str) -> tuple[
 
 def _gap(subject: Subject) -> InvarianceGap | str:
     r"""Against deafness, or why that is not known."""
+    if subject.several:
+        return subject.several
     try:
         return invariance_gap(subject, subject.x, subject.group, batch_size=subject.settings.batch_size)
     except Exception as error:
@@ -102,8 +113,9 @@ def _layers(subject: Subject, check: Check) -> tuple[list[LayerError], str]:
     r"""Every layer on the worst sample and another, or why not."""
     if check.location is not None and check.location.kind == "random":
         return [], "two identical calls differ"
+    pair = subject.inputs.samples([check.sample, (check.sample or len(subject.x)) - 1])
     try:
-        return layer_errors(subject.model, subject.x[[check.sample, check.sample - 1]], subject.group), ""
+        return layer_errors(subject.model, pair, subject.group), ""
     except Exception as error:
         return [], said(error)
 
@@ -111,7 +123,8 @@ def _layers(subject: Subject, check: Check) -> tuple[list[LayerError], str]:
 def _measures(subject: Subject, gap: InvarianceGap | str) -> list[Measure]:
     x, group, size = subject.x, subject.group, subject.settings.batch_size
     outputs = f"the output {tuple(subject.y.shape)} is no (B, K) of logits that stay"
-    logits = "" if subject.logits else outputs
+    several = subject.several
+    logits = several or ("" if subject.logits else outputs)
 
     def similarity() -> Tensor:
         target = subject.y.argmax(1)
@@ -125,7 +138,7 @@ def _measures(subject: Subject, gap: InvarianceGap | str) -> list[Measure]:
         return lambda: torch.tensor(math.nan) if isinstance(gap, str) else part(gap)
 
     deaf = gap if isinstance(gap, str) else ""
-    quick = QUICK if subject.settings.quick else ""
+    quick = several or (QUICK if subject.settings.quick else "")
     found = [
         _measure("LI", "half the squared distance that the logits move with the input; 0: they stay", logits,
                  lambda: logit_invariance_error(subject, x, group, batch_size=size)),
@@ -137,7 +150,7 @@ def _measures(subject: Subject, gap: InvarianceGap | str) -> list[Measure]:
     ]  # fmt: skip
     if not subject.logits:
         found.append(
-            _measure("EE", "how far the output is from moving along, by its size; 0: it moves along", "", moved)
+            _measure("EE", "how far the output is from moving along, by its size; 0: it moves along", several, moved)
         )
     return [
         *found,

@@ -29,6 +29,8 @@ LOWEST, HIGHEST = -17, 0  # decades: below is 0
 
 def orbits(subject: Subject) -> tuple[list[Html], str]:
     r"""Saliency over the orbits of the first samples, or why there is none."""
+    if subject.several:
+        return [], subject.several
     if not subject.logits:
         return [], f"the output {tuple(subject.y.shape)} is no (B, K) of logits that stay"
     if subject.settings.quick:

@@ -22,6 +22,7 @@ COLOURS = {0: "bold green", 1: "bold red", 3: "bold yellow"}
 LAYER_HEAD = ("layer", "type", "in", "out", "parameters", "follows as", "error", "")
 RIGHT = (4, 6)  # the columns of numbers
 LOST = "lost here"
+MOST = 8  # places besides the first; the table of layers has all
 
 
 def number(value: float) -> str:
@@ -62,15 +63,18 @@ def reasons(report: Report) -> list[tuple[str, str]]:
         found.append(("diagnosis", clean(check.diagnosis)))
     if check.location is not None:
         found += [("why", clean(check.location.why)), ("what to do", clean(check.location.suggestion))]
+        found += [("also lost at", clean(line)) for line in check.others(MOST)]
     return found
 
 
 def looked_at(report: Report) -> str:
     r"""Which inputs the numbers are of."""
     settings = report.settings
+    shapes = ", ".join(f"{name}: {shape_of(shape)}" for name, shape in settings.shapes.items())
+    each = shape_of(settings.shape) if len(settings.shapes) == 1 else f"({shapes})"
     if settings.data is not None:
-        return clean(f"the first {report.shape[0]} of {settings.data}, each {shape_of(settings.shape)}")
-    return f"{settings.samples} random inputs {shape_of(settings.shape)}, seed {settings.seed}"
+        return clean(f"the first {report.shape[0]} of {settings.data}, each {each}")
+    return f"{settings.samples} random inputs {each}, seed {settings.seed}"
 
 
 def layers_words(report: Report) -> str:
@@ -166,6 +170,7 @@ def as_json(report: Report) -> str:
         "tolerance": check.tolerance,
         "diagnosis": check.diagnosis,
         "lost_at": None if check.location is None else asdict(check.location),
+        "also_lost_at": [asdict(location) for location in check.locations[1:]],
         "measures": {m.name: {"value": None if m.missing else m.value, "missing": m.missing} for m in report.measures},
         "layers": [asdict(layer) for layer in report.layers],
         "settings": dict(settings_rows(report)),

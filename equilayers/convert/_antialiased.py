@@ -2,23 +2,24 @@ r"""Strided layers of any model with a blur before they subsample, the trained w
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from equilayers._checks import refuse
-from equilayers.convert._report import OWN, Kept, Outcome, Refused, Replaced, Report, convert_modules, report
+from equilayers.convert._report import OWN, Kept, Outcome, Refused, Replaced, Report, convert_modules, copied, report
 from equilayers.nn import BlurConv2d, BlurPool2d, MaxBlurPool2d
 
-CEIL = "ceil_mode counts windows that hang over the edge; take ceil_mode=False"
+CEIL = "ceil_mode counts windows here that hang over the edge by more than they can; take ceil_mode=False"
+RANDOM = "it samples at random places; take MaxBlurPool2d"
 
 
 def to_antialiased(model: nn.Module, taps: int | str = "auto") -> tuple[nn.Module, Report]:
     r"""A copy of the model that blurs before it subsamples: outputs of the same sizes, the same weights.
 
     Strided convolutions become `BlurConv2d`, max pools `MaxBlurPool2d` (oblong or dilated ones: a max pool of stride 1
-    and `BlurPool2d`), average pools with overlapping or padded windows an average of stride 1 and `BlurPool2d`.
+    and `BlurPool2d`), average and power-average pools one of stride 1 and `BlurPool2d`.
 
     Args:
         model: any module; it is not changed.
@@ -38,7 +39,7 @@ def to_antialiased(model: nn.Module, taps: int | str = "auto") -> tuple[nn.Modul
     def convert(path: str, module: nn.Module) -> Outcome | None:  # noqa: ARG001
         return antialiased(module, taps) if isinstance(module, tuple(CONVERSIONS)) else None
 
-    made, entries = convert_modules(copy.deepcopy(model), convert)
+    made, entries = convert_modules(copied("to_antialiased", model), convert)
     return made, report(entries, model, made)
 
 
@@ -53,7 +54,7 @@ def antialiased(module: nn.Module, taps: int | str = "auto") -> Outcome:
 
 def subsamples(module: nn.Module) -> bool:
     r"""Whether a convolution or pool has a stride."""
-    return max(_pair(module.stride)) > 1
+    return isinstance(module, nn.FractionalMaxPool2d) or max(_steps(module)) > 1
 
 
 def _convolution(module: nn.Conv2d, taps: int | str) -> Outcome:
@@ -81,18 +82,59 @@ def _convolution(module: nn.Conv2d, taps: int | str) -> Outcome:
     return Replaced(made)
 
 
+def _random(module: nn.FractionalMaxPool2d, taps: int | str) -> Outcome:  # noqa: ARG001
+    return Refused(RANDOM)
+
+
+def _power_pool(module: nn.LPPool2d, taps: int | str) -> Outcome:
+    windows = _windows(module)
+    if windows is None:
+        return Refused(CEIL)
+    kernel, (down, right) = windows
+    padding = [nn.ZeroPad2d((right, right, down, down))] if down or right else []
+    dense = nn.LPPool2d(module.norm_type, kernel, 1)
+    return Replaced(nn.Sequential(*padding, dense, BlurPool2d(taps, _steps(module), algorithm="dense")))
+
+
 def _pool(module: nn.MaxPool2d | nn.AvgPool2d, taps: int | str) -> Outcome:
     largest = isinstance(module, nn.MaxPool2d)
     if largest and module.return_indices:
         return Kept("its indices are asked for, and blurred maxima have none")
-    if module.ceil_mode:
+    windows = _windows(module)
+    if windows is None:
         return Refused(CEIL)
-    kernel, stride, padding = map(_pair, (module.kernel_size, module.stride, module.padding))
+    (kernel, padding), stride = windows, _steps(module)
     if largest and kernel[0] == kernel[1] and padding[0] == padding[1] and _pair(module.dilation) == (1, 1):
         return Replaced(MaxBlurPool2d(kernel, stride, padding, taps=taps, algorithm="dense"))
     names = ("dilation",) if largest else ("count_include_pad", "divisor_override")
-    dense = type(module)(kernel, 1, padding, **{name: getattr(module, name) for name in names})
+    settings = {name: getattr(module, name) for name in names}
+    if module.ceil_mode and not largest and padding != _pair(module.padding):
+        settings |= {"count_include_pad": False}  # as torch does with what hangs over
+    dense = type(module)(kernel, 1, padding, **settings)
     return Replaced(nn.Sequential(dense, BlurPool2d(taps, stride, algorithm="dense")))
+
+
+def _windows(module: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    r"""Kernel and padding of a dense pool that leaves as many samples, counted in the module's `ceil_mode`.
+
+    `ceil((L - 1) / s) + 1` samples of L windows are those of L + s - 1 windows: of s // 2 pixels more on either side,
+    and of kernels larger by one where s is even. None where a window would lie outside the map.
+    """
+    kernel, padding = _pair(module.kernel_size), _pair(getattr(module, "padding", 0))
+    if not module.ceil_mode:
+        return kernel, padding
+    steps, dilation = _steps(module), _pair(getattr(module, "dilation", 1))
+    if getattr(module, "divisor_override", None) or dilation != (1, 1):
+        return None
+    if any(step > k or 2 * pad > k - step + 1 for k, step, pad in zip(kernel, steps, padding, strict=True)):
+        return None
+    wider = (kernel[0] + (steps[0] + 1) % 2, kernel[1] + (steps[1] + 1) % 2)
+    return wider, (padding[0] + steps[0] // 2, padding[1] + steps[1] // 2)
+
+
+def _steps(module: nn.Module) -> tuple[int, int]:
+    r"""The stride: that of windows is their size where none is given."""
+    return _pair(module.kernel_size if module.stride is None else module.stride)
 
 
 def _pair(value: object) -> tuple[int, int]:
@@ -106,4 +148,6 @@ CONVERSIONS: dict[type[nn.Module], Callable[..., Outcome]] = {
     nn.Conv2d: _convolution,
     nn.MaxPool2d: _pool,
     nn.AvgPool2d: _pool,
+    nn.LPPool2d: _power_pool,
+    nn.FractionalMaxPool2d: _random,
 }

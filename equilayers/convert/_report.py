@@ -2,13 +2,24 @@ r"""What a conversion makes of each module, and the report of it."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
+from equilayers._checks import refuse
+
 OWN = "its class computes something of its own, or its weight is parametrised"
+
+HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks"),
+    *("_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+STATE_HOOKS = (
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Report:
-    r"""Every module that was looked at, in the order of `named_modules`, and the numbers of parameters."""
+    r"""Every module that was looked at, in the order of `named_modules`, and the numbers of parameters.
+
+    verified: the sizes (height, width) that the result was run at and found to be what it should be.
+    """
 
     entries: tuple[Entry, ...]
     parameters_before: int
     parameters_after: int
+    verified: tuple[tuple[int, int], ...] = ()
 
     def of(self, done: str) -> list[Entry]:
         r"""The entries "replaced", "kept" or "refused"."""
@@ -71,7 +86,21 @@ class Report:
     def __str__(self) -> str:
         count = ", ".join(f"{len(self.of(done))} {done}" for done in ("replaced", "kept", "refused"))
         change = f"{self.parameters_before:,} parameters before, {self.parameters_after:,} after"
-        return "\n".join([f"{count}; {change}", *map(str, self.entries)])
+        lines = [f"{count}; {change}", *map(str, self.entries)]
+        if self.verified:
+            sizes = ", ".join(f"{height}x{width}" for height, width in self.verified)
+            lines.append(f"verified at {sizes}" + ("" if len(self.verified) > 1 else " alone: it takes no other tried"))
+        return "\n".join(lines)
+
+
+def copied(caller: str, model: nn.Module) -> nn.Module:
+    r"""A copy of the model; ValueError where torch makes none, as of weights that a hook computes."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        got = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        hint = "Make computed weights parameters before, as torch.nn.utils.prune.remove does."
+        refuse(caller, "a model that can be copied", got, hint)
 
 
 def convert_modules(
@@ -81,10 +110,14 @@ def convert_modules(
     entries = []
     for path, module in list(model.named_modules()):
         outcome = convert(path, module)
+        if isinstance(outcome, Replaced) and any(getattr(module, name) for name in STATE_HOOKS):
+            outcome = Refused("it has hooks on its state dict, the names in which would be others")
         if outcome is not None:
             entries.append(entry(path, _described(module), outcome))
         if isinstance(outcome, Replaced):
             outcome.module.train(module.training)
+            for name in HOOKS:
+                setattr(outcome.module, name, getattr(module, name))
             model = _replaced(model, module, outcome.module)
     return model, entries
 
@@ -96,10 +129,12 @@ def entry(path: str, before: str, outcome: Outcome) -> Entry:
     return Entry(path, before, "kept" if isinstance(outcome, Kept) else "refused", reason=outcome.reason)
 
 
-def report(entries: list[Entry], before: nn.Module, after: nn.Module) -> Report:
+def report(
+    entries: list[Entry], before: nn.Module, after: nn.Module, verified: tuple[tuple[int, int], ...] = ()
+) -> Report:
     r"""The report of a conversion."""
-    sizes = (sum(p.numel() for p in model.parameters()) for model in (before, after))
-    return Report(tuple(entries), next(sizes), next(sizes))
+    first, last = (sum(p.numel() for p in model.parameters()) for model in (before, after))
+    return Report(tuple(entries), first, last, verified)
 
 
 def _replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

@@ -17,6 +17,8 @@ from equilayers.functional._convolution.steerable import steered_conv2d
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
+from equilayers.functional.cost import cheapest_tokens
+from equilayers.functional.tokens import TokenSpace, TokenWeight, token_linear
 from equilayers.groups import Group, interpolates
 
 
@@ -129,6 +131,13 @@ def convolve(
         bias = None if bias is None else autocast(bias)
     else:
         check_same_dtype(caller, name, x, weight)
+    if (
+        spec.pointwise
+        and spec.algorithm == "auto"
+        and cheapest_tokens(spec.group, weight.shape[1], len(weight)) == "tokens"
+    ):
+        check_convolution(caller, x.shape, weight.shape, spec)
+        return token_linear(x, TokenWeight(weight.flatten(2), bias), TokenSpace(spec.group, True), cache)
     # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
     if torch.compiler.is_compiling() or spec.group.order == 1:
         check_convolution(caller, x.shape, weight.shape, spec)

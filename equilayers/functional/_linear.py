@@ -11,14 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, overridable, refuse
+from equilayers.functional._convolution.geometry import ConvSpec
+from equilayers.functional._convolution.patches import PatchKernel
 from equilayers.functional._fourier.autograd import Correlate
+from equilayers.functional._fourier.basis import MAX_ORDER
 from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform, transform_blocks
 from equilayers.functional._fourier.irreps import Fourier
 from equilayers.functional._fourier.orbits import OrbitTable, orbit_table
 from equilayers.functional._fourier.transforms import fourier_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
-from equilayers.functional.cost import ALGORITHMS, cheapest, cheapest_compiled
-from equilayers.groups import Group, as_group
+from equilayers.functional.cost import ALGORITHMS, cheapest, cheapest_compiled, cheapest_tokens
+from equilayers.functional.tokens import TokenSpace, TokenWeight, feature_of, planes_of, token_linear
+from equilayers.groups import Group, Rotations, as_group
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class LinearSpec:
     @property
     def exactness(self) -> str:
         r"""The level of the law: "rounding" where the matrix may be expanded."""
-        return "rounding" if self.algorithm in ("auto", "dense") else "bitwise"
+        rounds = self.algorithm == "fourier" and fourier_of(self.group) is None and self.group.order > 1
+        return "rounding" if self.algorithm in ("auto", "dense") or rounds else "bitwise"
 
     @property
     def act(self) -> Callable[[int, Tensor], Tensor]:
@@ -85,26 +90,29 @@ def lift_linear(
 def group_linear(
     f: Tensor, weight: Tensor, bias: Tensor | None, group: Group | str, *, algorithm: str = "bitwise"
 ) -> Tensor:
-    r"""The equivariant linear map between regular features: a correlation over the group.
+    r"""The equivariant linear map between regular features, at every position alike: a correlation over the group.
 
-    `y[b, o, h] = sum_{c,k} weight[o, c, h^-1 k] f[b, c, k] + bias_o`
+    `y[b, o, h, s] = sum_{c,k} weight[o, c, h^-1 k] f[b, c, k, s] + bias_o`
 
     Args:
-        f: regular feature (B, C, |G|), floating-point.
+        f: regular feature (B, C, |G|, *S), floating-point: a vector, tokens (B, C, |G|, N), a map (B, C, |G|, H, W).
         weight: (O, C, |G|), of the dtype of f.
         bias: (O,) or None.
         group: the symmetry, or its name, "C4".
-        algorithm: "auto", "bitwise", "orbit", "dense" or "fourier", as in `lift_linear`.
+        algorithm: "auto" (the fastest known: the group Fourier transform of the tokens, for any group, or the expanded
+            matrix), "bitwise", "orbit", "dense" or "fourier" as in `lift_linear`; of groups without a transform that
+            keeps the last bit "fourier" keeps the law to rounding.
 
     Returns:
-        Regular feature (B, O, |G|) of the dtype and device of f.
+        Regular feature (B, O, |G|, *S) of the dtype and device of f; its channels are innermost in memory, the fiber
+        next, and a feature in that order is read without a copy.
 
     Raises:
         TypeError: f is not floating-point or its dtype is not the weight's.
-        ValueError: shapes that do not fit, or an algorithm the group does not have.
+        ValueError: shapes that do not fit, no positions, or a group too large for an algorithm.
 
-    Law: `group_linear(act_regular(g, f)) == act_regular(g, group_linear(f))` for all g: bitwise with
-        "bitwise", "orbit" and "fourier", rounding with "auto" and "dense".
+    Law: `group_linear(act_regular(g, f)) == act_regular(g, group_linear(f))` for all g, whether the positions move or
+        not: bitwise with "bitwise", "orbit" and, for C2, C4, D1, D2, D4 and T_n, "fourier"; rounding otherwise.
 
     Source: Cohen and Welling 2016, Eq. 11 (arXiv:1602.07576).
     """
@@ -119,30 +127,22 @@ def linear(
 
     cache: where a module keeps the transformed weight between calls that want no gradient.
     """
-    group, name = spec.group, "x" if spec.lifting else "f"
-    check_float(caller, name, x)
-    if not spec.lifting:
-        group.check_fiber(x, caller)
-    if x.ndim != (weight.ndim if spec.lifting else 3) or x.shape[1:] != weight.shape[1:]:
-        wanted = ", ".join(map(str, weight.shape[1:]))
-        hint = "The trailing axes must be those of the weight."
-        refuse(caller, f"{name} of shape (B, {wanted})", tuple(x.shape), hint)
-    if spec.lifting:
-        group.check_stackable(tuple(x.shape[1:]), caller)
-    if not in_autocast(x):
-        check_same_dtype(caller, name, x, weight)
-    fourier = fourier_of(group)
-    if spec.algorithm == "fourier" and fourier is None and group.order > 1:
-        hint = 'Use algorithm="bitwise" or "orbit".'
-        refuse(caller, 'algorithm="fourier" with rotations, mirrors or translations', repr(group), hint)
-    if group.order == 1:  # nothing is tied: torch's own layer
-        return F.linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
+    group = spec.group
+    _check(caller, x, weight, spec)
     x, weight = autocast(x), autocast(weight)
     bias = None if bias is None else autocast(bias)
-    # The cost model knows none that is faster without the last bit: "auto" takes the fastest that keeps it.
-    algorithm = _fastest(group, x, weight) if spec.algorithm in ("auto", "bitwise") else spec.algorithm
+    if group.order == 1:  # nothing is tied: torch's own layer
+        if spec.lifting:
+            return F.linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
+        return feature_of(F.linear(planes_of(x), weight[:, :, 0], bias), x)
+    if not spec.lifting and x.ndim > 3:
+        return _at_positions(x, weight, bias, spec, cache)
+    algorithm = _algorithm(x, weight, spec)
+    if algorithm == "tokens":
+        return token_linear(x, TokenWeight(weight, bias), TokenSpace(group, True), cache)
     if algorithm == "orbit":
         return _orbit(x, weight, bias, spec)
+    fourier = fourier_of(group)
     if algorithm == "dense" or fourier is None:
         return _dense(x, weight, bias, spec)
     if not spec.lifting:
@@ -151,11 +151,85 @@ def linear(
     return _fourier(x.flatten(1), weight.flatten(1), bias, fourier, table, cache)
 
 
-def _fastest(group: Group, x: Tensor, weight: Tensor) -> str:
-    entries, features = math.prod(weight.shape[1:]), weight.shape[0]
+def _check(caller: str, x: Tensor, weight: Tensor, spec: LinearSpec) -> None:
+    group, name = spec.group, "x" if spec.lifting else "f"
+    check_float(caller, name, x)
+    if not spec.lifting:
+        group.check_fiber(x, caller)
+    shape = x.shape[1:] if spec.lifting else x.shape[1:3]
+    if x.ndim < 2 or shape != weight.shape[1:]:
+        wanted = ", ".join(map(str, weight.shape[1:]))
+        hint = (
+            "The trailing axes must be those of the weight." if spec.lifting else "Its channels must be the weight's."
+        )
+        refuse(caller, f"{name} of shape (B, {wanted}{'' if spec.lifting else ', *positions'})", tuple(x.shape), hint)
+    if spec.lifting:
+        group.check_stackable(tuple(x.shape[1:]), caller)
+    if not in_autocast(x):
+        check_same_dtype(caller, name, x, weight)
+    if spec.algorithm == "fourier" and spec.lifting and fourier_of(group) is None and group.order > 1:
+        hint = 'Use algorithm="bitwise" or "orbit".'
+        refuse(caller, 'algorithm="fourier" with rotations, mirrors or translations', repr(group), hint)
+    if spec.algorithm == "fourier" and group.order > MAX_ORDER:
+        hint = 'Use algorithm="bitwise" or "orbit".'
+        refuse(caller, f'algorithm="fourier" with a group of at most {MAX_ORDER} elements', group.order, hint)
+
+
+def _algorithm(x: Tensor, weight: Tensor, spec: LinearSpec) -> str:
+    r"""What is done for a vector."""
+    group, entries, features = spec.group, math.prod(weight.shape[1:]), weight.shape[0]
+    if spec.algorithm == "fourier":
+        return "fourier" if fourier_of(group) else "tokens"
+    if spec.algorithm not in ("auto", "bitwise"):
+        return spec.algorithm
+    if spec.algorithm == "auto" and not spec.lifting and fourier_of(group) is None:
+        return cheapest_tokens(group, weight.shape[1], features)
+    # The cost model knows none that is faster without the last bit: "auto" takes the fastest that keeps it.
     if torch.compiler.is_compiling():  # a graph serves any batch
         return cheapest_compiled(group, entries, features)
     return cheapest(group, x.shape[0], entries, features, torch.get_num_threads())
+
+
+def _at_positions(
+    f: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec, cache: WeightCache | None
+) -> Tensor:
+    r"""The group linear map at every position of f (B, C, |G|, *S)."""
+    group, algorithm = spec.group, spec.algorithm
+    compiling = torch.compiler.is_compiling()  # a compiler reorders sums as it likes: there is no last bit to keep
+    inexact = algorithm == "fourier" and (compiling or fourier_of(group) is None)
+    if algorithm == "auto" or (algorithm == "bitwise" and compiling):
+        algorithm = cheapest_tokens(group, weight.shape[1], weight.shape[0])
+    if algorithm in ("tokens", "dense") or inexact:
+        space = TokenSpace(group, algorithm != "dense")
+        return token_linear(f, TokenWeight(weight, bias), space, cache)
+    if not _moves(group, tuple(f.shape[3:])):  # the places of the rows are fixed: as many vectors
+        vectors = linear("group_linear", planes_of(f).permute(1, 2, 0), weight, bias, spec, cache)
+        return feature_of(vectors.permute(2, 0, 1), f)
+    fourier = fourier_of(group)
+    if algorithm == "orbit" or fourier is None or not isinstance(group, Rotations) or compiling:
+        return _orbit_at_positions(f, weight, bias, group)
+    size = f.shape[-2], f.shape[-1]
+    kernel = PatchKernel(ConvSpec(group, False, (1, 1), algorithm="fourier"), fourier, fourier, size)
+    return Correlate.apply(f, weight[..., None, None], bias, kernel)
+
+
+def _moves(group: Group, space: tuple[int, ...]) -> bool:
+    r"""Whether the group acts on arrays of this shape."""
+    try:
+        group.check_space(space, "act")
+    except ValueError:
+        return False
+    return True
+
+
+def _orbit_at_positions(f: Tensor, weight: Tensor, bias: Tensor | None, group: Group) -> Tensor:
+    r"""`y[:, :, h] = h · (W (h^-1 · f))`, one product per element, each on an operand of its own."""
+    matrix, planes = weight.mT.flatten(1), []
+    for h in range(group.order):
+        moved = group.act_regular(group.inverse(h), f) if h else f.clone()
+        y = F.linear(planes_of(moved).transpose(0, 1).contiguous().flatten(1), matrix, bias)
+        planes.append(group.act(h, feature_of(y[None], moved)[:, :, 0]))
+    return torch.stack(planes, 2)
 
 
 def _fourier(

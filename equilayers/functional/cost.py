@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from equilayers._checks import constant_when_compiled
 from equilayers._matmul import has_avx512
+from equilayers.functional._fourier.basis import MAX_ORDER, irrep_basis
 from equilayers.functional._fourier.rotations import rotations_fourier
 from equilayers.functional._fourier.transforms import fourier_of
 from equilayers.functional._steerable_basis import basis
@@ -21,6 +22,7 @@ from equilayers.groups import Dihedral, Group, Rotations, interpolates
 ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")  # of every weight-tied layer
 BLOCK_ROWS = 160  # patches that a matrix product should have at least
 COMPILED_ROWS = 256  # samples of a batch, where a compiler does not tell
+TOKENS = 0.02, 1.5  # nanoseconds of a multiplication, and of a number transformed, both ways together
 CONSTANTS = {
     # AMD EPYC; convolutions on the processor below, held to AVX2; their training steps priced as forward passes are
     "AVX2": {
@@ -115,6 +117,22 @@ def cheapest(group: Group, rows: int, entries: int, features: int, threads: int)
     r"""The fastest of them by the model."""
     choices = work(group, rows, entries, features)
     return min(choices, key=lambda algorithm: choices[algorithm].cost(threads))
+
+
+def cheapest_tokens(group: Group, channels: int, features: int) -> str:
+    r"""The faster way of a group linear map at many positions: "tokens", the transform, or "dense", the matrix."""
+    if group.order > MAX_ORDER:
+        return "dense"
+    return "tokens" if _gains(group, channels, features) else "dense"
+
+
+@constant_when_compiled
+def _gains(group: Group, channels: int, features: int) -> bool:
+    r"""Whether the multiplications that the transform saves cost more than its additions, both per position."""
+    each_product, each_sum = TOKENS
+    n, basis = group.order, irrep_basis(group)
+    sums = n * (channels + features) * (1 if basis.fast else n / 4)
+    return (n**2 - basis.products) * channels * features * each_product > sums * each_sum
 
 
 @constant_when_compiled

@@ -35,17 +35,19 @@ def group_from_name(name: str) -> Group:
     return _parsed("group_from_name", name)
 
 
-def as_group(caller: str, group: object, *, exact: bool = False) -> Group:
+def as_group(caller: str, group: object, *, exact: bool = False, plane: bool = False) -> Group:
     r"""The group that an argument `group` stands for: a group itself, or its name.
 
     Args:
         caller: the function or class that was called, for the message of an error.
         group: a group or a name such as "C4".
         exact: whether the action may only move entries, and not interpolate.
+        plane: whether it has to be rotations of the plane, with or without mirrors, exact ones.
 
     Raises:
         TypeError: neither a group nor a string.
-        ValueError: an unknown name; with `exact`, a group that interpolates.
+        ValueError: an unknown name; with `exact`, a group that interpolates; with `plane`, any but C1, C2, C4, D1, D2,
+            D4.
     """
     if isinstance(group, str):
         group = _parsed(caller, group)
@@ -55,6 +57,9 @@ def as_group(caller: str, group: object, *, exact: bool = False) -> Group:
     if exact and group.exactness != "bitwise":
         hint = "It interpolates: convolutions steer their filters, other layers take CyclicRotation(4)."
         refuse(caller, "an exact group", repr(group), hint)
+    if plane and not (isinstance(group, CyclicRotation | Dihedral) and group.exactness == "bitwise"):
+        hint = "Positions are measured in the plane: take C1, C2, C4, D1, D2 or D4."
+        refuse(caller, "group to be exact rotations, with or without mirrors", repr(group), hint)
     return group
 
 

@@ -17,12 +17,19 @@ def class_logits(f: Tensor) -> Tensor:
 
 def logit_gap(f: Tensor, fg: Tensor) -> Tensor:
     r"""Half the squared distance of logits (B, K): `1/2 ||f - fg||^2`, (B,). Moskalev et al. 2023, Eq. 2."""
-    return 0.5 * (f - fg).square().sum(-1)
+    return 0.5 * difference(f, fg).square().sum(-1)
+
+
+def difference(f: Tensor, fg: Tensor) -> Tensor:
+    r"""`f - fg`, 0 where both are the same infinity, as of masked classes."""
+    masked = f.isinf() & (f == fg)
+    return f.masked_fill(masked, 0) - fg.masked_fill(masked, 0)
 
 
 def normalized_logit_gap(f: Tensor, fg: Tensor) -> Tensor:
     r"""The squared distance relative to the output: `||f - fg||^2 / ||f||^2`, (B,); 0 where both are zero."""
-    gap, size = (f - fg).square().sum(-1), f.square().sum(-1)
+    gap = difference(f, fg).square().sum(-1)
+    size = f.masked_fill(f.isinf() & (f == fg), 0).square().sum(-1)
     return gap / torch.where((gap == 0) & (size == 0), torch.ones_like(size), size)
 
 

@@ -11,6 +11,7 @@ from equilayers._checks import check_int, refuse
 from equilayers._modules import Model, evaluation
 from equilayers.groups import Group
 from equilayers.metrics._equivariance import rows
+from equilayers.metrics._invariance import difference
 from equilayers.metrics._orbit import chunks, compared_elements, output_of
 
 FAINT = 1e-3  # of the size of the outputs
@@ -89,6 +90,7 @@ def invariance_gap(
                     beside = part + noise * (length / _length(noise))
                     noisy.append(_squares(output_of(caller, model, beside), f))
     dtype, f = f.dtype, torch.cat(outputs)
+    f = f[:, (f != f[0]).any(0)]  # what is the same for all, such as the -1e9 of a masked class, says nothing of any
     size = f.square().sum(1).mean().sqrt()
     apart = (f - f.mean(0)).square().sum(1).mean().sqrt()
     along, across = (torch.cat(squares).mean().sqrt() for squares in (moved, noisy))
@@ -103,4 +105,4 @@ def _length(d: Tensor) -> Tensor:
 
 
 def _squares(y: Tensor, f: Tensor) -> Tensor:
-    return (rows(y) - rows(f)).square().sum(1)
+    return difference(rows(y), rows(f)).square().sum(1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equilayers._checks import check_int
 from equilayers.functional import WeightCache, linear, linear_spec
 from equilayers.functional.cost import ALGORITHMS
+from equilayers.functional.tokens import ALL, Coefficients, TokenSpace, TokenWeight
 from equilayers.groups import Group
 from equilayers.nn._algorithm import algorithm
 from equilayers.nn._init import add_parameters, reset
@@ -88,22 +89,24 @@ class LiftingLinear(nn.Module):
 
 
 class GroupLinear(nn.Module):
-    r"""The equivariant linear layer between regular features.
+    r"""The equivariant linear layer between regular features, at every position alike.
 
-    `y[b, o, h] = sum_{c,k} weight[o, c, h^-1 k] f[b, c, k] + bias_o`, input (B, in_features, |G|), output
-    (B, out_features, |G|).
+    `y[b, o, h, s] = sum_{c,k} weight[o, c, h^-1 k] f[b, c, k, s] + bias_o`, input (B, in_features, |G|, *S), output
+    (B, out_features, |G|, *S): vectors, tokens (B, C, |G|, N), maps (B, C, |G|, H, W).
 
     Args:
         group: the symmetry, or its name, "C4".
         in_features: number of input features, C.
         out_features: number of output features.
         bias: learn a bias, one per feature, shared over the fiber.
-        algorithm: "auto", "bitwise", "orbit", "dense" or "fourier"; see `equilayers.functional.lift_linear`.
+        algorithm: "auto" (the fastest, for tokens), "bitwise", "orbit", "dense" or "fourier"; see
+            `equilayers.functional.group_linear`.
 
     Attributes:
         weight: (out_features, in_features, |G|), initialised as in torch.nn.Linear.
         bias: (out_features,) or None.
-        exactness: "bitwise"; "rounding" with "auto" and "dense".
+        exactness: "bitwise"; "rounding" with "auto" and "dense", and with "fourier" for a group without an exact
+            transform.
 
     Raises:
         TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
@@ -152,6 +155,22 @@ class GroupLinear(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         return linear("GroupLinear", f, self.weight, self.bias, self.spec, self._cache)
+
+    def _on_tokens(
+        self,
+        space: TokenSpace,
+        x: Coefficients,
+        *,
+        norm: TokenWeight | None = None,
+        scale: Tensor | None = None,
+        leaves: bool = False,
+    ) -> Coefficients:
+        r"""The layer in a space; `norm` and `scale` as of `TokenWeight`.
+
+        leaves: whether the output goes to `TokenSpace.leave_scaled`.
+        """
+        w = TokenWeight(self.weight, self.bias, scale=scale).after(norm)
+        return space.map(x, w, self._cache, scaled=ALL if leaves else 0)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}"

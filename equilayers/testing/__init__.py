@@ -1,15 +1,15 @@
 r"""Tests of invariance for any model: is it, if not by how much, why, and which module is to blame."""
 
 from equilayers.testing._assertions import assert_equivariant, assert_invariant, invariance_error
-from equilayers.testing._comparison import Check
+from equilayers.testing._check import Check
 from equilayers.testing._comparison import compare as compare
 from equilayers.testing._diagnosis.actions import Action as Action
 from equilayers.testing._diagnosis.actions import declared as declared
 from equilayers.testing._diagnosis.layer_errors import LayerError, layer_errors
-from equilayers.testing._diagnosis.locate import Break, locate_break
-from equilayers.testing._execution import placed as placed
+from equilayers.testing._diagnosis.locate import Break, locate_break, locate_breaks
 from equilayers.testing._execution import undisturbed as undisturbed
-from equilayers.testing._outputs import one_output as one_output
+from equilayers.testing._inputs import Inputs as Inputs
+from equilayers.testing._outputs import outputs_of as outputs_of
 
 __all__ = [
     "Break",
@@ -20,4 +20,5 @@ __all__ = [
     "invariance_error",
     "layer_errors",
     "locate_break",
+    "locate_breaks",
 ]

@@ -8,17 +8,21 @@ import torch
 from torch import Tensor
 
 from equilayers.groups import Group
-from equilayers.testing._comparison import Model, Output, compare, require
+from equilayers.testing._check import require
+from equilayers.testing._comparison import Output, compare
 from equilayers.testing._diagnosis.actions import invariant
+from equilayers.testing._execution import Model
+from equilayers.testing._inputs import Given, Names
 
 
-def invariance_error(model: Model, x: Tensor, group: Group | str) -> Tensor:
+def invariance_error(model: Model, x: Given, group: Group | str, *, moving: Names = None) -> Tensor:
     r"""The largest absolute entry of `f(gx) - f(x)` over samples, outputs and elements.
 
     Args:
         model: any callable from (B, ...) to a tensor (B, ...), or to something with `logits`.
         group: the symmetry.
-        x: inputs (B, ...), floating-point, moved to the model's device and dtype.
+        x: inputs (B, ...), floating-point, moved to the model's device and dtype; several as for `assert_invariant`.
+        moving: which of several inputs move, as for `assert_invariant`.
 
     Returns:
         Scalar tensor, float64, in units of the output. 0 exactly for a bitwise invariant model.
@@ -27,15 +31,16 @@ def invariance_error(model: Model, x: Tensor, group: Group | str) -> Tensor:
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group does not act on x, or is trivial.
     """
-    found = compare("invariance_error", model, x, group, invariant(), bitwise=True, diagnose=False)
+    found = compare("invariance_error", model, x, group, invariant(), moving=moving, bitwise=True, diagnose=False)
     return torch.tensor(found.error, dtype=torch.float64, device="cpu")
 
 
 def assert_invariant(
     model: Model,
-    x: Tensor,
+    x: Given,
     group: Group | str,
     *,
+    moving: Names = None,
     bitwise: bool = False,
     tolerance: float | None = None,
     atol: float | None = None,
@@ -50,8 +55,11 @@ def assert_invariant(
             sequences, dataclasses or arrays, of which each tensor is judged and named in the message. It gets copies
             of x, and its outputs are copied.
         x: inputs (B, ...), floating-point, that the group acts on. With two samples or more it is tried as well
-            whether they influence each other.
+            whether they influence each other. A list or tuple is taken as several arguments, a dictionary as arguments
+            by name, or as it is where the model has no arguments of these names.
         group: the symmetry, of more than one element.
+        moving: which of several inputs the group moves, by place or name; when None, all images (B, C, H, W) that it
+            acts on, and what else is as large as the first of them in the last axes, such as a mask (B, H, W).
         bitwise: ask for equality to the last bit.
         tolerance: largest error relative to the size of the output, channel by channel, so that one large constant
             hides no error; when None, 32·eps of the dtype times the number of modules with parameters. Where that is
@@ -68,16 +76,23 @@ def assert_invariant(
         ValueError: the group does not act on x, or is trivial.
     """
     __tracebackhide__ = True
-    options: dict[str, Any] = {"bitwise": bitwise, "tolerance": tolerance, "atol": atol, "diagnose": diagnose}
+    options: dict[str, Any] = {
+        "moving": moving,
+        "bitwise": bitwise,
+        "tolerance": tolerance,
+        "atol": atol,
+        "diagnose": diagnose,
+    }
     check = compare("assert_invariant", model, x, group, invariant(), **options)
     require(check, "assert_invariant", model, group)
 
 
 def assert_equivariant(
     model: Model,
-    x: Tensor,
+    x: Given,
     group: Group | str,
     *,
+    moving: Names = None,
     output: Output = "auto",
     bitwise: bool = False,
     tolerance: float | None = None,
@@ -89,7 +104,8 @@ def assert_equivariant(
     Args:
         model: as for `assert_invariant`.
         group: the symmetry, of more than one element.
-        x: inputs (B, ...), floating-point, that the group acts on.
+        x: inputs (B, ...), floating-point, that the group acts on; several as for `assert_invariant`.
+        moving: as for `assert_invariant`.
         output: how the output moves: "image" (last axes), "regular" (fiber on axis 2), "vector" (last axis of length
             2, to the right and upwards, rotated with the image), a function of g and the output, or "auto": regular
             where axis 2 of a 3-D or 5-D output has length |G|, otherwise image.
@@ -102,6 +118,12 @@ def assert_equivariant(
         AssertionError, TypeError, ValueError: as `assert_invariant`; ValueError also for an unknown output.
     """
     __tracebackhide__ = True
-    options: dict[str, Any] = {"bitwise": bitwise, "tolerance": tolerance, "atol": atol, "diagnose": diagnose}
+    options: dict[str, Any] = {
+        "moving": moving,
+        "bitwise": bitwise,
+        "tolerance": tolerance,
+        "atol": atol,
+        "diagnose": diagnose,
+    }
     check = compare("assert_equivariant", model, x, group, output, **options)
     require(check, "assert_equivariant", model, group)

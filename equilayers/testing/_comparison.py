@@ -17,78 +17,21 @@ from torch import Tensor
 
 from equilayers._checks import refuse
 from equilayers._modules import evaluation
-from equilayers.groups import Group, as_group
+from equilayers.groups import Group
 from equilayers.metrics import equivariance_gaps
+from equilayers.testing._check import Check
 from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance
-from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_break
-from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
-from equilayers.testing._outputs import call, name_of
-
-__all__ = ["Check", "Model", "Output", "compare", "name_of", "require"]
+from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_breaks
+from equilayers.testing._execution import Model, NarrowTensors, in_double, orbit_inputs, rounding, trying, undisturbed
+from equilayers.testing._inputs import Given, Inputs, Names
+from equilayers.testing._outputs import outputs_of
 
 Output = str | Callable[[int, Tensor], Tensor]
 ROUNDED = 1e-9  # relative, in float64: rounding stays below
 FEW = 4  # samples that the diagnosis looks at all of
 SHARP = 0.05  # a tolerance shows something where it is at most this share of what another input changes
+PLAIN = 4  # units of rounding that a plain sum leaves; where more is left, float64 tells rounding from a break
 OUTPUTS = ("auto", "image", "regular", "vector")
-
-
-@dataclass(frozen=True)
-class Check:
-    r"""What comparing `f(gx)` with `act(g, f(x))` over all g found.
-
-    passed: the law holds, and that was shown. error: largest absolute difference, measured by what is allowed there.
-    scale: size of the outputs there. tolerance: largest error allowed there. element, sample, index: where the error is
-    largest; expected, found: the two numbers there. output: which of several outputs, by name. nothing_shown: why the
-    check could not have failed, empty where it could. dtype: what the model was judged in. diagnosis, location: why a
-    failed check failed.
-    """
-
-    passed: bool
-    error: float
-    scale: float
-    tolerance: float
-    element: int
-    sample: int
-    index: tuple[int, ...]
-    expected: float
-    found: float
-    output: str = ""
-    nothing_shown: str = ""
-    dtype: str = ""
-    diagnosis: str = ""
-    location: Break | None = None
-
-    @property
-    def relative_error(self) -> float:
-        r"""The error by the size of the outputs."""
-        return self.error / self.scale if self.scale else self.error
-
-    def __str__(self) -> str:
-        output = f"output {self.output} {self.index}" if self.output else f"output {self.index}"
-        where = f"g = {self.element}, sample {self.sample}, {output}"
-        lines = [
-            f"worst:     {where}: {self.found:.6g} in the place of {self.expected:.6g}",
-            f"error:     {self.error:.3g}, {self.relative_error:.2g} of the size of the outputs there, "
-            f"{self.scale:.3g}; tolerance {self.tolerance:.3g}",
-        ]
-        if self.diagnosis:
-            lines.append(f"diagnosis: {self.diagnosis}")
-        if self.location is not None:
-            lines.append(f"lost at:   {self.location}")
-        return "\n".join(lines)
-
-
-def require(check: Check, caller: str, model: Model, group: Group | str) -> None:
-    r"""Raise AssertionError, in the name of `caller`, unless the check passed."""
-    __tracebackhide__ = True
-    if not check.passed:
-        group, what = as_group(caller, group), caller.removeprefix("assert_")
-        if check.nothing_shown:
-            raise AssertionError(
-                f"{caller}: nothing was shown of {name_of(model)} and {group!r}: {check.nothing_shown}"
-            )
-        raise AssertionError(f"{caller}: {name_of(model)} is not {what} under {group!r}\n{check}")
 
 
 class Allowed(NamedTuple):
@@ -111,32 +54,34 @@ class Allowed(NamedTuple):
 def compare(
     caller: str,
     model: Model,
-    x: Tensor,
+    x: Given | Inputs,
     group: Group | str,
     output: Output | Action,
     *,
+    moving: Names = None,
     bitwise: bool = False,
     tolerance: float | None = None,
     atol: float | None = None,
     diagnose: bool = True,
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
-    group, x, _ = orbit_inputs(caller, model, x, group)
-    if not x.numel():
-        refuse(caller, "x of one sample or more", tuple(x.shape), "There is nothing to compare.")
+    __tracebackhide__ = True
+    group, inputs = orbit_inputs(caller, model, x, group, moving)
+    if not inputs.first.numel():
+        refuse(caller, "x of one sample or more", tuple(inputs.first.shape), "There is nothing to compare.")
     if bitwise and not (tolerance is atol is None):
         given = tolerance if atol is None else atol
         refuse(caller, "bitwise=True without a tolerance", given, "Bitwise allows no error: leave one of them out.")
     allowed = Allowed(0.0 if bitwise else tolerance, atol)
     with undisturbed(model), torch.no_grad():
-        runs = Runs.over(caller, model, x, group)
+        runs = Runs.over(caller, model, inputs, group)
         found = _judged(caller, runs, output, allowed)
         check = found.check if not found.check.passed else _shown(caller, runs, output, found)
         if check.passed or check.nothing_shown or not diagnose or check.diagnosis:
             return check
         action = _action(caller, group, output, runs.plain[check.output])
-        kind, location = _diagnosis(caller, model, x, group, action, check)
-    return replace(check, diagnosis=kind, location=location)
+        kind, locations = _diagnosis(caller, model, inputs, group, action, check)
+    return replace(check, diagnosis=kind, locations=tuple(locations))
 
 
 @dataclass(frozen=True)
@@ -147,7 +92,7 @@ class Runs:
     """
 
     model: Model
-    x: Tensor
+    x: Inputs
     group: Group
     plain: dict[str, Tensor]
     moved: list[dict[str, Tensor]]
@@ -156,33 +101,69 @@ class Runs:
     still: bool
 
     @classmethod
-    def over(cls, caller: str, model: Model, x: Tensor, group: Group) -> Runs:
+    def over(cls, caller: str, model: Model, x: Inputs, group: Group) -> Runs:
         r"""Run the model."""
-        orbit = [group.act(g, x) for g in range(group.order)]
-        plain, *moved = (call(caller, model, gx, f"g·x for g = {g}") for g, gx in enumerate(orbit))
-        still = all(torch.equal(gx, x) for gx in orbit[1:])
-        away = max(float((gx - x).abs().max()) for gx in orbit[1:] if gx.shape == x.shape) if not still else 1.0
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, device="cpu") / 2
-        noisy = call(caller, model, x + (noise * away).to(x), "x with noise added")
+        __tracebackhide__ = True
+        orbit = [x.acted(group, g) for g in range(group.order)]
+        outputs, copies = {}, [gx.clone() for gx in orbit]  # all alive: a model may know its inputs by their addresses
+        for g, gx in enumerate(copies):
+            outputs[g] = call(caller, model, gx, f"g·x for g = {g}")
+        plain, *moved = outputs.values()
+        pairs = [(s, t) for gx in orbit[1:] for s, t in zip(gx.movable, x.movable, strict=True)]
+        still = all(torch.equal(s, t) for s, t in pairs)
+        away = max(
+            (float((s - t).abs().max()) for s, t in pairs if s.shape == t.shape and t.is_floating_point()), default=1
+        )
+        noisy = call(caller, model, x.noisy(away or 1.0), "x with noise added")
         mixed = None
-        if len(x) > 1 and all(gx.shape == x.shape for gx in orbit):
-            rows = [orbit[1 + i % len(moved)][i] for i in range(len(x))]
-            mixed = call(caller, model, torch.stack(rows), "samples moved by different elements")
+        if len(x) > 1 and all(s.shape == t.shape for s, t in pairs):
+            rows = [1 + i % len(moved) for i in range(len(x))]
+            each = {name: torch.stack([orbit[g].parts[name][i] for i, g in enumerate(rows)]) for name in x.moving}
+            copies.append(replace(x, parts=x.parts | each).clone())
+            mixed = call(caller, model, copies[-1], "samples moved by different elements")
         return cls(model, x, group, plain, moved, noisy, mixed, still)
+
+    @property
+    def whole(self) -> bool:
+        r"""Whether all of the input moves, so that samples differ in nothing else."""
+        return len(self.x.moving) == len(self.x.parts)
+
+
+def call(caller: str, model: Model, x: Inputs, what: str) -> dict[str, Tensor]:
+    r"""The outputs for x, which the model may change; `what` says what x is where the model raises an exception.
+
+    Raises:
+        RuntimeError: the model raised something, which is its cause.
+        TypeError: it returns no tensor.
+    """
+    __tracebackhide__ = True
+    with trying(caller, model, what):
+        out = x.run(model)
+    return outputs_of(caller, out)
 
 
 class Judged(NamedTuple):
-    r"""The worst check of all outputs, how far other inputs change them, and whether by much more than is allowed."""
+    r"""The worst check of all outputs, and what it shows.
+
+    change: how far other inputs change the outputs. sharp: by much more than is allowed. doubtful: the error, or what
+    would be allowed in half precision, is more than a plain sum leaves.
+    """
 
     check: Check
     change: float
     sharp: bool
+    doubtful: bool
 
 
 def _judged(caller: str, runs: Runs, output: Output | Action, allowed: Allowed) -> Judged:
     found = [_judge(caller, runs, name, output, allowed) for name in runs.plain]
     worst = max((one.check for one in found), key=_badness)
-    return Judged(worst, max(one.change for one in found), any(one.sharp for one in found))
+    change, sharp, doubtful = (
+        max(one.change for one in found),
+        (one.sharp for one in found),
+        (one.doubtful for one in found),
+    )
+    return Judged(worst, change, any(sharp), any(doubtful))
 
 
 def _badness(check: Check) -> tuple[bool, float]:
@@ -208,9 +189,12 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
     check = replace(check, output=name, dtype=str(y.dtype).removeprefix("torch."))
     if check.passed:
         check = _unmixed(caller, runs, check, limit)
-    change = _change(y, noisy)
+    change = _change(y, noisy, others=runs.whole)
     sharp = (change > 0) & (allowed.given | (limit.flatten() <= SHARP * change))
-    return Judged(check, float(change.max()), bool(sharp.any()))
+    plain = PLAIN * torch.finfo(y.dtype).eps * scale
+    rough = torch.finfo(y.dtype).eps > torch.finfo(torch.float32).eps
+    doubtful = not allowed.given and (rough or any(bool((off > plain).any()) for off in found))
+    return Judged(check, float(change.max()), bool(sharp.any()), doubtful)
 
 
 def _unmixed(caller: str, runs: Runs, check: Check, limit: Tensor) -> Check:
@@ -233,12 +217,12 @@ def _unmixed(caller: str, runs: Runs, check: Check, limit: Tensor) -> Check:
     return replace(check, passed=False, error=float(off.max()), sample=sample, diagnosis=reason)
 
 
-def _change(y: Tensor, noisy: Tensor | None) -> Tensor:
+def _change(y: Tensor, noisy: Tensor | None, *, others: bool) -> Tensor:
     r"""How far noise, or another sample, changes each channel of the output at most, (C,); 0 where that is unknown."""
     if noisy is None or noisy.shape != y.shape or not y.numel():
         return torch.zeros(1, dtype=torch.float64, device=y.device)
-    others = [noisy, y[:1].expand_as(y)] if y.ndim else [noisy]
-    return torch.stack([(_channels(t) - _channels(y)).abs().amax(1) for t in others]).amax(0)
+    changed = [noisy, y[:1].expand_as(y)] if y.ndim and others else [noisy]
+    return torch.stack([(_channels(t) - _channels(y)).abs().amax(1) for t in changed]).amax(0)
 
 
 def _scale(outputs: list[Tensor], noisy: Tensor | None) -> Tensor:
@@ -291,14 +275,12 @@ def _shown(caller: str, runs: Runs, output: Output | Action, found: Judged) -> C
         why = "the inputs are the same however they are moved"
     elif not any(bool(y.isfinite().any()) for y in runs.plain.values()):
         why = "no entry of the output is finite"
-    elif found.sharp:
-        return found.check
     elif not found.change:
         why = "the output is the same for every input, noise included"
     else:
-        precise = _in_float64(caller, runs, output)
-        if precise is not None:
-            return precise
+        precise = None if found.sharp and not found.doubtful else _in_float64(caller, runs, output)
+        if precise is not None or found.sharp:
+            return precise or found.check
         why = (
             f"noise changes the output by {found.change:.2g}, and a tolerance of {found.check.tolerance:.2g} for "
             f"{found.check.dtype} is not small beside that. Train the model, take other inputs, or pass a tolerance"
@@ -308,15 +290,17 @@ def _shown(caller: str, runs: Runs, output: Output | Action, found: Judged) -> C
 
 def _in_float64(caller: str, runs: Runs, output: Output | Action) -> Check | None:
     r"""The check of a copy in float64, whose rounding is small beside any answer; None where that shows nothing."""
-    precise = None if runs.x.dtype == torch.float64 else in_double(runs.model)
+    precise = None if runs.x.first.dtype == torch.float64 else in_double(runs.model)
     if precise is None:
         return None
     try:
-        with evaluation(precise):
+        with evaluation(precise), NarrowTensors() as narrow:
             wide = Runs.over(caller, precise, runs.x.double(), runs.group)
     except (RuntimeError, TypeError, ValueError):
         return None
-    found = _judged(caller, wide, output, Allowed(STRUCTURAL, None))  # weights may follow the group to float32 only
+    # Weights may follow the group to float32 only, and what computes in float32 all the same rounds as that.
+    allowed = rounding(runs.model, torch.float32) if narrow.seen else STRUCTURAL
+    found = _judged(caller, wide, output, Allowed(allowed, None))
     return found.check if found.sharp or not found.check.passed else None
 
 
@@ -334,42 +318,42 @@ def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Ac
 
 
 def _diagnosis(
-    caller: str, model: Model, x: Tensor, group: Group, action: Action, check: Check
-) -> tuple[str, Break | None]:
+    caller: str, model: Model, x: Inputs, group: Group, action: Action, check: Check
+) -> tuple[str, list[Break]]:
     r"""Whether float64 makes the error go away, and where the symmetry is lost."""
-    x = x if len(x) <= FEW else x[[check.sample, check.sample - 1]]
+    x = x if len(x) <= FEW else x.samples([check.sample, (check.sample or len(x)) - 1])
     try:
-        location = locate_break(model, x, group)
-        lost = ""
+        places, lost = locate_breaks(model, x, group), ""
     except Exception as error:  # whatever it is, what the check has found is to be told
-        location, lost = None, f"; no place was found: {error}"
-    if location is not None and location.kind == "random":
-        return "random: two identical calls differ", location
+        places, lost = [], f"; no place was found: {error}"
+    if places and places[0].kind == "random":
+        return "random: two identical calls differ", places
     wide = _outputs_in_double(caller, model, x, group, check.output)
     if isinstance(wide, str):
-        return f"structural or numerical: {wide}{lost}", location
+        return f"structural or numerical: {wide}{lost}", places
     relative = distance(action, wide[0], wide[1:])
     left = f"in float64 the error is {relative:.2g} of the largest output"
     if relative <= ROUNDED:
-        return f"numerical: {left}{lost}", location
+        return f"numerical: {left}{lost}", places
     if relative <= STRUCTURAL:
-        return f"numerical: {left}, which weights that follow the group to float32 may leave{lost}", location
-    if location is None and not lost:
+        return f"numerical: {left}, which weights that follow the group to float32 may leave{lost}", places
+    if not places and not lost:
         others = candidates(group, wide[0].shape, [])
         how = next((a.name for a in others if distance(a, wide[0], wide[1:]) <= STRUCTURAL), "in some other way")
         hint = "pool over what moves" if action.fixed else f"it does not move as declared ({action.name})"
-        return f"structural: every module is equivariant, and so is the output ({how}): {hint}", None
-    return f"structural: {left} as well{lost}", location
+        return f"structural: every module is equivariant, and so is the output ({how}): {hint}", []
+    return f"structural: {left} as well{lost}", places
 
 
-def _outputs_in_double(caller: str, model: Model, x: Tensor, group: Group, name: str) -> list[Tensor] | str:
+def _outputs_in_double(caller: str, model: Model, x: Inputs, group: Group, name: str) -> list[Tensor] | str:
     r"""The outputs over the orbit in float64, or why there are none."""
     precise = in_double(model)
     if precise is None:
         return "it cannot be copied to float64"
     try:
         with evaluation(precise):
-            runs = [call(caller, precise, group.act(g, x.double()), "float64") for g in range(group.order)]
+            copies = [x.double().acted(group, g).clone() for g in range(group.order)]
+            runs = [call(caller, precise, gx, "float64") for gx in copies]
         return [outputs[name] for outputs in runs]
     except (RuntimeError, TypeError, ValueError) as error:
         return f"it does not run in float64 ({str(error.__cause__ or error).splitlines()[0]})"

@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from equilayers._checks import check_float
-from equilayers._modules import evaluation
+from equilayers._modules import evaluation, named_modules, tensors
 from equilayers.groups import Group
 from equilayers.metrics import compared_elements
+from equilayers.testing._inputs import Given, Inputs, Names, inputs_of
+from equilayers.testing._outputs import name_of
 
 Model = Callable[[Tensor], Any]
 FULL = (False, "highest", "ieee", "none")
@@ -59,8 +61,7 @@ class _MatmulPrecision:
 @contextlib.contextmanager
 def same_buffers(model: Model) -> Iterator[None]:
     r"""The buffers afterwards as they were before: a forward may change them in eval mode as well."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    before = [(m, key, t, t.clone()) for m in modules for key, t in m.named_buffers(recurse=False)]
+    before = [(m, key, t, t.clone()) for _, m in named_modules(model) for key, t in m.named_buffers(recurse=False)]
     try:
         yield
     finally:
@@ -79,34 +80,68 @@ def undisturbed(model: Model) -> Iterator[None]:
         yield
 
 
-def orbit_inputs(caller: str, model: Model, x: Tensor, group: Group | str) -> tuple[Group, Tensor, range]:
-    r"""The group, the inputs as `placed`, which it has to act on, and the elements to compare with the identity."""
-    group, elements = compared_elements(caller, group, include_identity=False)
-    x = placed(caller, model, x)
-    group.check_space(tuple(x.shape), caller)
-    return group, x, elements
+def orbit_inputs(
+    caller: str, model: Model, x: Given | Inputs, group: Group | str, moving: Names = None
+) -> tuple[Group, Inputs]:
+    r"""The group, and the inputs on the model's device and in its dtype, which it has to act on."""
+    group, _ = compared_elements(caller, group, include_identity=False)
+    return group, inputs_of(caller, model, x, group, moving)
 
 
-def placed(caller: str, model: Model, x: Tensor) -> Tensor:
-    r"""The inputs on the model's device and in its dtype."""
-    check_float(caller, "x", x)
-    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    floating = next((p for p in parameters if p.is_floating_point()), None)
-    return x if floating is None else x.to(floating.device, floating.dtype)
+@contextlib.contextmanager
+def trying(caller: str, model: Model, what: str) -> Iterator[None]:
+    r"""RuntimeError that says what was tried in the place of whatever the model raises, which is its cause."""
+    __tracebackhide__ = True
+    try:
+        yield
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        got = f"{type(error).__name__}: {first}"
+        hint = "See the exception above."
+        raise RuntimeError(f"{caller}: expected {name_of(model)} to run on {what}, got {got}. {hint}") from error
 
 
 def rounding(model: Model, dtype: torch.dtype) -> float:
     r"""The relative error that rounding may leave: 32·eps for each module with parameters of its own."""
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    depth = sum(any(True for _ in module.parameters(recurse=False)) for module in modules)
-    return 32 * torch.finfo(dtype).eps * max(1, depth)
+    depth = sum(any(True for _ in module.parameters(recurse=False)) for _, module in named_modules(model))
+    return 32 * torch.finfo(dtype if dtype.is_floating_point else torch.float32).eps * max(1, depth)
 
 
 def in_double(model: Model) -> Model | None:
-    r"""A module as a copy in float64, None where it cannot be copied; a function as it is."""
+    r"""A module as a copy in float64, None where it cannot be copied; a function with its modules so as it runs."""
     if not isinstance(model, nn.Module):
-        return model
+        return _Widened(model) if named_modules(model) else model
     try:
         return copy.deepcopy(model).double()
     except (RuntimeError, TypeError, NotImplementedError):
         return None
+
+
+class _Widened:
+    r"""A function, during whose calls the modules that it holds are in float64."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        modules = [m for _, m in named_modules(self.model)]
+        held = [t for m in modules for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))]
+        before = [(t, t.data) for t in held if t.is_floating_point()]
+        try:
+            for t, data in before:
+                t.data = data.double()
+            return self.model(*args, **kwargs)
+        finally:
+            for t, data in before:
+                t.data = data
+
+
+class NarrowTensors(TorchFunctionMode):
+    r"""Whether a function of torch gives floating-point numbers narrower than float64; `seen` then."""
+
+    seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors(out))
+        return out

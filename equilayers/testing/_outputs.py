@@ -19,15 +19,6 @@ def name_of(model: Model) -> str:
     return type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "the model")
 
 
-def one_output(caller: str, out: Any) -> Tensor:
-    r"""The one tensor that a model returns, also as `logits` of something larger; TypeError otherwise."""
-    found = outputs_of(caller, out)
-    if len(found) != 1:
-        got = ", ".join(found)
-        refuse(caller, "model to return one tensor", got, "Pick one: lambda x: model(x)[0].", TypeError)
-    return next(iter(found.values()))
-
-
 def outputs_of(caller: str, out: Any) -> dict[str, Tensor]:
     r"""Copies of the tensors that a model returns, by name, such as "boxes[0]"; "" for a tensor alone.
 
@@ -69,20 +60,3 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 def _parts(name: str, items: Mapping[Any, Any]) -> Iterator[tuple[str, Tensor]]:
     for key, item in items.items():
         yield from _leaves(f"{name}.{key}" if name else str(key), item)
-
-
-def call(caller: str, model: Model, x: Tensor, what: str) -> dict[str, Tensor]:
-    r"""The outputs for x, of which the model gets a copy; `what` says what x is where the model raises an exception.
-
-    Raises:
-        RuntimeError: the model raised something, which is its cause.
-        TypeError: it returns no tensor.
-    """
-    try:
-        out = model(x.clone())
-    except Exception as error:
-        first = next(iter(str(error).splitlines()), "")
-        got = f"{type(error).__name__}: {first}"
-        hint = "See the exception above."
-        raise RuntimeError(f"{caller}: expected {name_of(model)} to run on {what}, got {got}. {hint}") from error
-    return outputs_of(caller, out)

@@ -9,18 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversions import ResNet, Wired, settled
+from conversions import ResNet, Wired, assert_holds, settled
 from equilayers.convert import Report, to_antialiased, to_equivariant
-from equilayers.convert._equivariant.heads import pool
+from equilayers.convert._equivariant.maps import pool
 from equilayers.convert._report import Kept, Outcome, Refused
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, PermutationGroup
 from equilayers.nn import BlurPool2d, GroupConv2d, LiftingConv2d
-from equilayers.testing import assert_equivariant, assert_invariant
+from equilayers.testing import assert_invariant
 from planted import Does
 from refusals import assert_refused
 
 conversion = importlib.import_module("equilayers.convert._equivariant.to_equivariant")
 C4, D4 = CyclicRotation(4), Dihedral(4)
+NAMES = ("first", "second", "norms.0", "norms.1", "short")
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
@@ -33,43 +34,43 @@ def ended(*layers: nn.Module, features: int = 8) -> nn.Sequential:
 def assert_honest(made: nn.Module, report: Report, x: Tensor = X) -> None:
     """It is invariant, or equivariant, unless the report has a refusal without a path, which says what it is not."""
     last = [entry.reason for entry in report.of("refused") if not entry.path]
-    if last and last[0].startswith("it does not run any more"):
+    if not last:
+        assert_holds(made.eval(), x, C4)
+    elif last[0].startswith("it does not run any more: "):
         with pytest.raises(RuntimeError):
             made.eval()(x)
-        return
-    check = assert_invariant if made.eval()(x).ndim == 2 else assert_equivariant
-    if last:
-        with pytest.raises(AssertionError, match="is not"):
-            check(made, x, C4)
     else:
-        check(made, x, C4)
+        with pytest.raises(AssertionError, match="is not"):
+            assert_holds(made.eval(), x, C4)
+
+
+def complete(model: nn.Module, **options: Any) -> tuple[nn.Module, Report]:
+    """A conversion that refuses nothing."""
+    made, report = to_equivariant(model, C4, X, **options)
+    assert report.complete, str(report)
+    return made, report
 
 
 def test_a_report() -> None:
     model = ResNet()
     made, report = to_equivariant(model, C4)
     assert report.complete
-    assert [(entry.path, entry.done) for entry in report.entries] == [
-        *(("stem.0", "replaced"), ("stem.1", "replaced"), ("pool", "replaced")),
-        *((f"blocks.{block}.{name}", "replaced") for block in (0, 1) for name in NAMES),
-        ("head", "replaced"),
-    ]
-    first, pool = report.entries[0], report.entries[2]
-    assert first.before == str(model.stem[0])
-    assert pool.before == str(model.pool)
+    paths = "stem.0", "stem.1", "pool", *(f"blocks.{block}.{name}" for block in (0, 1) for name in NAMES), "head"
+    assert [entry.path for entry in report.of("replaced")] == list(paths)
+    assert [entry.path for entry in report.entries] == [path for path, _ in model.named_modules()]
+    first, _, pool, *_ = report.of("replaced")
+    assert (first.before, pool.before) == (str(model.stem[0]), str(model.pool))
     assert isinstance(made.stem[0].conv, LiftingConv2d)
     assert isinstance(made.blocks[0].first[0].conv, GroupConv2d)
     assert [type(m) for m in made.blocks[0].first] == [type(made.stem[0]), BlurPool2d]
     assert [type(m) for m in made.blocks[0].short] == [BlurPool2d, type(made.stem[0])]  # cheaper in this order
-    lines = str(report).splitlines()
-    assert lines[0].startswith("14 replaced, 0 kept, 0 refused; ")
-    assert lines[0].endswith(f"parameters before, {sum(p.numel() for p in made.parameters()):,} after")
-    assert lines[1].startswith("replaced stem.0: Conv2d(3, 16, kernel_size=(5, 5)")
-    assert len(lines) == 1 + len(report.entries)
+    head, *lines = str(report).splitlines()
+    assert head.startswith("14 replaced, 8 kept, 0 refused; ")
+    assert head.endswith(f"parameters before, {sum(p.numel() for p in made.parameters()):,} after")
+    assert lines[2].startswith("replaced stem.0: Conv2d(3, 16, kernel_size=(5, 5)")
+    assert lines.pop() == "verified at 64x64, 58x58, 53x53, 75x75"
+    assert len(lines) == len(report.entries)
     assert_honest(made, report)
-
-
-NAMES = ("first", "second", "norms.0", "norms.1", "short")
 
 
 class Own(nn.Conv2d):
@@ -103,10 +104,8 @@ class Placed(nn.Module):
         return self.relu(f + self.place)
 
 
-def excited() -> nn.Module:
-    """Squeeze and excitation by linear layers, one gate for each channel."""
-    layers = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8), nn.Sigmoid())
-    return Wired(lambda m, f: f * m.layers(f.mean((-2, -1)))[:, :, None, None], layers=layers)
+def flattened() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 4))
 
 
 def twice() -> nn.Module:
@@ -118,46 +117,43 @@ def coordinates(x: Tensor) -> Tensor:
     return torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype).expand(len(x), 1, *x.shape[-2:])
 
 
+SQUARE, PLACE = "kernel, stride or padding is not square", "it reads pixels by their place"
+SIDES, WEIGHT = "it reads the image and features side by side", "its weight is parametrised"
+# What stands behind a first convolution, and why it is refused.
+LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "kernel": (lambda: nn.Conv2d(8, 8, (3, 5), padding=1), SQUARE),
+    "stride": (lambda: nn.Conv2d(8, 8, 3, (2, 1), 1), SQUARE),
+    "padding": (lambda: nn.Conv2d(8, 8, 3, 1, (1, 0)), SQUARE),
+    "dilation": (lambda: nn.Conv2d(8, 8, 3, 1, 2, (1, 2)), "its dilation is not square"),
+    "same": (lambda: nn.Conv2d(8, 8, 4, padding="same"), "its padding is larger on one side"),
+    "groups": (lambda: nn.Conv2d(8, 8, 3, groups=4), "its 4 channel groups do not divide 2"),
+    "own forward": (lambda: Own(8, 8, 3), "its class computes something of its own"),
+    "parametrised": (lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)), WEIGHT),
+    "spectral norm": (lambda: nn.utils.spectral_norm(nn.Conv2d(8, 8, 3)), WEIGHT),
+    "LayerNorm": (lambda: nn.LayerNorm((32, 32)), "no equivariant form of LayerNorm is known"),
+    "embedding": (Placed, "no equivariant form of Placed is known"),
+    "functional pool": (lambda: Does(lambda f: F.max_pool2d(f, 3, 2, 1)), "max_pool2d samples every so many"),
+    "ceil_mode": (lambda: nn.MaxPool2d(2, 3, ceil_mode=True), "take ceil_mode=False"),
+}
+
+
+def channels_last() -> nn.Module:
+    return ended(Does(lambda f: f.movedim(1, -1)), nn.Linear(8, 8), Does(lambda f: f.movedim(-1, 1)))
+
+
+def unused() -> nn.Module:
+    return Wired(lambda m, x: m.net(x), net=ended(), unused=nn.Conv2d(8, 8, 3))
+
+
+# Models, the path in them that is refused, and why.
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
-    "kernel": (lambda: ended(nn.Conv2d(8, 8, (3, 5), padding=1)), "1", "kernel, stride or padding is not square"),
-    "stride": (lambda: ended(nn.Conv2d(8, 8, 3, (2, 1), 1)), "1", "kernel, stride or padding is not square"),
-    "padding": (lambda: ended(nn.Conv2d(8, 8, 3, 1, (1, 0))), "1", "kernel, stride or padding is not square"),
-    "dilation": (lambda: ended(nn.Conv2d(8, 8, 3, 1, 2, (1, 2))), "1", "its dilation is not square"),
-    "same": (lambda: ended(nn.Conv2d(8, 8, 4, padding="same")), "1", "its padding is larger on one side"),
-    "groups": (lambda: ended(nn.Conv2d(8, 16, 3, groups=4), features=16), "1", "its 4 channel groups do not divide 2"),
-    "image": (lambda: beside(lambda x: x, 3), "read", "it reads the image and features side by side"),
-    "coordinates": (lambda: beside(coordinates, 1), "read", "it reads the image and features side by side"),
-    "own forward": (lambda: ended(Own(8, 8, 3)), "1", "its class computes something of its own"),
-    "parametrised": (
-        lambda: ended(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3))),
-        "1",
-        "its weight is parametrised",
-    ),
-    "spectral norm": (lambda: ended(nn.utils.spectral_norm(nn.Conv2d(8, 8, 3))), "1", "its weight is parametrised"),
-    "flattened": (
-        lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 4)),
-        "2",
-        "it reads pixels by their place: pool over the map before it",
-    ),
-    "channels last": (
-        lambda: ended(Does(lambda f: f.movedim(1, -1)), nn.Linear(8, 8), Does(lambda f: f.movedim(-1, 1))),
-        "2",
-        "it reads pixels by their place",
-    ),
-    "LayerNorm": (lambda: ended(nn.LayerNorm((32, 32))), "1", "no equivariant form of LayerNorm is known"),
-    "PReLU": (lambda: ended(nn.PReLU(8)), "1", "a slope for every channel"),
-    "embedding": (lambda: ended(Placed()), "1", "no equivariant form of Placed is known"),
-    "shuffle": (
-        lambda: ended(nn.PixelShuffle(2), nn.Conv2d(2, 8, 1)),
-        "1",
-        "it exchanges the planes of a fiber with others",
-    ),
-    "ceil_mode": (lambda: ended(nn.MaxPool2d(3, 2, ceil_mode=True)), "1", "take ceil_mode=False"),
-    "unused": (
-        lambda: Wired(lambda m, x: m.net(x), net=ended(), unused=nn.Conv2d(8, 8, 3)),
-        "unused",
-        "it was not called",
-    ),
+    **{what: (lambda make=make: ended(make()), "1", why) for what, (make, why) in LAYERS.items()},
+    "shuffle": (lambda: ended(nn.PixelShuffle(2), nn.Conv2d(2, 8, 1)), "1", "exchanges the planes of a fiber"),
+    "image": (lambda: beside(lambda x: x, 3), "read", SIDES),
+    "coordinates": (lambda: beside(coordinates, 1), "read", SIDES),
+    "flattened": (flattened, "2", f"{PLACE}: pool over the map before it"),
+    "channels last": (channels_last, "2", PLACE),
+    "unused": (unused, "unused", "it was not called"),
     "two kinds": (twice, "3", "it is called with features of several kinds"),
 }
 
@@ -170,45 +166,41 @@ def test_refused_modules(what: str) -> None:
     made, report = to_equivariant(model, C4, X)
     assert reason in {entry.path: entry.reason for entry in report.of("refused")}[path]
     assert not report.complete
-    if what == "PReLU":  # slopes begin alike: seen only once they are not
-        made[1].weight.data.uniform_()
-        with pytest.raises(AssertionError, match="lost at"):
-            assert_invariant(made, X, C4)
-    elif what not in ("LayerNorm", "unused", "ceil_mode"):
+    if what not in ("LayerNorm", "unused", "ceil_mode"):
         assert_honest(made, report)
 
 
-UNSEEN: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "gates": (lambda: ended(excited()), "what it puts out is not the same for moved inputs: off by"),
-    "functional pool": (lambda: ended(Does(lambda f: F.max_pool2d(f, 3, 2, 1))), "not the same for moved inputs"),
-    "cumsum": (
-        lambda: nn.Sequential(nn.Conv2d(3, 2, 3), Does(lambda f: f.cumsum(-1))),
-        "what it puts out is not an image that moves with the input: off by",
-    ),
-    "shape": (
-        lambda: nn.Sequential(conv(3, 8), Does(lambda f: f.flatten(1)[:, :9])),
-        "what it puts out is not",
-    ),
+OFF, FIXED = "what it puts out is not the same for moved inputs: off by", "it does not run any more: "
+STILL = "what it puts out is not an image that moves with the input: off by"
+# Models that no module of theirs gives away, the width to convert them to, and why they are refused.
+UNSEEN: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    "cumsum": (lambda: nn.Sequential(nn.Conv2d(3, 2, 3), Does(lambda f: f.cumsum(-1))), "equal-width", STILL),
+    "shape": (lambda: nn.Sequential(conv(3, 8), Does(lambda f: f.flatten(1)[:, :9])), "equal-width", OFF),
+    "channels in the code": (lambda: ended(Does(lambda f: f * torch.ones(8, 1, 1))), "equal-parameters", FIXED),
 }
 
 
 @pytest.mark.parametrize("what", UNSEEN)
 def test_what_no_module_tells_is_seen_by_running_it(what: str) -> None:
-    make, reason = UNSEEN[what]
-    made, report = to_equivariant(make(), C4, X)
-    (entry,) = report.of("refused")
-    assert (entry.path, entry.done) == ("", "refused")
-    assert entry.reason.startswith(reason) or reason in entry.reason
+    make, width, reason = UNSEEN[what]
+    made, report = to_equivariant(make(), C4, X, width=width)
+    entry, *places = report.of("refused")
+    assert entry.path == ""
+    assert entry.reason.startswith(reason)
+    assert bool(places) == (reason != FIXED)
     assert_honest(made, report)
 
 
-def converted_all() -> list[tuple[str, str, str]]:
-    """What becomes of each module, in either conversion of many models."""
-    pools = ended(nn.MaxPool2d(3, 1), nn.AvgPool2d(2), Does(lambda f: f), nn.MaxPool2d(2, return_indices=True))
-    pools.insert(5, Does(lambda f: f[0]))
-    models = [make() for make, *_ in (*REFUSED.values(), *UNSEEN.values())]
+def pools() -> nn.Module:
+    model = ended(nn.MaxPool2d(3, 1), nn.AvgPool2d(2), Does(lambda f: f), nn.MaxPool2d(2, return_indices=True))
+    model.insert(5, Does(lambda f: f[0]))
+    return model
+
+
+def converted_all(models: list[nn.Module]) -> list[tuple[str, str, str]]:
+    """What becomes of each module in either conversion."""
     reports = [to_equivariant(model, C4, X, from_weights=taken)[1] for model in models for taken in (False, True)]
-    reports += [to_antialiased(model)[1] for model in (*models, pools)] + [to_equivariant(pools, C4, X)[1]]
+    reports += [to_antialiased(model)[1] for model in models]
     return [(entry.path, entry.done, entry.after) for report in reports for entry in report.entries]
 
 
@@ -218,24 +210,16 @@ def test_no_decision_hangs_on_the_words_of_a_reason(monkeypatch: pytest.MonkeyPa
         found = pool(*call)
         return Refused("") if isinstance(found, Kept) and "alike" not in found.reason else found
 
-    expected = converted_all()
+    models = [pools(), *(make() for make, *_ in (*REFUSED.values(), *UNSEEN.values()))]
+    expected = converted_all(models)
     assert {done for _, done, _ in expected} == {"replaced", "kept", "refused"}
     for kind in (Kept, Refused):
         monkeypatch.setattr(kind, "__init__", lambda self, reason: object.__setattr__(self, "reason", "x"))
-    assert converted_all() == expected
+    assert converted_all(models) == expected
+    expected = converted_all(models[:1])
     handlers = [(kinds, by_its_words if handler is pool else handler) for kinds, handler in conversion.HANDLERS]
     monkeypatch.setattr(conversion, "HANDLERS", handlers)
-    assert converted_all() != expected
-
-
-def test_what_does_not_run_any_more() -> None:
-    """Gates of a fixed number of channels, and a number of channels written into the code."""
-    for model in (ended(excited()), ended(Does(lambda f: f * torch.ones(8, 1, 1)))):
-        made, report = to_equivariant(model, C4, X, width="equal-parameters")
-        (entry,) = [entry for entry in report.of("refused") if not entry.path]
-        assert entry.reason.startswith("it does not run any more: ")
-        with pytest.raises(RuntimeError):
-            made(X)
+    assert converted_all(models[:1]) != expected
 
 
 def test_outputs_that_are_images() -> None:
@@ -246,22 +230,16 @@ def test_outputs_that_are_images() -> None:
         return {"mask": m.mask(f).softmax(1), "logits": m.head(f.mean((-2, -1)))}
 
     denoises = Wired(lambda m, x: x - m.net(x), net=nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 3)))
-    several = Wired(run, body=conv(3, 8), mask=nn.Conv2d(8, 2, 1), head=nn.Linear(8, 4))
-    made, report = to_equivariant(denoises, C4, X)
-    assert report.complete
-    assert_honest(made, report)
+    assert_honest(*complete(denoises))
     probabilities = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 5), nn.BatchNorm2d(5), nn.Softmax(1))
-    made, report = to_equivariant(probabilities, C4, X)
-    assert report.complete
-    assert [entry.done for entry in report.entries] == ["replaced", "replaced", "kept"]
-    settled(made)
-    torch.testing.assert_close(made(X).sum(1), torch.ones(2, 32, 32))
+    made, report = complete(probabilities)
+    assert [entry.done for entry in report.entries][1::2] == ["replaced", "replaced", "kept"]
+    torch.testing.assert_close(settled(made)(X).sum(1), torch.ones(2, 32, 32))
     assert_honest(made, report)
-    made, report = to_equivariant(several, C4, X)
-    assert report.complete
-    assert_equivariant(lambda x: made(x)["mask"], X, C4)
-    assert_invariant(lambda x: made(x)["logits"], X, C4)
-    assert made(X)["mask"].shape == (2, 2, 32, 32)
+    made, _ = complete(Wired(run, body=conv(3, 8), mask=nn.Conv2d(8, 2, 1), head=nn.Linear(8, 4)))
+    for key, shape in (("mask", (2, 2, 32, 32)), ("logits", (2, 4))):
+        assert made(X)[key].shape == shape
+        assert_holds(lambda x, key=key: made(x)[key], X, C4)
 
 
 def test_features_as_output() -> None:
@@ -270,13 +248,13 @@ def test_features_as_output() -> None:
         return [f, f + m.second(F.relu(f))]
 
     parts = {"first": conv(3, 8), "second": conv(8, 8)}
-    made, report = to_equivariant(Wired(lambda m, x: run(m, x)[1], **parts), C4, X)
-    assert report.complete
+    made, report = complete(Wired(lambda m, x: run(m, x)[1], **parts))
     assert "its fibers are averaged" in report.entries[-1].reason
     assert made(X).shape == (2, 8, 32, 32)
     assert_honest(made, report)
-    made, report = to_equivariant(Wired(run, **parts), C4, X)
-    assert report.of("refused")[-1].reason == "it puts out (2, 32, 32, 32) where it was (2, 8, 32, 32)"
+    made, _ = complete(Wired(run, **parts))
+    for place in (0, 1):
+        assert_holds(lambda x, place=place: made(x)[place], X, C4)
 
 
 def test_kept_modules() -> None:
@@ -285,11 +263,8 @@ def test_kept_modules() -> None:
         *(nn.Conv2d(3, 8, 3), nn.PReLU(), nn.MaxPool2d(3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         *(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4)),
     )
-    made, report = to_equivariant(model, C4, X)
-    assert report.complete
-    assert {int(e.path) for e in report.of("kept")} == {0, 1, 2, 3, 5, 6, 10, 12}
-    assert {int(e.path) for e in report.of("replaced")} == {4, 9}
-    assert all("alike" in e.reason for e in report.of("kept"))
+    made, report = complete(model)
+    assert [entry.path for entry in report.of("replaced")] == ["4", "9"]
     assert_honest(settled(made), report)
 
 
@@ -319,13 +294,8 @@ def test_functions_that_torch_does_not_show() -> None:
         def forward(ctx: object, x: Tensor) -> Tensor:
             return x * torch.sigmoid(x)
 
-        @staticmethod
-        def backward(ctx: object, gradient: Tensor) -> Tensor:
-            return gradient
-
-    model = ended(Does(Swish.apply), nn.Conv2d(8, 8, 3))
-    made, report = to_equivariant(model, C4, X)
-    assert [entry.done for entry in report.entries] == ["replaced"] * 3
+    made, report = to_equivariant(ended(Does(Swish.apply), nn.Conv2d(8, 8, 3)), C4, X)
+    assert [entry.path for entry in report.of("replaced")] == ["0", "2", "5"]
     assert_honest(made, report)
 
 
@@ -341,9 +311,8 @@ def test_gates_of_one_channel_and_planes_of_zeros() -> None:
     parts = {"conv": conv(3, 8), "gate": conv(8, 1, 1), "spread": conv(2, 1, 5), "last": nn.Conv2d(16, 8, 3)}
     gated = Wired(run, act=nn.ReLU(), **parts, head=nn.Linear(8, 4))
     for from_weights in (False, True):
-        made, report = to_equivariant(gated, C4, X, from_weights=from_weights)
-        assert report.complete, str(report)
-        assert [entry.path for entry in report.entries] == ["conv", "gate", "spread", "last", "head"]
+        made, report = complete(gated, from_weights=from_weights)
+        assert [entry.path for entry in report.of("replaced")] == ["conv", "gate", "spread", "last", "head"]
         assert isinstance(made.spread[0].conv, LiftingConv2d)
         assert_honest(made, report)
 
@@ -353,14 +322,15 @@ def test_a_fault_is_seen_where_little_of_the_input_is_left() -> None:
     layers = [layer for _ in range(8) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())]
     for layer in layers[::3]:
         nn.init.normal_(layer.weight, std=1e-3)
-    made, report = to_equivariant(ended(Does(lambda f: F.pad(f, (1, 0, 1, 0))), *layers).eval(), C4, X)
+    made, report = to_equivariant(ended(Does(lambda f: f * coordinates(f)), *layers).eval(), C4, X)
     for module in made.modules():
         if isinstance(module, LiftingConv2d | GroupConv2d):
             nn.init.normal_(module.weight, std=1e-3)
     with pytest.raises(AssertionError, match="nothing was shown"):
         assert_invariant(made, X, C4)
-    (entry,) = report.of("refused")
-    assert "off by" in entry.reason
+    reasons = {entry.path: entry.reason for entry in report.of("refused")}
+    assert "off by" in reasons[""]
+    assert "An embedding of absolute places" in reasons["1"]
 
 
 def test_from_weights_says_what_it_cannot_take() -> None:
@@ -372,16 +342,14 @@ def test_from_weights_says_what_it_cannot_take() -> None:
         (up, "has no weights for it"),
     ):
         assert reason in to_equivariant(model, C4, X, from_weights=True)[1].of("refused")[0].reason
-    made, report = to_equivariant(ended(nn.GroupNorm(4, 8)), C4, X)
-    assert report.complete
-    assert made[1].norm.num_groups == 2
+    assert complete(ended(nn.GroupNorm(4, 8), nn.ReLU()))[0][1].layer.num_groups == 2
 
 
 def test_the_example() -> None:
     seen = []
     model = nn.Sequential(Does(lambda x: seen.append(tuple(x.shape)) or x), nn.Conv2d(5, 8, 3))
     to_equivariant(model, C4)
-    assert set(seen) == {(2, 5, 64, 64)}
+    assert {shape for shape in seen if shape[-1] == 64} == {(2, 5, 64, 64)}
     state = torch.get_rng_state()
     one, other = (to_equivariant(nn.Conv2d(1, 4, 3), C4, torch.zeros(1, 1, 5, 5)) for _ in range(2))
     assert not torch.equal(state, torch.get_rng_state())  # new weights are drawn
@@ -391,9 +359,13 @@ def test_the_example() -> None:
 
 
 def test_refused_arguments() -> None:
-    model, flat = ended(), nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 900, 4))
+    model = ended()
     with_weights = {"width": "equal-compute", "from_weights": True}
-    raised = ("x that the model takes", "(2, 3, 64, 64), and it raised: mat1 and mat2", "of the size it is used at")
+    raised = (
+        "x that the model takes",
+        "(2, 3, 64, 64), and it raised RuntimeError: mat1 and mat2",
+        "of the size it is used at",
+    )
     cases: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], tuple[str, ...]]] = [
         ((torch.relu, C4), {}, TypeError, ("model to be a torch.nn.Module", "Wrap it")),
         ((model, 4), {}, TypeError, ("group to be a group", "got 4.")),
@@ -404,7 +376,7 @@ def test_refused_arguments() -> None:
         ((model, C4, X.int()), {}, TypeError, ("x to be floating-point", "torch.int32")),
         ((model, C4, X[0]), {}, ValueError, ("x of shape (B, C, H, W)", "(3, 32, 32)")),
         ((nn.Linear(3, 2), C4), {}, ValueError, ("torch.nn.Conv2d", "see symmetrize")),
-        ((flat, C4), {}, ValueError, raised),
+        ((flattened(), C4), {}, ValueError, raised),
     ]
     for args, options, error, words in cases:
         assert_refused(lambda a=args, o=options: to_equivariant(*a, **o), error, "to_equivariant", *words)

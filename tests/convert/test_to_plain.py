@@ -2,11 +2,12 @@
 
 import copy
 import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -74,10 +75,9 @@ def test_linear_layers(group: Group) -> None:
 @pytest.mark.parametrize("group", ROTATIONS, ids=name)
 @pytest.mark.parametrize("kind", [LiftingConv2d, GroupConv2d], ids=lambda kind: kind.__name__)
 def test_convolutions(kind: type[LiftingConv2d | GroupConv2d], group: Group) -> None:
-    """The whole grid of settings, in float64 against the bitwise algorithm and in float32 against the usual one."""
-    fiber = () if kind is LiftingConv2d else (group.order,)
-    x = double(2, 4, *fiber, 9, 9)
-    for mode, stride, dilation, groups, bias in itertools.product(MODES, (1, 2), (1, 2), (1, 2), (True, False)):
+    """The grid of settings, in float64 against the bitwise algorithm and in float32 against the usual one."""
+    x = double(2, 4, *(() if kind is LiftingConv2d else (group.order,)), 9, 9)
+    for mode, stride, dilation, (groups, bias) in itertools.product(MODES, (1, 2), (1, 2), ((1, True), (2, False))):
         layer = kind(group, 4, 6, 3, stride, 2, dilation, groups, bias, mode)
         assert_plain(layer, x.float(), limit=1e-6)
         layer.algorithm = "bitwise"
@@ -89,26 +89,13 @@ def test_convolutions(kind: type[LiftingConv2d | GroupConv2d], group: Group) -> 
 def test_blurs_of_every_size(kind: type[nn.Module], mode: str) -> None:
     """One graph for all sizes, down to one pixel, where padding goes around and mirrors more than once."""
     sizes = [(1, 1), (1, 2), (2, 3), (3, 3), (4, 5), (6, 7), (8, 8)]
-    for taps, stride in itertools.product(("auto", 1, 4, 7, (1.0, 2.0, 5.0)), (1, 2, 3, (2, 1), 5)):
-        maps = [double(2, 3, *size) for size in sizes] + [double(2, 3, 4, 5, 6)]
+    maps = [double(2, 3, *size) for size in sizes] + [double(2, 3, 4, 5, 6)]
+    for taps, stride in itertools.product(("auto", 1, 4, 7, (1.0, 2.0, 5.0)), (2, 3, (2, 1))):
         assert_plain(kind(taps=taps, stride=stride, padding_mode=mode), *maps)
 
 
-@pytest.mark.parametrize(
-    ("layer", "size"),
-    [
-        (lambda mode: BlurPool2d(1, 3, mode, exact=True), 7),
-        (lambda mode: BlurPool2d(3, 3, mode, exact=True), 6),
-        (lambda mode: AvgBlurPool2d(3, 2, taps=5, padding_mode=mode, exact=True), 9),
-    ],
-    ids=["1 tap", "3 taps", "5 taps behind a window"],
-)
-def test_exact_blurs(layer: Callable[[str], nn.Module], size: int) -> None:
-    for mode in ("zeros", "reflect", "replicate"):
-        assert_plain(layer(mode), double(2, 3, size, size))
-
-
-def biased(layer: HarmonicNonlinearity) -> nn.Module:
+def biased() -> nn.Module:
+    layer = HarmonicNonlinearity(2, 1)
     nn.init.uniform_(layer.bias, -1, 1)
     return layer
 
@@ -118,6 +105,15 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         f"OrbitPool {r} {len(s)}": (lambda r=r: OrbitPool(r), s)
         for r in ("max", "mean", "logsumexp", "norm")
         for s in ((3, 4), (2, 8, 5, 5))
+    },
+    **{
+        f"{what}, {mode}": (lambda make=make, mode=mode: make(padding_mode=mode, exact=True), (3, size, size))
+        for what, make, size in (
+            ("exact blur of 1 tap", partial(BlurPool2d, 1, 3), 7),
+            ("exact blur of 3 taps", partial(BlurPool2d, 3, 3), 6),
+            ("exact blur behind a window", partial(AvgBlurPool2d, 3, 2, taps=5), 9),
+        )
+        for mode in ("zeros", "reflect", "replicate")
     },
     "InvariantAvgPool2d": (InvariantAvgPool2d, (3, 5, 7)),
     "InvariantAvgPool2d of features": (InvariantAvgPool2d, (3, 4, 6, 6)),
@@ -129,7 +125,7 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         (2, 9, 9),
     ),
     "HarmonicConv2d": (lambda: HarmonicConv2d(2, 3, 3, 1, 2, stride=2), (2, 4, 9, 9)),
-    "HarmonicNonlinearity": (lambda: biased(HarmonicNonlinearity(2, 1)), (2, 4, 5, 5)),
+    "HarmonicNonlinearity": (biased, (2, 4, 5, 5)),
     "HarmonicBatchNorm": (lambda: HarmonicBatchNorm(2, 1).eval(), (2, 4, 5, 5)),
     "HarmonicMagnitude": (HarmonicMagnitude, (2, 4, 5, 5)),
     "MaxBlurPool2d, padded": (lambda: MaxBlurPool2d((3, 2), 2, 1), (2, 9, 8)),
@@ -160,9 +156,8 @@ def test_other_layers(case: str) -> None:
     ids=lambda value: name(value) if isinstance(value, Group) else "",
 )
 def test_symmetrized(group: Group, sample: tuple[int, ...], reduction: str) -> None:
-    inner = nn.Sequential(nn.Flatten(), nn.Linear(24 if len(sample) == 2 else sample[1] * sample[2], 5)).double()
-    model = symmetrize(inner, group, reduction)
-    plain = assert_plain(model, double(3, *sample))
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(sample), 5)).double()
+    plain = assert_plain(symmetrize(inner, group, reduction), double(3, *sample))
     assert len(list(plain.parameters())) == 2  # shared by all elements
 
 
@@ -180,21 +175,18 @@ def test_converted_networks(group: Group) -> None:
     model, report = to_equivariant(cnn().double(), group)
     assert report.complete
     model(double(8, 1, 33, 33))  # in training mode: so that the running statistics are not those of the beginning
-    model.eval()
-    plain = assert_plain(model, double(2, 1, 33, 33), double(2, 1, 20, 20))
+    plain = assert_plain(model.eval(), double(2, 1, 33, 33), double(2, 1, 20, 20))
     kinds = {type(module) for module in plain.modules()}
     assert {nn.Conv2d, nn.BatchNorm2d, nn.BatchNorm1d, nn.Linear} < kinds
     assert nn.BatchNorm3d not in kinds
+
+
+def test_antialiased_networks_and_those_with_images_as_output() -> None:
     smooth, _ = to_antialiased(cnn().double())
     assert_plain(smooth.eval(), double(2, 1, 33, 33), double(2, 1, 20, 20))
-
-
-def test_a_segmentation_network() -> None:
-    plain_one = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8, track_running_stats=False), nn.Conv2d(8, 2, 1)
-    )
-    model, _ = to_equivariant(plain_one.double(), C4)
-    assert_plain(model.eval(), double(2, 1, 9, 9))
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    segments = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), norm, nn.Conv2d(8, 2, 1))
+    assert_plain(to_equivariant(segments.double(), C4)[0].eval(), double(2, 1, 9, 9))
 
 
 class Residual(nn.Module):
@@ -236,20 +228,15 @@ def test_a_model_of_the_users() -> None:
 
 
 def test_dtypes_modes_and_a_layer_by_itself() -> None:
-    layer = LiftingConv2d(C4, 1, 2, 3, dtype=torch.bfloat16).eval()
-    plain = to_plain(layer)
-    assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
-    assert not any(module.training for module in plain.modules())
-    assert all(module.training for module in to_plain(layer.train()).modules())
+    layer = LiftingConv2d(C4, 1, 2, 3, dtype=torch.bfloat16)
+    for mode in (True, False):
+        plain = to_plain(layer.train(mode))
+        assert {p.dtype for p in plain.parameters()} == {torch.bfloat16}
+        assert {module.training for module in plain.modules()} == {mode}
     assert {p.device.type for p in to_plain(LiftingLinear(C4, (4, 4), 2, device="meta")).parameters()} == {"meta"}
-    nothing_of_ours = nn.Sequential(nn.Linear(2, 2))
-    assert_plain(nothing_of_ours.double(), double(1, 2))
-
-
-def test_parametrised_weights_become_numbers() -> None:
-    layer = parametrizations.weight_norm(GroupLinear(C4, 3, 2).double())
-    plain = assert_plain(layer, double(2, 3, 4))
-    assert set(plain.state_dict()) == {"1.weight", "1.bias"}
+    assert_plain(nn.Sequential(nn.Linear(2, 2)).double(), double(1, 2))  # nothing of ours
+    plain = assert_plain(parametrizations.weight_norm(GroupLinear(C4, 3, 2).double()), double(2, 3, 4))
+    assert set(plain.state_dict()) == {"1.weight", "1.bias"}, "parametrised weights become numbers"
 
 
 class Doubled(OrbitPool):
@@ -281,16 +268,9 @@ def test_a_wrong_fold_would_be_seen() -> None:
 def whole() -> nn.Module:
     """A network with one of everything."""
     return nn.Sequential(
-        LiftingConv2d(C4, 1, 4, 3, padding=1),
-        nn.BatchNorm3d(4),
-        BlurPool2d(),
-        MaxBlurPool2d(taps=3),
-        GroupConv2d(C4, 4, 4, 3, padding=1, padding_mode="reflect"),
-        PolyphasePool2d(),
-        InvariantAvgPool2d(),
-        GroupLinear(C4, 4, 4),
-        OrbitPool("norm"),
-        nn.Linear(4, 3),
+        *(LiftingConv2d(C4, 1, 4, 3, padding=1), nn.BatchNorm3d(4), BlurPool2d(), MaxBlurPool2d(taps=3)),
+        *(GroupConv2d(C4, 4, 4, 3, padding=1, padding_mode="reflect"), PolyphasePool2d(), InvariantAvgPool2d()),
+        *(GroupLinear(C4, 4, 4), OrbitPool("norm"), nn.Linear(4, 3)),
     ).eval()
 
 
@@ -317,10 +297,6 @@ def test_it_compiles_and_exports_for_any_batch(fresh_compiler: None) -> None:
             torch.testing.assert_close(form(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-def sessions_output(session: Any, x: Tensor) -> Tensor:
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
-
-
 def modes() -> nn.Module:
     """All padding modes."""
     return nn.Sequential(
@@ -339,20 +315,14 @@ def averaged() -> nn.Module:
 @pytest.mark.parametrize("make", [whole, modes, averaged], ids=lambda make: make.__name__)
 def test_the_onnx_file_agrees(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'equilayers[onnx]'")
-    model, x = make(), torch.randn(3, 1, 16, 16)
-    program = torch.onnx.export(
-        to_plain(model),
-        (x,),
-        dynamo=True,
-        opset_version=18,
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
+    model, file = make(), tmp_path / "model.onnx"
+    settings = {"opset_version": 18, "dynamic_shapes": ({0: torch.export.Dim("batch")},), "verbose": False}
+    program = torch.onnx.export(to_plain(model), (torch.randn(3, 1, 16, 16),), dynamo=True, **settings)
     assert program is not None
-    program.save(tmp_path / "model.onnx")
-    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    program.save(file)
+    session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for batch in (1, 3, 8):
-        images = torch.randn(batch, 1, 16, 16)
-        expected = model(images)
-        error = (sessions_output(session, images) - expected).abs().max() / expected.abs().max()
-        assert float(error) <= 1e-5
+        x = torch.randn(batch, 1, 16, 16)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        expected = model(x)
+        assert float((torch.from_numpy(found) - expected).abs().max() / expected.abs().max()) <= 1e-5

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 from collections.abc import Callable
 from functools import partial
 
@@ -14,19 +15,16 @@ from torch import Tensor
 from torch.func import grad, jacrev, vmap
 
 import blur_reference as slow
-from conv_laws import MODES, channels_last, has_quarter_turns, misses, worst
+from conv_laws import LAYOUTS, MODES, ROUNDING, has_quarter_turns, misses, worst
 from equilayers.functional import avg_blur_pool2d, blur_pool2d, max_blur_pool2d
-from equilayers.groups import CyclicRotation, Dihedral, Group
-from linear_laws import LAYOUTS as PLAIN_LAYOUTS
+from equilayers.groups import Group
 from refusals import assert_refused
-from strategies import ROTATIONS, filled, float_dtypes, name, rotations
+from strategies import C4, D1, D2, D4, filled, float_dtypes, rotations
 
 Pool = Callable[..., Tensor]
 
 POOLS: dict[str, Pool] = {"blur": blur_pool2d, "max": max_blur_pool2d, "avg": avg_blur_pool2d}
-LAYOUTS = PLAIN_LAYOUTS | {"channels last": channels_last}
 STRIDES = (1, 2, 3, 4)
-C2, C4, D1, D2, D4 = CyclicRotation(2), CyclicRotation(4), Dihedral(1), Dihedral(2), Dihedral(4)
 CLOSE = {"atol": 1e-12, "rtol": 1e-12}
 SKEW = [0.3, -0.1, 2.0, 0.5]  # weights of no symmetry
 
@@ -41,28 +39,15 @@ def away(y: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize(("pool", "modes"), [("max", MODES), ("avg", MODES), *(("blur", (mode,)) for mode in MODES)])
 def test_turns_and_mirrors_at_every_size(pool: str, modes: tuple[str, ...]) -> None:
-    """torch.equal for sizes 1 to 64 and strides 1 to 4; modes, layouts, dtypes and features take turns."""
-    layouts, dtypes = itertools.cycle(LAYOUTS.values()), itertools.cycle((torch.float32, torch.float64, torch.float32))
-    features = itertools.cycle((None, C4, None, D4, None))
-    for size, stride in itertools.product(range(1, 65), STRIDES):
-        group, layout = next(features), next(layouts)
+    """To the last bit for sizes up to 64 and strides 1 to 4; modes, layouts, dtypes and features are drawn."""
+    draw = random.Random(0).choice
+    for size, stride in itertools.product((*range(1, 34), 47, 64), STRIDES):
+        group, dtype, mode = draw((None, C4, None, D4)), draw((torch.float32, torch.float64)), draw(modes)
+        first, then = (draw([*LAYOUTS.values()]) for _ in range(2))
         fiber = () if group is None else (group.order,)
-        x = layout(filled((2, 2, *fiber, size, size) if size < 20 else (1, 1, *fiber, size, size), next(dtypes), size))
-        model = partial(POOLS[pool], stride=stride, padding_mode=modes[(size + stride) % len(modes)])
-        assert misses(model, group or D4, x, next(layouts)) == [], (size, stride, group, x.dtype)
-
-
-@each_pool
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 33])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_turns_and_mirrors_in_every_layout(pool: str, size: int, dtype: torch.dtype) -> None:
-    shapes = (((2, 3, size, size), D4), ((1, 2, 4, size, size), C4), ((1, 2, 8, size, size), D4))
-    settings = itertools.cycle(itertools.product((1, 2, 3), shapes))
-    for first, then in itertools.product(LAYOUTS, LAYOUTS):
-        stride, (shape, group) = next(settings)
-        x = LAYOUTS[first](filled(shape, dtype))
-        found = misses(partial(POOLS[pool], stride=stride), group, x, LAYOUTS[then])
-        assert found == [], (first, then, stride, group)
+        x = first(filled((2, 2, *fiber, size, size) if size < 20 else (1, 1, *fiber, size, size), dtype, size))
+        model = partial(POOLS[pool], stride=stride, padding_mode=mode)
+        assert misses(model, group or D4, x, then) == [], (size, stride, group, dtype, mode, first, then)
 
 
 @given(
@@ -220,37 +205,13 @@ def test_circular_windows_go_around() -> None:
                 assert torch.equal(moved, torch.roll(y, (dy, dx), (-2, -1)))
 
 
-@each_mode
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_constant_stays(mode: str, dtype: torch.dtype) -> None:
-    if mode == "zeros":
-        pytest.skip("zeros around a constant darken its border, as they should")
-    for size, stride, taps in itertools.product((1, 2, 6, 7), STRIDES, ("auto", 1, 4, 7, SKEW)):
-        y = blur_pool2d(torch.full((1, 1, size, size), 0.3, dtype=dtype), taps, stride, mode)
-        torch.testing.assert_close(y, torch.full_like(y, 0.3), atol=0, rtol=8 * torch.finfo(dtype).eps)
-
-
-@pytest.mark.parametrize("size", [5, 8, 12])
-@pytest.mark.parametrize("taps", ["auto", 1, 4, 5], ids=str)
-def test_circular_padding_commutes_with_shifts_by_the_stride(size: int, taps: int | str) -> None:
-    for stride in (1, 2, 3, 4):
-        if size % stride:
-            continue
-        x = filled((2, 2, size, size), torch.float64)
-        y = blur_pool2d(x, taps, stride, "circular")
-        for dy, dx in itertools.product(range(size // stride), repeat=2):
-            moved = blur_pool2d(x.roll((stride * dy, stride * dx), (-2, -1)), taps, stride, "circular")
-            assert away(moved, y.roll((dy, dx), (-2, -1))) <= 1e-14
-
-
 @each_pool
-@pytest.mark.parametrize("group", ROTATIONS[1:], ids=name)
-def test_gradients_turn_with_the_input(pool: str, group: Group) -> None:
+def test_gradients_turn_with_the_input(pool: str) -> None:
     for size, stride, mode in itertools.product((6, 7), (2, 3), MODES):
         model = partial(POOLS[pool], stride=stride, padding_mode=mode)
         loss = lambda x: model(x).pow(3).sum() / 3  # noqa: B023, E731
-        for fiber in ((), (group.order,)):
-            assert worst(grad(loss), group, filled((2, 2, *fiber, size, size), torch.float32)) <= 32
+        for fiber in ((), (8,)):
+            assert worst(grad(loss), D4, filled((2, 2, *fiber, size, size), torch.float32)) <= ROUNDING
 
 
 DERIVED: dict[str, Callable[[Tensor], Tensor]] = {
@@ -270,7 +231,7 @@ each_derived = pytest.mark.parametrize("function", DERIVED)
 
 @each_derived
 def test_gradcheck_and_gradgradcheck(function: str) -> None:
-    for size in ((5, 4), (3, 3), (1, 3)):
+    for size in ((5, 4), (1, 3)):
         x = filled((1, 2, *size), torch.float64).requires_grad_()
         assert torch.autograd.gradcheck(DERIVED[function], x)
         assert torch.autograd.gradgradcheck(DERIVED[function], x)
@@ -299,16 +260,11 @@ def test_equal_maxima_share_the_gradient() -> None:
     assert x.grad is not None
     assert torch.equal(x.grad, torch.full_like(x, 0.25))
     binary = torch.randint(0, 2, (2, 3, 7, 7)).double()
-    assert worst(grad(lambda x: max_blur_pool2d(x, stride=2).sum()), D2, binary) <= 32
-
-
-def test_equal_maxima_share_the_gradient_alike_along_both_axes() -> None:
-    binary = torch.randint(0, 2, (2, 3, 7, 7)).double()
-    assert worst(grad(lambda x: max_blur_pool2d(x).sum()), D4, binary) <= 32
+    assert worst(grad(lambda x: max_blur_pool2d(x, stride=2).sum()), D4, binary) <= ROUNDING
 
 
 @pytest.mark.parametrize(
-    "shape", [(7, 6), (3, 7, 6), (2, 3, 7, 6), (2, 3, 4, 7, 6), (2, 1, 2, 2, 7, 6), (0, 3, 7, 6), (0, 3, 4, 7, 6)]
+    "shape", [(7, 6), (3, 7, 6), (2, 3, 4, 7, 6), (2, 1, 2, 2, 7, 6), (0, 3, 7, 6), (0, 3, 4, 7, 6), (2, 0, 7, 6)]
 )
 @each_pool
 def test_any_number_of_axes(pool: str, shape: tuple[int, ...]) -> None:
@@ -357,7 +313,7 @@ def test_published_taps_and_plain_striding_are_found(pool: str) -> None:
         assert misses(lambda x: F.max_pool2d(x, 2), D4, x) != []
     # On maps of the other parity three taps are symmetric, and right to rounding.
     y = x[..., :-1, :-1]
-    assert worst(partial(POOLS[pool], taps=3), D4, y) <= 32
+    assert worst(partial(POOLS[pool], taps=3), D4, y) <= ROUNDING
 
 
 def test_a_convolution_is_not_bitwise() -> None:
@@ -365,7 +321,7 @@ def test_a_convolution_is_not_bitwise() -> None:
     x = filled((2, 3, 33, 33), torch.float32)
     model = partial(slow.depthwise, weights=slow.PASCAL[3], stride=2, mode="reflect")
     assert misses(model, D4, x) != []
-    assert worst(model, D4, x) <= 32
+    assert worst(model, D4, x) <= ROUNDING
     one_sided = lambda x: blur_pool2d(blur_pool2d(x, "auto", (2, 1)), "auto", (1, 2))  # noqa: E731
     assert misses(one_sided, D4, x) != []
 
@@ -380,7 +336,7 @@ def test_densely_within_rounding(pool: str, mode: str) -> None:
             model = partial(POOLS[pool], stride=stride, padding_mode=mode)
             dense = partial(model, algorithm="dense")
             assert away(dense(y), model(y).double()) <= 8 * torch.finfo(dtype).eps * y.abs().max().item()
-            assert worst(dense, group, y) <= 32, (size, stride, dtype)
+            assert worst(dense, group, y) <= ROUNDING, (size, stride, dtype)
     assert misses(dense, D4, filled((4, 5, 33, 33), torch.float32)) != []
 
 
@@ -399,8 +355,8 @@ REFUSED: list[tuple[dict[str, object], type[Exception], tuple[str, ...]]] = [
     ({"taps": [1.0, -1.0]}, ValueError, ("do not sum to zero", "(1.0, -1.0)")),
     ({"taps": torch.tensor([1.0, -2.0, 1.0])}, ValueError, ("do not sum to zero",)),
     ({"taps": []}, ValueError, ("taps to be finite weights", "()")),
-    ({"taps": [1.0, float("nan")]}, ValueError, ("taps to be finite weights", "nan")),
-    ({"taps": [1.0, float("inf")]}, ValueError, ("taps to be finite weights", "inf")),
+    *(({"taps": [1.0, float(w)]}, ValueError, ("taps to be finite weights", w)) for w in ("nan", "inf")),
+    *(({"taps": w}, ValueError, ("taps to be",)) for w in (torch.ones(2, 2), torch.tensor(3.0), ["a"], [1.0, None])),
     ({"padding_mode": "constant"}, ValueError, ("'zeros', 'reflect', 'replicate', 'circular'", "'constant'")),
     ({"algorithm": "fourier"}, ValueError, ("algorithm in {'auto', 'bitwise', 'dense'}", "'fourier'")),
     ({"x": X.long()}, TypeError, ("x to be floating-point", "torch.int64")),
@@ -422,14 +378,12 @@ def test_every_refusal_by_its_words(pool: str) -> None:
 
 @pytest.mark.parametrize(("taps", "size", "parity"), [(2, 7, "odd"), (3, 8, "even"), (4, 9, "odd"), (5, 6, "even")])
 def test_taps_that_cannot_be_symmetric_name_two_that_can(taps: int, size: int, parity: str) -> None:
-    for shape, axis in (((1, 1, size, 12 + size % 2), "H"), ((1, 1, 12 + size % 2, size), "W")):
-        other = "W" if axis == "H" else "H"
+    for shape in ((1, 1, size, 12 + size % 2), (1, 1, 12 + size % 2, size)):
         x = filled(shape, torch.float32)
         words = f"{parity} number of taps", f"H={shape[2]} and stride=2", f"got {taps}."
         assert_refused(
             lambda x=x: blur_pool2d(x, taps, exact=True), ValueError, "blur_pool2d", *words, f"{taps - 1} or {taps + 1}"
         )
-        assert other != axis
         for works in (taps - 1, taps + 1, "auto"):
             assert misses(partial(blur_pool2d, taps=works, exact=True), D2, x) == []
         assert misses(partial(blur_pool2d, taps=taps), D2, x) != []
@@ -443,18 +397,6 @@ def test_the_taps_that_a_refusal_names_can_be_had() -> None:
         assert len(named) == len({*named}) > 0
         for works in named:
             blur_pool2d(X, works, exact=True)
-
-
-@pytest.mark.parametrize("taps", [torch.ones(2, 2), torch.tensor(3.0), ["a"], [1.0, None]], ids=str)
-def test_weights_that_are_no_list_of_numbers_are_refused_by_their_words(taps: object) -> None:
-    with pytest.raises((TypeError, ValueError), match="blur_pool2d: expected taps"):
-        blur_pool2d(X, taps)
-
-
-@pytest.mark.parametrize("shape", [(2, 0, 8, 8), (0, 8, 8)])
-def test_fixed_taps_without_channels(shape: tuple[int, ...]) -> None:
-    assert blur_pool2d(torch.zeros(shape)).shape == (*shape[:-2], 4, 4)
-    assert blur_pool2d(torch.zeros(shape), 3).shape == (*shape[:-2], 4, 4)
 
 
 def test_infinite_gradients_stay_where_they_are() -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, jacrev, vmap
 
-from conv_laws import KINDS, TURNING, Kind, Settings, make, square
+from conv_laws import Kind, Settings, each_kind, make, square
 from equilayers.functional import group_conv2d, lift_conv2d
-from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.groups import Group
 from equilayers.nn import LiftingConv2d
-from strategies import filled, name
+from strategies import C4, D1, each_group, filled, name
 
 DIFFERENT = ("dense", "orbit", "fourier")  # the others are one of these
 CLOSE = {"atol": 1e-12, "rtol": 1e-12}
@@ -26,8 +26,6 @@ SETTINGS = {
 }
 LOPSIDED = Settings((6, 5), (3, 3), (2, 2))
 
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-each_group = pytest.mark.parametrize("group", TURNING, ids=name)
 each_algorithm = pytest.mark.parametrize("algorithm", DIFFERENT)
 
 
@@ -48,8 +46,8 @@ def arguments(kind: Kind, group: Group, s: Settings, batch: int = 1) -> tuple[Te
 @each_kind
 @each_group
 def test_gradcheck_and_gradgradcheck(group: Group, kind: Kind, algorithm: str) -> None:
-    cases = [*SETTINGS.values(), *([LOPSIDED] if group == Dihedral(1) else [])]
-    brief = group.order == 8 or (algorithm != "fourier" and group != CyclicRotation(4))
+    cases = [*SETTINGS.values(), *([LOPSIDED] if group == D1 else [])]
+    brief = group.order == 8 or (algorithm != "fourier" and group != C4)
     for s in cases[:2] if brief else cases:
         function, inputs = run(kind, group, s, algorithm), arguments(kind, group, s)
         assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
@@ -57,7 +55,7 @@ def test_gradcheck_and_gradgradcheck(group: Group, kind: Kind, algorithm: str) -
 
 
 @each_kind
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(1)], ids=name)
+@pytest.mark.parametrize("group", [C4, D1], ids=name)
 def test_every_entry_of_the_jacobian(group: Group, kind: Kind) -> None:
     s = square(2, 2, padding=1)
     function, inputs = run(kind, group, s, "fourier"), arguments(kind, group, s)
@@ -76,8 +74,8 @@ def test_a_wrong_derivative_would_be_seen() -> None:
             return 1.01 * v
 
     s = SETTINGS["padded"]
-    inputs = arguments(LiftingConv2d, CyclicRotation(4), s)
-    function = run(LiftingConv2d, CyclicRotation(4), s, "fourier")
+    inputs = arguments(LiftingConv2d, C4, s)
+    function = run(LiftingConv2d, C4, s, "fourier")
     wrong = lambda *inputs: Detached.apply(function(*inputs))  # noqa: E731
     assert not torch.autograd.gradcheck(wrong, inputs, fast_mode=True, raise_exception=False)
 
@@ -86,7 +84,7 @@ def test_a_wrong_derivative_would_be_seen() -> None:
 @each_kind
 @each_group
 def test_vmap_and_jacrev_are_loops(group: Group, kind: Kind, algorithm: str) -> None:
-    for s in (SETTINGS["strided"], *([SETTINGS["dilated"]] if group == CyclicRotation(4) else [])):
+    for s in (SETTINGS["strided"], *([SETTINGS["dilated"]] if group == C4 else [])):
         x, weight, bias = arguments(kind, group, s, batch=3)
         function = run(kind, group, s, algorithm)
         one = lambda x, w=weight, b=bias, f=function: f(x[None], w, b)[0]  # noqa: E731
@@ -134,8 +132,8 @@ FIRST: dict[str, Callable[[torch.nn.Module, Tensor], object]] = {
 @each_kind
 def test_tables_serve_everywhere_wherever_they_were_made(kind: Kind, algorithm: str, first: str) -> None:
     s = square(5, 3, padding=1)
-    layer = make(kind, CyclicRotation(4), 1, 2, s, algorithm, dtype=torch.float64)
-    x = arguments(kind, CyclicRotation(4), s, batch=2)[0]
+    layer = make(kind, C4, 1, 2, s, algorithm, dtype=torch.float64)
+    x = arguments(kind, C4, s, batch=2)[0]
     forget_tables()
     expected = layer(x).detach()
     forget_tables()

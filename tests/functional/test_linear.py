@@ -13,11 +13,16 @@ from torch.func import jacrev, vmap
 import reference
 from equilayers.functional import group_linear, lift_linear
 from equilayers.functional.cost import ALGORITHMS
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.groups import CyclicTranslation, Group
 from equilayers.nn import GroupLinear, LiftingLinear
 from strategies import (
+    C4,
+    D1,
+    D2,
+    D4,
     FOURIER_GROUPS,
     SOME_GROUPS,
+    T3,
     actions,
     algorithms_of,
     batches,
@@ -79,14 +84,14 @@ def test_lifting_on_any_space(
 
 
 def test_reference_catches_another_element_order() -> None:
-    x, weight, bias = (t.detach() for t in arguments(lift_linear, CyclicRotation(4), (5, 5)))
-    expected = reference.lift_linear(x.numpy(), weight.numpy(), bias.numpy(), CyclicRotation(4))
-    y = lift_linear(x, weight, bias, CyclicRotation(4))
+    x, weight, bias = (t.detach() for t in arguments(lift_linear, C4, (5, 5)))
+    expected = reference.lift_linear(x.numpy(), weight.numpy(), bias.numpy(), C4)
+    y = lift_linear(x, weight, bias, C4)
     assert distance(y[..., [0, 3, 2, 1]], expected) > 0.1
     assert distance(y + 1e-9 * y.abs().max(), expected) > TOLERANCE[torch.float64]
 
 
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4), Dihedral(1), Dihedral(2)], ids=name)
+@pytest.mark.parametrize("group", [C4, D4, D1, D2], ids=name)
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8])
 def test_orbits_that_are_not_free(group: Group, size: int) -> None:
     x, weight, bias = arguments(lift_linear, group, (size, size), batch=2)
@@ -134,7 +139,7 @@ def test_vmap_and_jacrev(group: Group, kernel: Kernel) -> None:
         torch.testing.assert_close(jacobian, expected, atol=1e-12, rtol=1e-12)
 
 
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4), CyclicTranslation(3)], ids=name)
+@pytest.mark.parametrize("group", [C4, D4, T3], ids=name)
 def test_initial_output_deviation_is_that_of_torch(group: Group) -> None:
     x, f = torch.randn(2000, 3, 12, 12), torch.randn(2000, 24, group.order)
     for layer, given_ in ((LiftingLinear(group, (3, 12, 12), 200), x), (GroupLinear(group, 24, 400), f)):

@@ -8,16 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conv_laws import KINDS, Kind, input_of, make, misses, square
+from conv_laws import KINDS, Kind, each_kind, input_of, make, misses, square
 from equilayers import _matmul as _products
 from equilayers._matmul import matmul
-from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.groups import Group
 from linear_laws import breaks, layers
 from linear_laws import input_of as linear_input_of
-from strategies import filled, name
-
-GROUPS: list[Group] = [CyclicRotation(2), CyclicRotation(4), Dihedral(1), Dihedral(2), Dihedral(4)]
-each_group = pytest.mark.parametrize("group", GROUPS, ids=name)
+from strategies import each_group, filled
 
 
 @pytest.fixture
@@ -75,17 +72,16 @@ def test_a_large_product_goes_to_the_faster_library(monkeypatch: pytest.MonkeyPa
 
 
 @each_group
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_convolutions_keep_their_promise(asked: list[int], group: Group, kind: Kind, threads: int) -> None:
-    cases = ((6, 1, 1, 5, 4), (8, 3, 1, 17, 16), (13, 5, 2, 2, 33), (9, 3, 1, 3, 5))
-    for size, kernel, stride, channels, features in cases if threads == 1 else cases[:2]:
+@each_kind
+def test_convolutions_keep_their_promise(asked: list[int], group: Group, kind: Kind) -> None:
+    for size, kernel, stride, channels, features in ((6, 1, 1, 5, 4), (8, 3, 1, 17, 16), (13, 5, 2, 2, 33)):
         s = square(size, kernel, stride, padding=kernel // 2)
         layer = make(kind, group, channels, features, s, "fourier")
         assert misses(layer, group, input_of(layer, s.size, 3)) == []
 
 
 @each_group
-def test_linear_layers_keep_their_promise(asked: list[int], group: Group, threads: int) -> None:
+def test_linear_layers_keep_their_promise(asked: list[int], group: Group) -> None:
     for space, batch in (((3, 8, 8), 5), ((1, 7, 7), 33)):
         for layer, out in layers(group, space, torch.float32, "fourier"):
             assert breaks(layer, group, linear_input_of(layer, batch), out) == []

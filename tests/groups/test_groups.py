@@ -19,11 +19,15 @@ from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Direc
 from equilayers.nn import LiftingLinear
 from strategies import (
     ALL_GROUPS,
+    C2,
+    C4,
+    D4,
     PERMUTATIONS,
     QUATERNIONS,
     ROTATIONS,
     S3,
     SOME_GROUPS,
+    T3,
     TRANSLATIONS,
     actions,
     dtypes,
@@ -49,7 +53,7 @@ def group_faults(table: NDArray[np.int64]) -> list[str]:
 
 
 @every
-def test_axioms_over_all_elements(group: Group) -> None:
+def test_axioms_and_products_over_all_elements(group: Group) -> None:
     table = group.cayley_table
     assert group.order == len(table) == reference.order(group)
     assert group_faults(table) == []
@@ -57,17 +61,12 @@ def test_axioms_over_all_elements(group: Group) -> None:
         inverse = group.inverse(g)
         assert group.compose(g, inverse) == group.compose(inverse, g) == 0
         assert [group.compose(g, h) for h in range(group.order)] == table[g].tolist()
+        assert table[g].tolist() == [reference.compose(group, g, h) for h in range(group.order)]
         assert type(group.compose(g, g)) is type(inverse) is int
 
 
-@every
-def test_product_is_the_reference_product(group: Group) -> None:
-    expected = [[reference.compose(group, g, h) for h in range(group.order)] for g in range(group.order)]
-    assert group.cayley_table.tolist() == expected
-
-
 def test_group_faults_finds_each_broken_axiom() -> None:
-    c4 = CyclicRotation(4).cayley_table
+    c4 = C4.cayley_table
     broken = c4.copy()
     broken[1, 1] = 4
     assert group_faults(broken) == ["closure"]
@@ -104,8 +103,6 @@ def test_left_action_over_all_pairs(group: Group) -> None:
                 gh = group.compose(g, h)
                 assert torch.equal(group.act(gh, x), group.act(g, group.act(h, x)))
                 assert torch.equal(group.act_regular(gh, f), group.act_regular(g, group.act_regular(h, f)))
-        if len(space) > 1:
-            assert np.array_equal(group.act(group.order - 1, x), reference.act(group, group.order - 1, x.numpy()))
 
 
 @some
@@ -113,10 +110,7 @@ def test_regular_action_is_the_reference_action(group: Group) -> None:
     for space in [(), *(s for s in some_spaces(group) if len(s) == 2)]:
         f = torch.arange(2 * 3 * group.order * int(np.prod(space))).view(2, 3, group.order, *space)
         for g in range(group.order):
-            moved = group.act_regular(g, f)
-            assert np.array_equal(moved, reference.act_regular(group, g, f.numpy()))
-            source = [group.compose(group.inverse(g), h) for h in range(group.order)]
-            assert torch.equal(moved, group.act(g, f[:, :, source]) if space else f[:, :, source])
+            assert np.array_equal(group.act_regular(g, f), reference.act_regular(group, g, f.numpy()))
 
 
 @some
@@ -148,10 +142,10 @@ CONVENTIONS: list[tuple[Group, Callable[[int, Tensor], Tensor]]] = [
         (Dihedral(n), lambda g, x, n=n: torch.rot90(torch.flip(x, [-1]) if g >= n else x, g % n * 4 // n, (-2, -1)))
         for n in (1, 2, 4)
     ),
-    (CyclicTranslation(3), lambda g, x: torch.roll(x, g * 4, -1)),
+    (T3, lambda g, x: torch.roll(x, g * 4, -1)),
     (CyclicTranslation(4, dim=-2), lambda g, x: torch.roll(x, g * 3, -2)),
     (
-        DirectProduct(CyclicTranslation(3), CyclicTranslation(4, dim=-2)),
+        DirectProduct(T3, CyclicTranslation(4, dim=-2)),
         lambda g, x: torch.roll(x, (g // 4 * 4, g % 4 * 3), (-1, -2)),
     ),
 ]
@@ -164,12 +158,6 @@ def test_conventions_of_the_design(group: Group, act: Callable[[int, Tensor], Te
         assert torch.equal(group.act(g, x), act(g, x))
 
 
-def test_non_square_turns() -> None:
-    x = torch.randn(2, 3, 5)
-    assert torch.equal(CyclicRotation(2).act(1, x), x.flip(-1, -2))
-    assert torch.equal(Dihedral(2).act(3, x), x.flip(-2))
-
-
 @pytest.mark.parametrize("group", PERMUTATIONS, ids=name)
 def test_permutations_send_entry_i_to_place_p_i(group: PermutationGroup) -> None:
     elements = reference.elements_of(group)
@@ -179,12 +167,6 @@ def test_permutations_send_entry_i_to_place_p_i(group: PermutationGroup) -> None
     for g, p in enumerate(elements):
         assert torch.equal(group.act(g, x)[..., list(p)], x)
     assert torch.equal(PermutationGroup([[1, 2, 0]]).act(1, torch.arange(3)), torch.roll(torch.arange(3), 1))
-
-
-def test_quaternions_are_not_dihedral() -> None:
-    involutions = lambda group: sum(group.compose(g, g) == 0 for g in range(group.order)) - 1  # noqa: E731
-    assert QUATERNIONS.order == Dihedral(4).order == 8
-    assert (involutions(QUATERNIONS), involutions(Dihedral(4))) == (1, 5)
 
 
 @every
@@ -201,12 +183,14 @@ def test_value_semantics(group: Group) -> None:
 
 
 def test_different_groups_differ() -> None:
-    distinct = [*ROTATIONS, *TRANSLATIONS, *PERMUTATIONS, DirectProduct(CyclicRotation(2), CyclicTranslation(2))]
+    distinct = [*ROTATIONS, *TRANSLATIONS, *PERMUTATIONS, DirectProduct(C2, CyclicTranslation(2))]
     assert len(set(distinct)) == len(distinct)
+    involutions = lambda group: sum(group.compose(g, g) == 0 for g in range(group.order)) - 1  # noqa: E731
+    assert (involutions(QUATERNIONS), involutions(D4)) == (1, 5)  # both of order 8
     assert PermutationGroup([(1, 0, 2), (1, 2, 0)]) == S3 != PermutationGroup([[1, 2, 0], [1, 0, 2]])
 
 
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4)], ids=name)
+@pytest.mark.parametrize("group", [C4, D4], ids=name)
 def test_agrees_with_escnn(group: Group, escnn: types.ModuleType) -> None:
     make = escnn.gspaces.rot2dOnR2 if isinstance(group, CyclicRotation) else escnn.gspaces.flipRot2dOnR2
     gspace = make(4)

@@ -90,12 +90,22 @@ def tied(module: Any, group: Group) -> Any:
     return module
 
 
+def imported(module: Any, size: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """The import, after having seen that it computes what escnn does; an input and the output."""
+    ours, dtype = from_escnn(module), module.weights.dtype
+    assert {p.dtype for p in ours.parameters()} == {dtype}
+    x = some(module.in_type, size, dtype=dtype)
+    y = to_regular(module(x))
+    assert off(ours(to_regular(x)), y) <= LIMIT[dtype]
+    return ours, to_regular(x), y
+
+
 @pytest.mark.parametrize("name", SPACES)
 def test_elements_and_fibers_correspond(escnn: types.ModuleType, name: str) -> None:
     _, group, order = SPACES[name]
     gspace = space(escnn, name)
-    regular = fields(gspace, "regular", 2)
-    x = some(regular, 5)
+    x, image = (some(fields(gspace, kind, 2), 5) for kind in ("regular", "trivial"))
+    assert to_regular(image) is image.tensor
     ours = to_regular(x)
     assert ours.shape == (2, 2, group.order, 5, 5)
     assert torch.equal(ours[:, :, order], x.tensor.unflatten(1, (2, group.order)))
@@ -105,18 +115,12 @@ def test_elements_and_fibers_correspond(escnn: types.ModuleType, name: str) -> N
         if group.order > 1:
             wrong = group.act_regular(group.compose(number, 1), ours)
             assert not torch.allclose(moved, wrong, atol=0.1)
-    image = some(fields(gspace, "trivial", 2), 5)
-    assert to_regular(image) is image.tensor
 
 
 @pytest.mark.parametrize("name", SPACES)
 @pytest.mark.parametrize("kinds", ["TR", "RR", "RT", "TT"])
 def test_every_space_and_kind_of_field(escnn: types.ModuleType, name: str, kinds: str) -> None:
-    theirs = conv(escnn, name, kinds, channels=3, kernel_size=3, padding=1)
-    ours = from_escnn(theirs)
-    x = some(theirs.in_type, 6)
-    y = to_regular(theirs(x))
-    assert off(ours(to_regular(x)), y) <= 1e-5
+    ours, x, y = imported(conv(escnn, name, kinds, channels=3, kernel_size=3, padding=1), 6)
     layer = ours if kinds[1] == "R" else ours[0]  # type: ignore[index]
     assert type(layer) is (LiftingConv2d if kinds[0] == "T" else GroupConv2d)
     assert layer.group == SPACES[name][1]
@@ -125,55 +129,41 @@ def test_every_space_and_kind_of_field(escnn: types.ModuleType, name: str, kinds
         assert ours[1].reduction == "mean"  # type: ignore[index,union-attr]
     places = SPACES[name][2]
     if places != sorted(places) and kinds == "RR":  # another mirror axis: escnn's own order would be wrong
-        assert off(ours(to_regular(x)[:, :, places]), y) > 1e-2
-        assert off(ours(to_regular(x))[:, :, places], y) > 1e-2
+        assert off(ours(x[:, :, places]), y) > 1e-2
+        assert off(ours(x)[:, :, places], y) > 1e-2
 
 
 @both_groups
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
 def test_convolutions(escnn: types.ModuleType, name: str, kernel: int) -> None:
     group = GROUPS[name]
-    for kinds, stride, bias in itertools.product(("TR", "RR"), (1, 2), (True, False)):
+    for kinds, (stride, bias) in itertools.product(("TR", "RR"), ((1, True), (2, False))):
         theirs = conv(escnn, name, kinds, 3, kernel_size=kernel, stride=stride, padding=kernel // 2, bias=bias)
         for module in (theirs, tied(theirs, group)):
-            dtype = module.weights.dtype
-            ours = from_escnn(module)
-            assert {p.dtype for p in ours.parameters()} == {dtype}
+            ours, x, y = imported(module, 9)
             assert set(ours.state_dict()) == ({"weight", "bias"} if bias else {"weight"})
-            x = some(module.in_type, 9, dtype=dtype)
-            y, z = to_regular(module(x)), ours(to_regular(x))
-            assert off(z, y) <= LIMIT[dtype]
             if (kinds, kernel) != ("TR", 1):  # there every entry of a fiber is the same
-                assert all(off(z.roll(shift, 2), y) > 1e-2 for shift in range(1, group.order))
+                assert all(off(ours(x).roll(shift, 2), y) > 1e-2 for shift in range(1, group.order))
             with torch.no_grad():
                 ours.weight.view(-1)[0] += 1e-3 * ours.weight.abs().max()
-            assert off(ours(to_regular(x)), y) > 1e-5
+            assert off(ours(x), y) > 1e-5
 
 
 @both_groups
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 def test_padding_dilation_and_channel_groups(escnn: types.ModuleType, name: str, mode: str) -> None:
-    for kinds, dilation, blocks in [("TR", 1, 2), ("TR", 2, 1), ("RR", 1, 1), ("RR", 2, 2), ("RT", 1, 2)]:
+    for kinds, dilation, blocks in [("TR", 1, 2), ("TR", 2, 1), ("RR", 2, 2), ("RT", 1, 2)]:
         settings = {"kernel_size": 3, "padding": 2, "padding_mode": mode, "dilation": dilation, "groups": blocks}
         theirs = conv(escnn, name, kinds, 4, **settings)
-        x = some(theirs.in_type, 7)
-        y = to_regular(theirs(x))
-        assert off(from_escnn(theirs)(to_regular(x)), y) <= 1e-5
-        exact = tied(theirs, GROUPS[name])
-        wide = exact.in_type(x.tensor.double())
-        assert off(from_escnn(exact)(to_regular(wide)), to_regular(exact(wide))) <= 1e-12
+        _, x, y = imported(theirs, 7)
+        imported(tied(theirs, GROUPS[name]), 7)
         theirs.padding_mode = "replicate" if mode != "replicate" else "circular"
-        assert off(from_escnn(theirs)(to_regular(x)), y) > 1e-2
+        assert off(from_escnn(theirs)(x), y) > 1e-2
 
 
-@both_groups
-def test_a_pointwise_convolution_of_images_is_torchs(escnn: types.ModuleType, name: str) -> None:
-    theirs = conv(escnn, name, "TT", 3, kernel_size=1)
-    ours = from_escnn(theirs)
-    assert type(ours) is nn.Conv2d
-    x = some(theirs.in_type, 5)
-    assert off(ours(x.tensor), theirs(x).tensor) <= 1e-5
-    strided = from_escnn(conv(escnn, name, "TT", 3, kernel_size=1, stride=2))  # a grid that can be lopsided is checked
+def test_a_pointwise_convolution_of_images_is_torchs(escnn: types.ModuleType) -> None:
+    assert type(imported(conv(escnn, "D4", "TT", 3, kernel_size=1), 5)[0]) is nn.Conv2d
+    strided = from_escnn(conv(escnn, "D4", "TT", 3, kernel_size=1, stride=2))  # a grid that can be lopsided is checked
     with pytest.raises(ValueError, match="stride"):
         strided(torch.randn(1, 3, 6, 6))
 
@@ -203,8 +193,7 @@ def test_four_layers_with_batch_norm_and_pooling(escnn: types.ModuleType, name: 
 
 @both_groups
 def test_equivariant_where_escnn_is_not(escnn: types.ModuleType, name: str) -> None:
-    group = GROUPS[name]
-    theirs = network(escnn.nn, space(escnn, name))
+    group, theirs = GROUPS[name], network(escnn.nn, space(escnn, name))
     train(theirs, 13)
     ours = from_escnn(theirs.eval())
 
@@ -212,17 +201,16 @@ def test_equivariant_where_escnn_is_not(escnn: types.ModuleType, name: str) -> N
         y = model(x)
         return max(off(model(group.act(g, x)), group.act(g, y)) for g in range(1, group.order))
 
-    peer = lambda x: theirs(theirs.in_type(x)).tensor  # noqa: E731
-    for size in (13, 17):
+    for size in (12, 13, 16, 17):
         x = torch.randn(2, 2, size, size)
-        assert worst(ours, x) <= 4 * 32 * torch.finfo(x.dtype).eps
-        assert worst(lambda x: ours(x).mean((-2, -1), keepdim=True), x) <= 4 * 32 * torch.finfo(x.dtype).eps
-        assert worst(peer, x) <= 1e-5
-    for size in (12, 14, 16):
-        x = torch.randn(2, 2, size, size)
-        assert worst(peer, x) > 1e-2
-        with pytest.raises(ValueError, match=r"GroupConv2d: expected .*stride"):
-            ours(x)
+        peer = worst(lambda x: theirs(theirs.in_type(x)).tensor, x)
+        if size % 2:
+            assert worst(ours, x) <= 4 * 32 * torch.finfo(x.dtype).eps
+            assert peer <= 1e-5
+        else:
+            assert peer > 1e-2
+            with pytest.raises(ValueError, match=r"GroupConv2d: expected .*stride"):
+                ours(x)
 
 
 def test_expanded_filter_is_the_filter_of_a_plain_convolution(escnn: types.ModuleType) -> None:
@@ -242,49 +230,54 @@ def test_expanded_filter_is_the_filter_of_a_plain_convolution(escnn: types.Modul
     assert expanded_filter(image).shape == (12, 3, 3, 3)
 
 
-POINTWISE: dict[str, tuple[Callable[[Any, Any], Any], nn.Module, nn.Module]] = {
-    "ReLU": (lambda e, t: e.ReLU(t, inplace=True), nn.ReLU(inplace=True), nn.ReLU(inplace=True)),
-    "ELU": (lambda e, t: e.ELU(t, alpha=0.5), nn.ELU(0.5), nn.ELU(0.5)),
-    "LeakyReLU": (lambda e, t: e.LeakyReLU(t, 0.3), nn.LeakyReLU(0.3), nn.LeakyReLU(0.3)),
-    "p_relu": (lambda e, t: e.PointwiseNonLinearity(t, "p_relu"), nn.ReLU(), nn.ReLU()),
-    "p_elu": (lambda e, t: e.PointwiseNonLinearity(t, "p_elu"), nn.ELU(), nn.ELU()),
-    "p_sigmoid": (lambda e, t: e.PointwiseNonLinearity(t, "p_sigmoid"), nn.Sigmoid(), nn.Sigmoid()),
-    "p_tanh": (lambda e, t: e.PointwiseNonLinearity(t, "p_tanh"), nn.Tanh(), nn.Tanh()),
-    "dropout": (lambda e, t: e.PointwiseDropout(t, 0.4), nn.Dropout(0.4), nn.Dropout(0.4)),
-    "identity": (lambda e, t: e.IdentityModule(t), nn.Identity(), nn.Identity()),
-    "group pooling": (lambda e, t: e.GroupPooling(t), OrbitPool("max"), nn.Identity()),
+# How escnn makes a module, and what it becomes for regular fields, and for trivial ones where that is another.
+POINTWISE: dict[str, tuple[Callable[[Any, Any], Any], list[nn.Module]]] = {
+    "ReLU": (lambda e, t: e.ReLU(t, inplace=True), [nn.ReLU(inplace=True)]),
+    "ELU": (lambda e, t: e.ELU(t, alpha=0.5), [nn.ELU(0.5)]),
+    "LeakyReLU": (lambda e, t: e.LeakyReLU(t, 0.3), [nn.LeakyReLU(0.3)]),
+    "p_relu": (lambda e, t: e.PointwiseNonLinearity(t, "p_relu"), [nn.ReLU()]),
+    "p_elu": (lambda e, t: e.PointwiseNonLinearity(t, "p_elu"), [nn.ELU()]),
+    "p_sigmoid": (lambda e, t: e.PointwiseNonLinearity(t, "p_sigmoid"), [nn.Sigmoid()]),
+    "p_tanh": (lambda e, t: e.PointwiseNonLinearity(t, "p_tanh"), [nn.Tanh()]),
+    "dropout": (lambda e, t: e.PointwiseDropout(t, 0.4), [nn.Dropout(0.4)]),
+    "identity": (lambda e, t: e.IdentityModule(t), [nn.Identity()]),
+    "group pooling": (lambda e, t: e.GroupPooling(t), [OrbitPool("max"), nn.Identity()]),
     "max pooling": (
         lambda e, t: e.PointwiseMaxPool2D(t, 3, stride=2, padding=1, dilation=2, ceil_mode=True),
-        nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1), (1, 2, 2), ceil_mode=True),
-        nn.MaxPool2d((3, 3), (2, 2), (1, 1), (2, 2), ceil_mode=True),
+        [
+            nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1), (1, 2, 2), ceil_mode=True),
+            nn.MaxPool2d((3, 3), (2, 2), (1, 1), (2, 2), ceil_mode=True),
+        ],
     ),
     "mean pooling": (
         lambda e, t: e.PointwiseAvgPool2D(t, (3, 2), padding=1, ceil_mode=True),
-        nn.AvgPool3d((1, 3, 2), (1, 3, 2), (0, 1, 1), ceil_mode=True),
-        nn.AvgPool2d((3, 2), (3, 2), (1, 1), ceil_mode=True),
+        [
+            nn.AvgPool3d((1, 3, 2), (1, 3, 2), (0, 1, 1), ceil_mode=True),
+            nn.AvgPool2d((3, 2), (3, 2), (1, 1), ceil_mode=True),
+        ],
     ),
     "adaptive max": (
         lambda e, t: e.PointwiseAdaptiveMaxPool2D(t, 3),
-        nn.AdaptiveMaxPool3d((None, 3, 3)),
-        nn.AdaptiveMaxPool2d((3, 3)),
+        [nn.AdaptiveMaxPool3d((None, 3, 3)), nn.AdaptiveMaxPool2d((3, 3))],
     ),
     "adaptive mean": (
         lambda e, t: e.PointwiseAdaptiveAvgPool2D(t, (1, 2)),
-        nn.AdaptiveAvgPool3d((None, 1, 2)),
-        nn.AdaptiveAvgPool2d((1, 2)),
+        [nn.AdaptiveAvgPool3d((None, 1, 2)), nn.AdaptiveAvgPool2d((1, 2))],
     ),
 }
 
 
 @pytest.mark.parametrize("what", POINTWISE)
 def test_pointwise_modules_and_pooling_are_torchs(escnn: types.ModuleType, what: str) -> None:
-    make, *expected = POINTWISE[what]
-    for kind, module in zip(("regular", "trivial"), expected, strict=True):
-        for name, size in itertools.product(("C4", "D4, axis pi/4"), (7, 8)):
-            theirs = make(escnn.nn, fields(space(escnn, name), kind, 3)).eval()
-            ours = from_escnn(theirs)
-            assert repr(ours) == repr(module)
-            assert not ours.training
+    make, expected = POINTWISE[what]
+    for (kind, module), name in itertools.product(
+        (("regular", expected[0]), ("trivial", expected[-1])), ("C4", "D4, axis pi/4")
+    ):
+        theirs = make(escnn.nn, fields(space(escnn, name), kind, 3)).eval()
+        ours = from_escnn(theirs)
+        assert repr(ours) == repr(module)
+        assert not ours.training
+        for size in (7, 8):
             x = some(theirs.in_type, size)
             assert off(ours(to_regular(x).clone()), to_regular(theirs(theirs.in_type(x.tensor.clone())))) <= 1e-6
 
@@ -343,21 +336,10 @@ def test_the_import_is_a_copy(escnn: types.ModuleType) -> None:
     theirs = network(escnn.nn, space(escnn, "C4"))
     theirs[3].weights.requires_grad_(False)
     ours = from_escnn(theirs)
-    frozen = [name for name, parameter in ours.named_parameters() if not parameter.requires_grad]
-    assert frozen == ["3.weight"]
+    assert [name for name, parameter in ours.named_parameters() if not parameter.requires_grad] == ["3.weight"]
     assert all(parameter.is_leaf for parameter in ours.parameters())
     pointers = {tensor.data_ptr() for tensor in (*theirs.parameters(), *theirs.buffers())}
     assert not pointers & {tensor.data_ptr() for tensor in (*ours.parameters(), *ours.buffers())}
-    before = [copy.deepcopy(model.state_dict()) for model in (ours, theirs)]
-    train(theirs, 9, steps=1)
-    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), before[0].values(), strict=True))
-    after = copy.deepcopy(theirs.state_dict())
-    ours(torch.randn(2, 2, 9, 9)).sum().backward()
-    with torch.no_grad():
-        for parameter in ours.parameters():
-            parameter.add_(1)
-    assert all(torch.equal(a, b) for a, b in zip(theirs.state_dict().values(), after.values(), strict=True))
-    assert any(not torch.equal(a, b) for a, b in zip(after.values(), before[1].values(), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -375,39 +357,37 @@ def test_refusals(escnn: types.ModuleType) -> None:
     c4, d4 = spaces.rot2dOnR2(4), spaces.flipRot2dOnR2(4)
     regular, image = fields(c4, "regular", 2), fields(c4, "trivial", 2)
     kind = "trivial fields alone or regular fields alone"
-    irreps = c4.type(c4.irrep(1), c4.irrep(1))
-    quotient = d4.type(d4.quotient_repr((None, 2)))
+    irreps, quotient = c4.type(c4.irrep(1), c4.irrep(1)), d4.type(d4.quotient_repr((None, 2)))
     mixed = c4.type(c4.trivial_repr, c4.regular_repr)
     for field, got in ((irreps, "irrep_1"), (quotient, "quotient"), (mixed, "irrep_0, regular")):
-        assert_refused(lambda f=field: from_escnn(library.IdentityModule(f)), ValueError, "from_escnn", kind, got)
-    assert_refused(lambda: to_regular(some(mixed, 3)), ValueError, "to_regular", "x to have", kind)
+        refused(from_escnn, library.IdentityModule(field), ValueError, kind, got)
+    refused(to_regular, some(mixed, 3), ValueError, "x to have", kind)
     out = library.R2Conv(image, irreps, 3)
-    assert_refused(lambda: from_escnn(out), ValueError, "from_escnn", "module (R2Conv)", kind, "irrep_1")
-    assert_refused(lambda: expanded_filter(out), ValueError, "expanded_filter", kind, "irrep_1")
+    refused(from_escnn, out, ValueError, "module (R2Conv)", kind, "irrep_1")
+    refused(expanded_filter, out, ValueError, kind, "irrep_1")
     for gspace in (
-        spaces.rot2dOnR2(8),
-        spaces.rot2dOnR2(3),
-        spaces.rot2dOnR2(-1),
-        spaces.flip2dOnR2(0.0),
-        spaces.flipRot2dOnR2(2, axis=math.pi / 4),
-        spaces.flipRot2dOnR2(4, axis=math.pi / 8),
+        *(spaces.rot2dOnR2(8), spaces.rot2dOnR2(3), spaces.rot2dOnR2(-1), spaces.flip2dOnR2(0.0)),
+        *(spaces.flipRot2dOnR2(2, axis=math.pi / 4), spaces.flipRot2dOnR2(4, axis=math.pi / 8)),
         spaces.no_base_space(escnn.group.cyclic_group(4)),
     ):
-        module = library.IdentityModule(fields(gspace, "trivial", 1))
         words = ("module (IdentityModule)", "CyclicRotation(4)", "Dihedral(4)", f"got {gspace}.", "rot2dOnR2(4)")
-        assert_refused(lambda m=module: from_escnn(m), ValueError, "from_escnn", *words)
+        refused(from_escnn, library.IdentityModule(fields(gspace, "trivial", 1)), ValueError, *words)
     for module in (library.FieldDropout(regular), library.PointwiseAvgPoolAntialiased2D(regular, 0.6, 2)):
         words = ("one of escnn's SequentialModule, R2Conv", f"got {type(module).__name__}.", "one by one")
-        assert_refused(lambda m=module: from_escnn(m), TypeError, "from_escnn", "expected module", *words)
+        refused(from_escnn, module, TypeError, "expected module", *words)
         nested = library.SequentialModule(library.ReLU(regular), library.SequentialModule(module))
-        assert_refused(lambda m=nested: from_escnn(m), TypeError, "from_escnn", "expected 1.0 to be", *words)
+        refused(from_escnn, nested, TypeError, "expected 1.0 to be", *words)
     for parent in (library.SequentialModule, library.ReLU):  # a subclass may compute anything
         child = type("Child", (parent,), {})(library.ReLU(regular) if parent is library.SequentialModule else regular)
-        assert_refused(lambda m=child: from_escnn(m), TypeError, "from_escnn", "got Child.")
+        refused(from_escnn, child, TypeError, "got Child.")
     for other in (nn.Conv2d(1, 1, 3), "R2Conv", None):
-        assert_refused(lambda m=other: from_escnn(m), TypeError, "from_escnn", f"got {type(other).__name__}.")
-        assert_refused(lambda m=other: expanded_filter(m), TypeError, "expanded_filter", "R2Conv", "got")
-    assert_refused(lambda: to_regular(torch.ones(3)), TypeError, "to_regular", "GeometricTensor", "field_type(tensor)")
+        refused(from_escnn, other, TypeError, f"got {type(other).__name__}.")
+        refused(expanded_filter, other, TypeError, "R2Conv", "got")
+    refused(to_regular, torch.ones(3), TypeError, "GeometricTensor", "field_type(tensor)")
+
+
+def refused(function: Callable[[Any], Any], argument: Any, error: type[Exception], *words: str) -> None:
+    assert_refused(lambda: function(argument), error, function.__name__, *words)
 
 
 @pytest.mark.parametrize("kinds", ["TR", "RR", "RT", "TT"])
@@ -416,7 +396,7 @@ def test_a_filter_that_is_not_equivariant_is_refused(escnn: types.ModuleType, ki
     from_escnn(theirs)
     theirs.filter[0, 0, 0, 1] += 0.01 * theirs.filter.abs().max()
     words = ("module (R2Conv) to have an equivariant filter", "off by 0.01", "train() and then eval()")
-    assert_refused(lambda: from_escnn(theirs), ValueError, "from_escnn", *words)
+    refused(from_escnn, theirs, ValueError, *words)
     from_escnn(theirs.train())
     from_escnn(theirs.eval())
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 import metric_reference as slow
 from baselines.study.models import mlp, weight_tied_mlp
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.groups import CyclicTranslation, Group
 from equilayers.metrics import distribution_invariance_error, logit_invariance_error, prediction_consistency
 from reference import Array
-from strategies import TRIVIAL, name
+from strategies import C2, C4, D1, D2, D4, T3, TRIVIAL, name
 
 Measure = Callable[..., Tensor]
 
@@ -28,17 +28,16 @@ REFERENCES: dict[Measure, slow.Compare] = {
     prediction_consistency: slow.same_class,
 }
 SPACES: dict[Group, tuple[int, ...]] = {
-    CyclicRotation(2): (1, 3, 4),
-    CyclicRotation(4): (1, 4, 4),
-    Dihedral(1): (1, 3, 4),
-    Dihedral(2): (2, 4, 3),
-    Dihedral(4): (1, 5, 5),
-    CyclicTranslation(3): (1, 2, 6),
-    CyclicTranslation(36): (1, 1, 36),
+    C2: (1, 3, 4),
+    C4: (1, 4, 4),
+    D1: (1, 3, 4),
+    D2: (2, 4, 3),
+    D4: (1, 5, 5),
+    T3: (1, 2, 6),
+    CyclicTranslation(12): (1, 1, 12),
 }
 every = pytest.mark.parametrize("measure", REFERENCES, ids=lambda m: m.__name__)
 grouped = pytest.mark.parametrize("group", SPACES, ids=name)
-C4 = CyclicRotation(4)
 SWAP = CyclicTranslation(2)
 
 
@@ -50,7 +49,7 @@ def plain(group: Group, dtype: torch.dtype = torch.float64) -> nn.Sequential:
     return mlp(SPACES[group], 5, (16, 16)).to(dtype)
 
 
-@pytest.mark.parametrize(("group", "shape"), [(SWAP, (2,)), (CyclicRotation(2), (1, 1, 2))], ids=["T2", "C2"])
+@pytest.mark.parametrize(("group", "shape"), [(SWAP, (2,)), (C2, (1, 1, 2))], ids=["T2", "C2"])
 def test_two_pixels_by_hand(group: Group, shape: tuple[int, ...]) -> None:
     weight = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)
     model = lambda x: x.flatten(1) @ weight.T  # noqa: E731
@@ -68,15 +67,6 @@ def test_two_pixels_by_hand(group: Group, shape: tuple[int, ...]) -> None:
     assert logit_invariance_error(model, both, group, include_identity=True).item() == 2.0
 
 
-@grouped
-def test_linear_model_in_closed_form(group: Group) -> None:
-    x = samples(group)
-    weight = torch.randn(3, x[0].numel(), dtype=torch.float64)
-    gaps = [0.5 * ((x - group.act(g, x)).flatten(1) @ weight.T).square().sum(1) for g in range(1, group.order)]
-    error = logit_invariance_error(lambda v: v.flatten(1) @ weight.T + 7, x, group)
-    torch.testing.assert_close(error, torch.stack(gaps).mean(), rtol=1e-12, atol=0)
-
-
 @every
 @grouped
 @pytest.mark.parametrize("include_identity", [False, True])
@@ -88,37 +78,19 @@ def test_against_the_reference(measure: Measure, group: Group, include_identity:
         return out
 
     expected = slow.orbit_mean(REFERENCES[measure], one, x.numpy(), group, include_identity)
-    got = measure(model, x, group, include_identity=include_identity)
-    assert got.item() == pytest.approx(expected, rel=1e-10)
-
-
-@every
-def test_identity_scales_the_mean(measure: Measure) -> None:
-    model, x = plain(C4), samples(C4, 7)
-    without, whole = (measure(model, x, C4, include_identity=flag).item() for flag in (False, True))
-    at_identity = 1.0 if measure is prediction_consistency else 0.0
-    assert whole == pytest.approx((3 * without + at_identity) / 4, rel=1e-14)
-
-
-@every
-@pytest.mark.parametrize("batch_size", [1, 2, 6, 7, 100])
-def test_batch_size_changes_nothing(measure: Measure, batch_size: int) -> None:
-    model, x = plain(C4), samples(C4, 7)
-    part, whole = (measure(model, x, C4, batch_size=size).item() for size in (batch_size, None))
-    assert part == pytest.approx(whole, rel=1e-12)
+    for size in (None, 1, 2, 100):
+        got = measure(model, x, group, include_identity=include_identity, batch_size=size)
+        assert got.item() == pytest.approx(expected, rel=1e-10)
 
 
 @grouped
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_weight_tied_models_are_exact(group: Group, dtype: torch.dtype, threads: int) -> None:
+def test_weight_tied_models_are_exact(group: Group, dtype: torch.dtype) -> None:
     model = weight_tied_mlp(group, SPACES[group], 5, (16, 16)).to(dtype)
-    sizes = [(1, None), (3, None), (33, None), (33, 8)] if group.order < 36 else [(33, None)]
-    for batch, batch_size in sizes:
+    for batch, batch_size in [(1, None), (33, None), (33, 8)]:
         x = samples(group, batch, dtype)
-        assert logit_invariance_error(model, x, group, batch_size=batch_size).item() == 0.0, batch
-        if threads == 1:  # on a busy machine a second thread is slow, and equal logits are all there is to it
-            got = [measure(model, x, group, batch_size=batch_size).item() for measure in REFERENCES]
-            assert got == [0.0, 0.0, 0.0, 1.0], (batch, batch_size)
+        got = [measure(model, x, group, batch_size=batch_size).item() for measure in REFERENCES]
+        assert got == [0.0, 0.0, 0.0, 1.0], (batch, batch_size)
 
 
 @grouped
@@ -189,31 +161,23 @@ def divergence(f: list[float], fg: list[float]) -> float:
     return distribution_invariance_error(lambda v: table[v[:, 0].long()], x, SWAP).item()
 
 
-def test_divergence_of_equal_and_of_huge_logits() -> None:
+def test_divergence_at_its_corners() -> None:
     assert divergence([1.0, -2.0, 0.5], [1.0, -2.0, 0.5]) == 0.0
     assert divergence([1e4, 0.0], [0.0, 1e4]) == 1e4
-    assert divergence([1e4, -1e4, 0.0], [1e4, -1e4, 0.0]) == 0.0
-    x = 1e4 * samples(C4, dtype=torch.float32)
-    assert all(measure(plain(C4, torch.float32), x, C4).isfinite() for measure in REFERENCES)
-
-
-def test_divergence_is_never_negative() -> None:
-    # Nearly equal logits: the terms cancel to less than their rounding errors.
-    f = torch.randn(200, 9, dtype=torch.float64)
-    for size in (1e-15, 1e-12, 1e-10, 1e-8, 1e-6):
-        near = torch.stack((f, f + size * torch.randn_like(f)), 1)
-        worst = min(divergence(a.tolist(), b.tolist()) for a, b in near)
-        assert worst >= 0, size
-
-
-def test_impossible_classes_add_nothing_to_the_divergence() -> None:
     # 0 · log(0 / q) = 0: a class that x excludes, as masked logits do.
     assert divergence([0.0, -math.inf], [0.0, 1.0]) == pytest.approx(math.log(1 + math.e), rel=1e-14)
     assert divergence([0.0, 1.0, -math.inf], [0.0, 1.0, -math.inf]) == 0.0
     assert divergence([0.0, 1.0], [0.0, -math.inf]) == math.inf
+    # Nearly equal logits: the terms cancel to less than their rounding errors, and never below zero.
+    f = torch.randn(200, 9, dtype=torch.float64)
+    for size in (1e-15, 1e-12, 1e-8):
+        near = torch.stack((f, f + size * torch.randn_like(f)), 1)
+        assert min(divergence(a.tolist(), b.tolist()) for a, b in near) >= 0, size
 
 
-def test_zero_outputs_have_no_normalized_error() -> None:
+def test_outputs_that_are_huge_or_zero() -> None:
+    x = 1e4 * samples(C4, dtype=torch.float32)
+    assert all(measure(plain(C4, torch.float32), x, C4).isfinite() for measure in REFERENCES)
     assert normalized(lambda x: 0 * x.flatten(1), samples(C4), C4).item() == 0.0
 
 
@@ -226,7 +190,7 @@ def test_zero_outputs_have_no_normalized_error() -> None:
         (TypeError, {"x": torch.ones(3, 1, 4, 4, dtype=torch.int64)}),
         (TypeError, {"x": [[1.0, 2.0]]}),
         (ValueError, {"x": torch.ones(4)}),
-        *((ValueError, {"group": group}) for group in (CyclicRotation(1), TRIVIAL)),
+        (ValueError, {"group": TRIVIAL}),
         *((TypeError, {"group": group}) for group in (4, None)),
         *((ValueError, {"batch_size": size}) for size in (0, -1)),
         *((TypeError, {"batch_size": size}) for size in (2.5, True)),

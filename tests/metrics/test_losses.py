@@ -7,12 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from baselines.study.models import mlp, weight_tied_mlp
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.groups import Group
 from equilayers.losses import InvarianceLoss
 from equilayers.metrics import distribution_invariance_error, logit_invariance_error
-from strategies import TRIVIAL, name
+from strategies import C4, D4, T3, TRIVIAL, name
 
-C4, T3 = CyclicRotation(4), CyclicTranslation(3)
 FORMS = ["logit", "distribution", "normalized_logit"]
 forms = pytest.mark.parametrize("form", FORMS)
 
@@ -29,7 +28,7 @@ def toy() -> tuple[nn.Sequential, Tensor]:
 
 
 @forms
-@pytest.mark.parametrize("group", [C4, T3, Dihedral(4)], ids=name)
+@pytest.mark.parametrize("group", [C4, T3, D4], ids=name)
 @pytest.mark.parametrize("include_identity", [False, True])
 def test_all_elements_give_the_measure(form: str, group: Group, include_identity: bool) -> None:
     model, x = toy()
@@ -53,7 +52,7 @@ def test_random_elements_have_the_same_expectation(form: str, include_identity: 
 
 
 @pytest.mark.parametrize("include_identity", [False, True])
-@pytest.mark.parametrize("group", [C4, T3, Dihedral(4)], ids=name)
+@pytest.mark.parametrize("group", [C4, T3, D4], ids=name)
 def test_each_sample_is_moved_by_an_element_of_its_own(group: Group, include_identity: bool) -> None:
     x = torch.randn(200, 2, 6, 6)
     moved = InvarianceLoss(group, elements="random", include_identity=include_identity).moved(x)
@@ -61,8 +60,7 @@ def test_each_sample_is_moved_by_an_element_of_its_own(group: Group, include_ide
     assert same.sum(0).eq(1).all()
     drawn = same.int().argmax(0)
     assert sorted(set(drawn.tolist())) == list(range(0 if include_identity else 1, group.order))
-    assert moved.dtype == x.dtype
-    assert moved.shape == x.shape
+    assert (moved.dtype, moved.shape) == (x.dtype, x.shape)
 
 
 @forms
@@ -78,9 +76,9 @@ def test_gradient_reaches_the_parameters(form: str, elements: str) -> None:
         return loss(lambda v: torch.func.functional_call(model, own, (v,)), x)
 
     assert torch.autograd.gradcheck(penalty, tuple(model.parameters()))
-    loss(model, x).backward()
-    assert all(p.grad is not None for p in model.parameters())
-    assert sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None) > 0
+    loss(model.train(), x.requires_grad_()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (x, *list(model.parameters())[:-1]))
+    assert all(module.training for module in model.modules())
 
 
 @forms
@@ -117,15 +115,6 @@ def test_weight_tied_models_pay_for_another_group_only(form: str, elements: str)
     assert InvarianceLoss(T3, form)(model, x).item() == 0
 
 
-@forms
-def test_moves_differentiably(form: str) -> None:
-    model, x = toy()
-    x.requires_grad_()
-    InvarianceLoss(C4, form, elements="random")(model, x).backward()
-    assert x.grad is not None
-    assert x.grad.abs().sum() > 0
-
-
 @pytest.mark.parametrize("elements", ["all", "random"])
 def test_training_with_it_makes_a_model_invariant(elements: str) -> None:
     model, x = toy()
@@ -139,18 +128,11 @@ def test_training_with_it_makes_a_model_invariant(elements: str) -> None:
     assert logit_invariance_error(model, x, C4) < 0.2 * before
 
 
-def test_keeps_the_mode_of_the_model() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(36, 3)).train()
-    InvarianceLoss(C4)(model, torch.randn(2, 1, 6, 6))
-    assert all(module.training for module in model.modules())
-
-
 @pytest.mark.parametrize(
     ("error", "arguments"),
     [
         (ValueError, {"form": "logits"}),
         (ValueError, {"elements": "some"}),
-        (ValueError, {"group": CyclicRotation(1)}),
         (ValueError, {"group": TRIVIAL}),
         (TypeError, {"group": 4}),
     ],
@@ -160,13 +142,14 @@ def test_errors(error: type[Exception], arguments: dict[str, Any]) -> None:
         InvarianceLoss(**{"group": C4, **arguments})
 
 
-def test_errors_of_the_input() -> None:
-    loss = InvarianceLoss(C4)
-    for x in (torch.ones(2, 1, 6, 6, dtype=torch.int64), [1.0]):
-        with pytest.raises(TypeError, match=r"^InvarianceLoss: expected x .+, got .+\. .+\.$"):
-            loss(toy()[0], x)
-    with pytest.raises(ValueError, match=r"expected .+, got .+\. .+\.$"):
-        loss(lambda v: v.flatten(1), torch.ones(2, 1, 4, 6))
+@pytest.mark.parametrize(
+    ("error", "x"),
+    [(TypeError, torch.ones(2, 1, 6, 6).int()), (TypeError, [1.0]), (ValueError, torch.ones(2, 1, 4, 6))],
+    ids=["int", "list", "oblong"],
+)
+def test_errors_of_the_input(error: type[Exception], x: Any) -> None:
+    with pytest.raises(error, match=r"expected .+, got .+\. .+\.$"):
+        InvarianceLoss(C4)(lambda v: v.flatten(1), x)
 
 
 def test_says_what_it_is() -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equilayers.groups import CyclicRotation
 from equilayers.losses import InvarianceLoss
 from equilayers.metrics import (
     deformation_stability,
@@ -22,33 +21,11 @@ from equilayers.metrics import (
     shift_consistency,
     shift_wobble,
 )
+from planted import X, invariant, one_buffer, plain
+from strategies import C4, filled
 
-C4 = CyclicRotation(4)
 Model = Callable[[Tensor], Any]
 Measure = Callable[[Model, Tensor], Any]
-
-
-def images(*shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
-
-
-X = images(4, 1, 8, 8)
-WEIGHT = images(3, 64) / 4
-
-
-def plain(x: Tensor) -> Tensor:
-    """A linear classifier, which is not invariant."""
-    return x.flatten(1) @ WEIGHT.to(x).T
-
-
-def one_buffer() -> Model:
-    """The same, as an engine that writes every output to one buffer."""
-    out = torch.empty(4, 3)
-    return lambda x: out.copy_(plain(x))
-
-
-def invariant(x: Tensor) -> Tensor:
-    return torch.stack([x.amax((1, 2, 3)), x.abs().amax((1, 2, 3)), -x.amin((1, 2, 3))], 1)
 
 
 def in_place(x: Tensor) -> Tensor:
@@ -118,7 +95,7 @@ def test_one_logit_is_two_classes(form: str) -> None:
 
 @pytest.mark.parametrize("outputs", [3, 64, 65, 100])
 def test_a_jacobian_that_cannot_be_had_is_refused(outputs: int) -> None:
-    weight = images(outputs, 64)
+    weight = filled((outputs, 64), torch.float32)
 
     def cut(x: Tensor) -> Tensor:
         with torch.no_grad():

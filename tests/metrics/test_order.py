@@ -9,8 +9,8 @@ import torch
 import equilayers.metrics
 import equilayers.testing
 from equilayers.losses import InvarianceLoss
-from planted import C4
 from refusals import assert_refused
+from strategies import C4
 
 X, TARGET = torch.ones(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
 FUNCTIONS = {

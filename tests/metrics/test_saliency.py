@@ -3,7 +3,6 @@
 import itertools
 import math
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,15 @@ from torch import Tensor, nn
 
 import metric_reference as slow
 from baselines.study.models import mlp, weight_tied_mlp
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
+from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
 from equilayers.metrics import integrated_gradients_saliency, saliency_invariance_similarity
 from equilayers.metrics._saliency import smooth
+from metric_reference import gradient
 from reference import Array
-from strategies import S3, TRIVIAL, name
+from strategies import C4, D4, S3, T3, TRIVIAL, name
 
-C4, D4, T3 = CyclicRotation(4), Dihedral(4), CyclicTranslation(3)
 TORUS = DirectProduct(CyclicTranslation(3), CyclicTranslation(2, dim=-2))
 main_groups = pytest.mark.parametrize("group", [C4, D4, T3], ids=name)
-
-
-def gradient(model: Callable[[Tensor], Tensor], x: Tensor, target: Tensor) -> Tensor:
-    """The plain gradient of the target logit: a user's own saliency."""
-    x = x.detach().requires_grad_()
-    return torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)[0]
 
 
 def linear(dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -45,17 +38,6 @@ def test_of_a_linear_model_by_the_reference(group: Group) -> None:
     assert (got.dtype, got.shape, got.requires_grad) == (x.dtype, x.shape, False)
 
 
-@pytest.mark.parametrize(("group", "edge"), [(C4, False), (T3, True)], ids=name)
-def test_of_one_pixel_by_hand(group: Group, edge: bool) -> None:
-    # Attributions 1, 0.95 and 0.5 of one row of three; 0.5 falls to the threshold.
-    x = torch.tensor([[[[1.0, 0.95, 0.5]] + [[0.0] * 3] * 2]], dtype=torch.float64)
-    map_ = integrated_gradients_saliency(lambda v: v.flatten(1).sum(1, keepdim=True), x, torch.tensor([0]), group)
-    a, b, whole = math.exp(-0.5), math.exp(-1), (1 + 2 * math.exp(-0.5)) ** 2
-    expected = [[1 + 0.95 * a, a + 0.95, 0.95 * a + edge * a], [a + 0.95 * b, b + 0.95 * a, 0.95 * b + edge * b]]
-    np.testing.assert_allclose(map_[0, 0, :2].numpy() * whole, expected, rtol=1e-6)
-    np.testing.assert_allclose(map_[0, 0, 2].numpy() * whole, expected[1] if edge else [0] * 3, rtol=1e-6)
-
-
 def test_threshold_is_of_each_sample_and_on_request() -> None:
     model, target = linear(), torch.tensor([1, 1])
     x = torch.randn(1, 1, 6, 6, dtype=torch.float64)
@@ -66,10 +48,14 @@ def test_threshold_is_of_each_sample_and_on_request() -> None:
     assert everything.count_nonzero() == 36
 
 
-def test_vectors_that_are_permuted_are_not_smoothed() -> None:
+def test_vectors_that_are_permuted() -> None:
+    """They are not smoothed."""
     x, weight = torch.tensor([[3.0, -2.9, 1.0]]), torch.tensor([1.0, 1.0, 1.0])
     map_ = integrated_gradients_saliency(lambda v: (v * weight).sum(1, keepdim=True), x, torch.tensor([0]), S3)
     torch.testing.assert_close(map_, torch.tensor([[3.0, 2.9, 0.0]]))
+    swap, target = PermutationGroup([[1, 0, 2]]), torch.zeros(5, dtype=torch.int64)
+    summed = lambda v: torch.stack((v[:, 0] + v[:, 1], v[:, 2]), 1)  # noqa: E731
+    assert saliency_invariance_similarity(summed, torch.randn(5, 3), target, swap).item() == 1.0
 
 
 @pytest.mark.parametrize("circular", [False, True])
@@ -103,7 +89,7 @@ def test_smoothing_of_flat_vectors() -> None:
 
 
 @main_groups
-@pytest.mark.parametrize("batch", [1, 3, 33])
+@pytest.mark.parametrize("batch", [1, 33])
 def test_weight_tied_models_look_at_the_same_thing(group: Group, batch: int) -> None:
     x, target = torch.randn(batch, 1, 12, 12), torch.arange(batch) % 5
     model = weight_tied_mlp(group, (1, 12, 12), 5, (16, 16))
@@ -120,11 +106,9 @@ def test_other_models_do_not(group: Group) -> None:
     assert saliency_invariance_similarity(other, x, target, group).item() < 0.9
 
 
-@pytest.mark.parametrize("group", [C4, T3], ids=name)
 @pytest.mark.parametrize("shape", [(12, 12), (2, 12, 12), (2, 1, 12, 12), (12,)], ids=str)
-def test_inputs_of_any_rank(group: Group, shape: tuple[int, ...]) -> None:
-    if group is C4 and len(shape) == 1:
-        pytest.skip("a quarter turn needs an image")
+def test_inputs_of_any_rank(shape: tuple[int, ...]) -> None:
+    group = T3 if len(shape) in (1, 3) else C4
     x, target = torch.randn(4, *shape), torch.arange(4)
     similarity = saliency_invariance_similarity(weight_tied_mlp(group, shape, 5, (16, 16)), x, target, group)
     assert similarity.item() == pytest.approx(1.0, abs=1e-6)
@@ -142,13 +126,17 @@ def test_similarity_is_the_reference(group: Group, include_identity: bool) -> No
         return out
 
     expected = slow.similarity(maps, x.numpy(), group, include_identity)
-    for batch_size in (None, 1, 2, 100):
+    for batch_size in (None, 2):
         options: dict[str, Any] = {"saliency": gradient, "batch_size": batch_size, "include_identity": include_identity}
         got = saliency_invariance_similarity(model, x, torch.ones(3, dtype=torch.int64), group, **options)
         assert got.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_user_saliency_with_three_and_with_four_arguments() -> None:
+def with_steps(model: nn.Module, x: Tensor, target: Tensor, steps: int = 3) -> Tensor:
+    return sum(gradient(model, x * k / steps, target) for k in range(1, steps + 1))  # type: ignore[return-value]
+
+
+def test_a_users_saliency_with_three_arguments_with_four_and_with_a_setting_of_its_own() -> None:
     seen: list[Any] = []
 
     def four(model: nn.Module, x: Tensor, target: Tensor, group: Group) -> Tensor:
@@ -161,14 +149,9 @@ def test_user_saliency_with_three_and_with_four_arguments() -> None:
     assert values[0] == values[1]
     assert seen == [C4] * 4
     assert model.training
-
-
-def test_user_saliency_with_a_setting_of_its_own_keeps_it() -> None:
-    def with_steps(model: nn.Module, x: Tensor, target: Tensor, steps: int = 3) -> Tensor:
-        return sum(gradient(model, x * k / steps, target) for k in range(1, steps + 1))  # type: ignore[return-value]
-
-    model, x, target = linear(), torch.randn(4, 1, 6, 6, dtype=torch.float64), torch.arange(4) % 3
     assert saliency_invariance_similarity(model, x, target, C4, saliency=with_steps).isfinite()
+    with torch.no_grad():
+        assert saliency_invariance_similarity(model, x, target, C4, saliency=gradient) == values[0]
 
 
 def similarity_of(m: list[float], moved: list[float]) -> float:
@@ -196,24 +179,15 @@ def test_constant_models_nan_and_no_samples() -> None:
     x, target = torch.randn(3, 1, 6, 6), torch.zeros(3, dtype=torch.int64)
     constant = lambda v: 0 * v.flatten(1)[:, :3] + 1  # noqa: E731
     assert saliency_invariance_similarity(constant, x, target, C4).item() == 1.0
+    for dtype in (torch.float32, torch.float64):
+        model = linear(dtype)
+        with torch.no_grad():
+            value = saliency_invariance_similarity(model, x.to(dtype), target, C4)
+        assert (value.dtype, value.shape, value.requires_grad) == (dtype, (), False)
+        assert all(p.grad is None for p in model.parameters())
     assert saliency_invariance_similarity(linear(torch.float32), x[:0], target[:0], C4).isnan()
     x[1, 0, 2, 3] = math.nan
     assert saliency_invariance_similarity(linear(torch.float32), x, target, C4).isnan()
-
-
-def test_scalar_of_the_dtype_of_x_without_a_graph() -> None:
-    for dtype in (torch.float32, torch.float64):
-        model, x = linear(dtype), torch.randn(2, 1, 6, 6, dtype=dtype)
-        value = saliency_invariance_similarity(model, x, torch.tensor([0, 1]), C4)
-        assert (value.dtype, value.shape, value.requires_grad) == (dtype, (), False)
-        assert all(p.grad is None for p in model.parameters())
-
-
-def test_own_saliency_under_no_grad() -> None:
-    model, x, target = linear(), torch.randn(2, 1, 6, 6, dtype=torch.float64), torch.tensor([0, 1])
-    with torch.no_grad():
-        assert saliency_invariance_similarity(model, x, target, C4).isfinite()
-        assert saliency_invariance_similarity(model, x, target, C4, saliency=gradient).isfinite()
 
 
 @pytest.mark.parametrize(
@@ -233,13 +207,9 @@ def test_errors(error: type[Exception], change: dict[str, Any]) -> None:
     arguments = {"x": torch.ones(3, 1, 6, 6), "target": torch.zeros(3, dtype=torch.int64), "group": C4, **change}
     with pytest.raises(error, match=r"^saliency_invariance_similarity: expected .+, got .+\. .+\.$"):
         saliency_invariance_similarity(linear(torch.float32), **arguments)
-
-
-def test_errors_of_the_map_itself() -> None:
-    x, target = torch.ones(3, 1, 6, 6), torch.zeros(3, dtype=torch.int64)
-    for bad, group in ((x.long(), C4), (x, 4)):
-        with pytest.raises(TypeError, match=r"^integrated_gradients_saliency: expected .+, got .+\. .+\.$"):
-            integrated_gradients_saliency(linear(torch.float32), bad, target, group)  # type: ignore[arg-type]
+    if error is TypeError and "target" not in change:
+        with pytest.raises(error, match=r"^integrated_gradients_saliency: expected .+, got .+\. .+\.$"):
+            integrated_gradients_saliency(linear(torch.float32), **arguments)
 
 
 def test_without_captum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,10 +219,3 @@ def test_without_captum(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"expected captum .+pip install 'equilayers\[saliency\]'"):
         saliency_invariance_similarity(model, x, target, C4)
     assert saliency_invariance_similarity(model, x, target, C4, saliency=gradient).isfinite()
-
-
-def test_permutation_groups() -> None:
-    swap = PermutationGroup([[1, 0, 2]])
-    x, target = torch.randn(5, 3), torch.zeros(5, dtype=torch.int64)
-    summed = lambda v: torch.stack((v[:, 0] + v[:, 1], v[:, 2]), 1)  # noqa: E731
-    assert saliency_invariance_similarity(summed, x, target, swap).item() == 1.0

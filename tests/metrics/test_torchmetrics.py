@@ -15,16 +15,10 @@ from torchmetrics import Metric, MetricCollection
 
 import equilayers.metrics as m
 from baselines.study.models import mlp, weight_tied_mlp
-from equilayers.groups import CyclicRotation, Dihedral
+from metric_reference import gradient
+from strategies import C2, C4, D2
 
-C4 = CyclicRotation(4)
 FAULT = r"expected .+, got .+\. .+\.$"
-
-
-def gradient(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
-    """A user's own saliency."""
-    x = x.detach().requires_grad_()
-    return torch.autograd.grad(model(x).gather(1, target[:, None]).sum(), x)[0]
 
 
 def mean_norm(model: nn.Module, x: Tensor, **options: Any) -> Tensor:
@@ -49,7 +43,7 @@ MADE: dict[str, tuple[type[Metric], Any, dict[str, Any]]] = {
     ),
     "norm": (m.JacobianSpectralNorm, mean_norm, {}),
     "lanczos": (m.JacobianSpectralNorm, mean_norm, {"method": "lanczos", "batch_size": 3, "seed": 1}),
-    "error": (m.EquivarianceError, m.equivariance_error, {"group": CyclicRotation(2), "include_identity": True}),
+    "error": (m.EquivarianceError, m.equivariance_error, {"group": C2, "include_identity": True}),
     "worst": (m.EquivarianceError, m.equivariance_error, {"group": C4, "reduction": "max"}),
     "deformation": (
         m.DeformationStability,
@@ -146,7 +140,7 @@ def _values(value: Any) -> tuple[Tensor, ...]:
 ALIKE: dict[str, dict[str, Metric]] = {
     "kinds": {kind: made(kind) for kind in ("logit", "normalized", "distribution", "consistency")},
     "settings": {str(s): m.ShiftWobble(max_shift=s, exhaustive=True) for s in (1, 2)},
-    "groups": {repr(g): m.LogitInvarianceError(g) for g in (C4, Dihedral(2))},  # zeros and counts agree
+    "groups": {repr(g): m.LogitInvarianceError(g) for g in (C4, D2)},  # zeros and counts agree
 }
 
 

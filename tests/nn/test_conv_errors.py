@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conv_laws import KINDS, MODES, TURNING, Kind, Settings, entitled, has_quarter_turns, input_of, make, misses
+from conv_laws import MODES, Kind, Settings, each_kind, entitled, has_quarter_turns, input_of, make, misses
 from equilayers.functional import group_conv2d, invariant_avg_pool2d, lift_conv2d
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
+from equilayers.groups import CyclicRotation, CyclicTranslation, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d
 from equilayers.testing.strategies._layers import reversed_axes
 from refusals import assert_refused
-from strategies import S3, name
+from strategies import C2, C4, D1, D4, S3, T3, each_group, name
 
-C2, C4, D1, D2, D4 = CyclicRotation(2), CyclicRotation(4), Dihedral(1), Dihedral(2), Dihedral(4)
 WORKS = re.compile(
     r"The grid is lopsided: a rotated input would be sampled elsewhere\. What works: "
     r"(?:kernel_size=(?P<kernel>\d+) with padding=(?P<padding>\d+) or an input of (?P<axis>H=W|H|W)=(?P<length>\d+)"
@@ -27,8 +26,6 @@ WORKS = re.compile(
 )
 
 EXACT_TWO = ("orbit", "fourier")
-
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 def function_of(kind: Kind) -> Callable[..., Tensor]:
@@ -126,7 +123,7 @@ def test_bad_layer_arguments(kind: Kind) -> None:
         assert_refused(lambda: kind(C4, 2, 4, 3, algorithm=algorithm), ValueError, caller, *words)
 
 
-PLANELESS: list[Group] = [CyclicTranslation(3), PermutationGroup([[1, 0]]), S3, DirectProduct(C2, CyclicTranslation(2))]
+PLANELESS: list[Group] = [T3, PermutationGroup([[1, 0]]), S3, DirectProduct(C2, CyclicTranslation(2))]
 ABOUT_SHIFTS = ("Shifts need no tying", "padding_mode='circular'")
 
 
@@ -236,7 +233,7 @@ def refusal(layer: nn.Module, x: Tensor) -> str:
 
 
 @each_kind
-@pytest.mark.parametrize("group", TURNING, ids=name)
+@each_group
 def test_the_settings_that_a_lopsided_grid_names_work(group: Group, kind: Kind) -> None:
     """Each is taken and exact; where height and width are both at fault, they are named one after the other."""
     cases = lopsided(group)

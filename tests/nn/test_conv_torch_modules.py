@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conv_laws import TURNING, misses, worst
-from equilayers.groups import CyclicRotation, Dihedral, Group
+from conv_laws import ROUNDING, misses, worst
+from equilayers.groups import Group
 from equilayers.nn import GroupConv2d
-from strategies import name
+from strategies import C4, D4, each_group, name
 
-CHANNELS, ROUNDING = 6, 32
+CHANNELS = 6
 BITWISE: dict[str, nn.Module] = {
     "ReLU": nn.ReLU(),
     "ReLU in place": nn.ReLU(inplace=True),
@@ -49,9 +49,7 @@ POOLS = [
     ((1, 3, 3), (1, 3, 3), 0, (3, 6, 9), (7, 8)),
 ]
 
-DIAGONAL = (Dihedral(4), 5)  # the mirror along the diagonal, the one element that a lopsided grid may keep
-
-each_group = pytest.mark.parametrize("group", TURNING, ids=name)
+DIAGONAL = (D4, 5)  # the mirror along the diagonal, the one element that a lopsided grid may keep
 
 
 def features(
@@ -149,7 +147,7 @@ def test_dropout3d_drops_whole_fibers(group: Group) -> None:
     assert misses(lambda f: replayed(f, nn.Dropout(0.5)), group, f) == list(range(1, group.order))
 
 
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4)], ids=name)
+@pytest.mark.parametrize("group", [C4, D4], ids=name)
 def test_a_network_of_ours_and_torchs_layers(group: Group) -> None:
     """Batch norm in evaluation, max pooling and dropout leave a bitwise network bitwise."""
     model = nn.Sequential(

@@ -5,13 +5,19 @@ import torch
 from torch import Tensor, nn
 
 from equilayers import metrics
-from equilayers.functional import blur_pool2d, polyphase_pool2d
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.functional import (
+    blur_pool2d,
+    polyphase_pool2d,
+    relative_position_bias,
+    rotary_embedding,
+    window_partition,
+)
+from equilayers.groups import CyclicRotation, CyclicTranslation, Group
 from equilayers.nn import GroupConv2d, GroupLinear, HarmonicConv2d, LiftingConv2d, LiftingLinear
 from equilayers.testing import assert_equivariant, assert_invariant
-from strategies import filled, name
+from strategies import C4, D4, filled, name
 
-GROUPS: list[Group] = [CyclicRotation(4), Dihedral(4), CyclicTranslation(5), CyclicRotation(8, "bilinear")]
+GROUPS: list[Group] = [C4, D4, CyclicTranslation(5), CyclicRotation(8, "bilinear")]
 
 
 def data(*shape: int, seed: int = 0) -> Tensor:
@@ -51,17 +57,23 @@ def test_layers(group: Group) -> None:
         torch.testing.assert_close(y, expected)
 
 
-def test_pools_and_harmonic_layers() -> None:
+def test_other_layers() -> None:
     x = data(2, 1, 10, 10)
     layer = HarmonicConv2d(1, 2, 3, in_order=None, out_order=1)
+
+    def outputs() -> list[Tensor]:
+        rotary = rotary_embedding(x.view(2, 25, 1, 4), "C1", 5)
+        bias = relative_position_bias(x.view(-1, 8)[:10], "D4", 4)
+        return [blur_pool2d(x), polyphase_pool2d(x), layer(x), rotary, bias, window_partition(x[:, None], 5)]
+
     with torch.device("meta"):
-        found = [blur_pool2d(x), polyphase_pool2d(x), layer(x)]
-    for y, expected in zip(found, [blur_pool2d(x), polyphase_pool2d(x), layer(x)], strict=True):
+        found = outputs()
+    for y, expected in zip(found, outputs(), strict=True):
         torch.testing.assert_close(y, expected)
 
 
 def test_measures_and_assertions() -> None:
-    group, x = CyclicRotation(4), data(3, 1, 9, 9)
+    group, x = C4, data(3, 1, 9, 9)
     weight = data(81, 70)
 
     def model(x: Tensor) -> Tensor:

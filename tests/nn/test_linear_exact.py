@@ -8,12 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
+from equilayers.groups import CyclicTranslation, Group
 from equilayers.nn import GroupLinear, LiftingLinear, OrbitPool
 from linear_laws import LAYOUTS, acting, breaks, input_of, layers, misaligned, strided
 from strategies import (
+    C2,
+    C4,
+    D4,
     FOURIER_GROUPS,
     SOME_GROUPS,
+    T3,
+    TURNING,
     actions,
     algorithms_of,
     batches,
@@ -23,7 +28,6 @@ from strategies import (
     some_spaces,
 )
 
-ROTATIONS: list[Group] = [CyclicRotation(2), CyclicRotation(4), Dihedral(1), Dihedral(2), Dihedral(4)]
 SHIFTS: list[Group] = [CyclicTranslation(n) for n in range(1, 37)]
 BATCHES = (1, 2, 3, 5, 7, 33)
 DTYPES = (torch.float32, torch.float64)
@@ -36,21 +40,19 @@ def spaces_of(group: Group) -> list[tuple[int, ...]]:
     return [(3, 6, 6), (2, 7, 7)]
 
 
-@pytest.mark.parametrize("group", [*ROTATIONS, *SHIFTS], ids=name)
-def test_linear_layers_at_every_batch_size(group: Group, threads: int) -> None:
+@pytest.mark.parametrize("group", [*TURNING, *SHIFTS], ids=name)
+def test_linear_layers_at_every_batch_size(group: Group) -> None:
+    settings = itertools.cycle(itertools.product(DTYPES, ("fourier", "orbit")))
     for space in spaces_of(group):
-        for dtype in DTYPES:
-            for algorithm in ("fourier", "orbit"):
-                for layer, out in layers(group, space, dtype, algorithm):
-                    assert layer.exactness == "bitwise"
-                    for batch in BATCHES if threads == 1 else (3, 33):
-                        found = breaks(layer, group, input_of(layer, batch), out)
-                        assert found == [], (layer, batch, dtype)
+        for batch, (dtype, algorithm) in zip(2 * BATCHES, settings, strict=False):
+            for layer, out in layers(group, space, dtype, algorithm):
+                assert layer.exactness == "bitwise"
+                assert breaks(layer, group, input_of(layer, batch), out) == [], (layer, batch, dtype)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("group", [*FOURIER_GROUPS, CyclicTranslation(7)], ids=name)
-def test_linear_layers_in_every_layout(group: Group, layout: str, threads: int) -> None:
+def test_linear_layers_in_every_layout(group: Group, layout: str) -> None:
     for dtype in DTYPES:
         for algorithm in ("fourier", "orbit"):
             for layer, out in layers(group, spaces_of(group)[0], dtype, algorithm):
@@ -70,35 +72,38 @@ def test_linear_layers_of_any_group(
         assert breaks(layer, group, input_of(layer, batch), out, LAYOUTS[layout]) == []
 
 
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4), CyclicTranslation(3)], ids=name)
-def test_linear_layers_at_the_size_of_the_study(group: Group, threads: int) -> None:
+@pytest.mark.parametrize("group", [*TURNING, T3, *(CyclicTranslation(n) for n in (4, 6, 9))], ids=name)
+def test_layers_at_the_size_of_the_study(group: Group, threads: int) -> None:
+    """Large enough that several threads share a product or a sum."""
     for algorithm in ("fourier", "orbit"):
         lifting = LiftingLinear(group, (36, 36), 128, algorithm=algorithm)
         assert breaks(lifting, group, torch.randn(301, 36, 36), "lift", misaligned) == []
         tied = GroupLinear(group, 130, 67, algorithm=algorithm)
         assert breaks(tied, group, torch.randn(301, 130, group.order), "regular", misaligned) == []
+    for reduction in EXACT_REDUCTIONS:
+        assert breaks(OrbitPool(reduction), group, torch.randn(301, 130, group.order), "pool", misaligned) == []
 
 
-@pytest.mark.parametrize("n", range(1, 37))
-def test_periodic_and_constant_inputs_of_shifts(n: int) -> None:
-    group = CyclicTranslation(n)
-    for dtype in DTYPES:
-        for layer, out in layers(group, (2, 2 * n), dtype, "fourier"):
-            step = 2 if out == "lift" else 1
-            for period in (p for p in range(1, n + 1) if n % p == 0):
-                x = filled((3, layer.weight.shape[1], period * step), dtype).repeat(1, 1, n // period)
-                # One sample without a period among the periodic ones: each has its own.
-                x = torch.cat([x, filled((1, *x.shape[1:]), dtype, seed=1), torch.zeros_like(x[:1])])
-                y = layer(x)
-                assert torch.equal(y[:3], group.act_regular(period % n, y[:3]))
-                assert torch.equal(y[4], layer.bias[:, None].expand(-1, n))
-                assert breaks(layer, group, x, out) == []
-                constant = layer(torch.full_like(x, 0.3))
-                assert torch.equal(constant, constant[..., :1].expand_as(constant))
+@pytest.mark.parametrize("group", SHIFTS, ids=name)
+def test_periodic_and_constant_inputs_of_shifts(group: CyclicTranslation) -> None:
+    n = group.n
+    dtype = DTYPES[n // 2 % 2]  # both for odd n and for even ones
+    for layer, out in layers(group, (2, 2 * n), dtype, "fourier"):
+        step = 2 if out == "lift" else 1
+        for period in (p for p in range(1, n + 1) if n % p == 0):
+            x = filled((3, layer.weight.shape[1], period * step), dtype).repeat(1, 1, n // period)
+            # One sample without a period among the periodic ones: each has its own.
+            x = torch.cat([x, filled((1, *x.shape[1:]), dtype, seed=1), torch.zeros_like(x[:1])])
+            y = layer(x)
+            assert torch.equal(y[:3], group.act_regular(period % n, y[:3]))
+            assert torch.equal(y[4], layer.bias[:, None].expand(-1, n))
+            assert breaks(layer, group, x, out) == []
+            constant = layer(torch.full_like(x, 0.3))
+            assert torch.equal(constant, constant[..., :1].expand_as(constant))
 
 
-@pytest.mark.parametrize("group", [*ROTATIONS, *(CyclicTranslation(n) for n in (2, 3, 4, 5, 6, 12))], ids=name)
-def test_zeros_of_both_signs_and_extreme_numbers(group: Group, threads: int) -> None:
+@pytest.mark.parametrize("group", [*FOURIER_GROUPS, CyclicTranslation(12)], ids=name)
+def test_zeros_of_both_signs_and_extreme_numbers(group: Group) -> None:
     for dtype in DTYPES:
         for layer, out in layers(group, spaces_of(group)[0], dtype, "fourier"):
             x = input_of(layer, 5)
@@ -108,18 +113,17 @@ def test_zeros_of_both_signs_and_extreme_numbers(group: Group, threads: int) -> 
                 assert breaks(layer, group, chosen, out) == [], values
 
 
-@pytest.mark.parametrize("group", [*ROTATIONS, *SHIFTS], ids=name)
-def test_orbit_pool(group: Group, threads: int) -> None:
-    for reduction, dtype in itertools.product(EXACT_REDUCTIONS, DTYPES):
-        pool = OrbitPool(reduction)
+@pytest.mark.parametrize("group", [*TURNING, *SHIFTS], ids=name)
+def test_orbit_pool(group: Group) -> None:
+    spaces = (), (2, group.order) if isinstance(group, CyclicTranslation) else (5, 5)
+    for i, (reduction, space) in enumerate(itertools.product(EXACT_REDUCTIONS, spaces)):
+        pool, f = OrbitPool(reduction), filled((3, 4, group.order, *space), DTYPES[i % 4 in (0, 3)])
         assert pool.exactness == "bitwise"
-        for space in ((), (2, group.order) if isinstance(group, CyclicTranslation) else (5, 5)):
-            f = filled((3, 4, group.order, *space), dtype)
-            for x in (f, misaligned(f), strided(f), f * f.sign().clamp_min(0) * -1):
-                assert breaks(pool, group, x, "pool", strided) == []
+        for x in (f, misaligned(f), strided(f), f * f.sign().clamp_min(0) * -1):
+            assert breaks(pool, group, x, "pool", strided) == []
 
 
-@pytest.mark.parametrize("group", [*ROTATIONS, *(CyclicTranslation(n) for n in (2, 3, 4, 5, 12))], ids=name)
+@pytest.mark.parametrize("group", [*FOURIER_GROUPS, CyclicTranslation(12)], ids=name)
 def test_invariant_stack(group: Group, threads: int) -> None:
     space = (5 * 36,) if isinstance(group, CyclicTranslation) else (6, 6)
     for reduction, dtype in itertools.product(EXACT_REDUCTIONS, DTYPES):
@@ -147,13 +151,13 @@ def test_dense_holds_to_rounding(group: Group) -> None:
         assert group.order == 1 or worst_error(broken, group, input_of(layer, 33), out) > 32
 
 
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4), CyclicTranslation(3)], ids=name)
+@pytest.mark.parametrize("group", [C4, D4, T3], ids=name)
 def test_dense_is_found_not_bitwise(group: Group) -> None:
     for layer, out in layers(group, (12, 12), torch.float32, "dense"):
         assert any(breaks(layer, group, input_of(layer, batch), out) for batch in BATCHES)
 
 
-@pytest.mark.parametrize("group", [CyclicRotation(4), Dihedral(4), CyclicTranslation(6)], ids=name)
+@pytest.mark.parametrize("group", [C4, D4, CyclicTranslation(6)], ids=name)
 def test_one_perturbed_weight_is_found(group: Group) -> None:
     """Small integers add up exactly, so the expanded matrix passes; one entry changed in its last bit does not."""
     weight = torch.randint(-8, 9, (5, 6, 6)).float()
@@ -167,7 +171,7 @@ def test_one_perturbed_weight_is_found(group: Group) -> None:
     assert breaks(model, group, x, "lift") == list(range(1, group.order))
 
 
-@pytest.mark.parametrize("group", ROTATIONS[1:], ids=name)
+@pytest.mark.parametrize("group", TURNING[1:], ids=name)
 def test_untied_weights_are_found(group: Group) -> None:
     plain = nn.Linear(36, 5 * group.order)
     model = lambda x: plain(x.flatten(1)).unflatten(1, (5, group.order))  # noqa: E731
@@ -177,17 +181,20 @@ def test_untied_weights_are_found(group: Group) -> None:
 def test_wrong_group_is_found() -> None:
     stack = lambda group: nn.Sequential(LiftingLinear(group, (6, 6), 8), OrbitPool())  # noqa: E731
     x = torch.randn(3, 6, 6)
-    assert breaks(stack(CyclicRotation(4)), Dihedral(4), x, "invariant") == [4, 5, 6, 7]
-    assert breaks(stack(CyclicRotation(2)), CyclicRotation(4), x, "invariant") == [1, 3]
-    assert breaks(stack(CyclicTranslation(3)), CyclicTranslation(2), x, "invariant") == [1]
-    assert breaks(stack(CyclicTranslation(3)), CyclicTranslation(6), x, "invariant") == [1, 3, 5]
-    assert breaks(stack(CyclicTranslation(3)), CyclicTranslation(3, dim=-2), x, "invariant") == [1, 2]
-    assert breaks(stack(CyclicTranslation(6)), CyclicTranslation(3), x, "invariant") == []
+    for own, other, expected in (
+        (C4, D4, [4, 5, 6, 7]),
+        (C2, C4, [1, 3]),
+        (T3, CyclicTranslation(2), [1]),
+        (T3, CyclicTranslation(6), [1, 3, 5]),
+        (T3, CyclicTranslation(3, dim=-2), [1, 2]),
+        (CyclicTranslation(6), T3, []),
+    ):
+        assert breaks(stack(own), other, x, "invariant") == expected, (own, other)
     fiber = lambda f: f.roll(1, 2)[:, :, [0, 3, 2, 1]]  # noqa: E731  # of order 4, but not ours
-    assert breaks(fiber, CyclicRotation(4), torch.randn(2, 3, 4), "regular") != []
+    assert breaks(fiber, C4, torch.randn(2, 3, 4), "regular") != []
 
 
-@pytest.mark.parametrize("group", [*ROTATIONS[1:2], Dihedral(4), *SHIFTS[2:12]], ids=name)
+@pytest.mark.parametrize("group", [C4, D4, *SHIFTS[2:12]], ids=name)
 def test_unsorted_sums_are_found_not_bitwise(group: Group) -> None:
     f = filled((33, 4, group.order), torch.float32)
     assert breaks(lambda f: f.mean(2), group, f, "pool") != []

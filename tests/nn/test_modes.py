@@ -51,6 +51,7 @@ def tied(algorithm: str) -> dict[str, Case]:
         "LiftingLinear C4": (lambda: LiftingLinear(C4, (2, 5, 5), 3, algorithm=algorithm), (2, 2, 5, 5)),
         "LiftingLinear T5": (lambda: LiftingLinear(T5, (2, 5), 3, algorithm=algorithm), (2, 2, 5)),
         "GroupLinear D4": (lambda: GroupLinear(D4, 2, 3, algorithm=algorithm), (2, 2, 8)),
+        "GroupLinear D4 on maps": (lambda: GroupLinear(D4, 2, 3, algorithm=algorithm), (2, 2, 8, 2, 3)),
         "GroupLinear T5": (lambda: GroupLinear(T5, 2, 3, algorithm=algorithm), (2, 2, 5)),
     }
     maps: dict[str, Case] = {

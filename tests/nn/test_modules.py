@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from conv_laws import ALGORITHMS, KINDS, Kind, misses
+from conv_laws import ALGORITHMS, KINDS, Kind, each_kind, misses
 from equilayers.functional import group_conv2d, group_linear, lift_conv2d, lift_linear
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.nn import GroupConv2d, GroupLinear, InvariantAvgPool2d, LiftingConv2d, LiftingLinear, OrbitPool
@@ -26,7 +26,6 @@ FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
 }
 CASES = [(kind, group) for kind in FUNCTIONS for group in ((C1, C4, D1) if kind in KINDS else SPACES)]
 
-each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 each = pytest.mark.parametrize(("kind", "group"), CASES, ids=lambda v: v.__name__ if isinstance(v, type) else name(v))
 
 

@@ -18,6 +18,7 @@ from equilayers.nn import (
     BlurConv2d,
     BlurPool2d,
     GroupConv2d,
+    GroupLinear,
     HarmonicConv2d,
     InvariantAvgPool2d,
     LiftingConv2d,
@@ -75,6 +76,21 @@ def test_gradients(kind: Kind, group: Group, settings: Settings) -> None:
         layer.algorithm = algorithm
         gradients.append(torch.autograd.grad(layer(x).sin().sum(), [x, *layer.parameters()]))
     torch.testing.assert_close(*gradients)
+
+
+@each
+@pytest.mark.parametrize("algorithm", [*EXACT, "dense", "auto"])
+def test_linear_at_every_position(group: Group, algorithm: str) -> None:
+    layer = GroupLinear(group, 3, 2, algorithm=algorithm).double()
+    f = filled((2, 3, group.order, 3, 5), torch.float64)
+    back = [[group.compose(group.inverse(h), k) for k in range(group.order)] for h in range(group.order)]
+    weight = layer.weight[:, :, back]
+    expected = torch.einsum("ochk,bckst->bohst", weight, f) + layer.bias[:, None, None, None]
+    torch.testing.assert_close(layer(f), expected)
+    if algorithm in EXACT:
+        assert not misses(layer, group, f)
+    else:
+        assert worst(layer, group, f) < 32
 
 
 POOLS: dict[str, Callable[[], nn.Module]] = {

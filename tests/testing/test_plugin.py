@@ -48,24 +48,22 @@ def test_other():
 """
 
 
-def run(folder: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
-    """Pytest in a project of its own."""
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
-
-
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "test_models.py").write_text(PROJECT)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def assert_reported(project: Path, done: subprocess.CompletedProcess[str], passed: int) -> None:
+def run(*arguments: str) -> int:
+    """Pytest in the project, in this process: torch need not be imported again."""
+    return int(pytest.main(["--rootdir=.", "--import-mode=importlib", "-p", "no:cacheprovider", *arguments]))
+
+
+def assert_reported(project: Path, output: str, passed: int) -> None:
     """Every check, passed or failed, on the terminal, in the JSON file and on the page."""
-    assert done.returncode == 1, done.stdout
     for words in (f"{passed} passed", "1 failed", "3 checks, 1 failed"):
-        assert words in done.stdout
+        assert words in output
     checks = json.loads((project / "report.json").read_text())["checks"]
     found = {(check["test"].split("::")[1], check["what"]): check["passed"] for check in checks}
     assert found == {
@@ -82,20 +80,66 @@ def assert_reported(project: Path, done: subprocess.CompletedProcess[str], passe
     assert "&lt;script&gt;" in page
 
 
-def test_every_check_is_in_the_report(project: Path) -> None:
-    assert_reported(project, run(project, "--invariance-report=report.json"), 2)
+def test_every_check_is_in_the_report(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--invariance-report=report.json") == 1
+    assert_reported(project, capsys.readouterr().out, 2)
 
 
-def test_the_marker_selects(project: Path) -> None:
-    done = run(project, "-m", "invariance", "--strict-markers")
-    assert done.returncode == 0
-    assert "1 passed, 2 deselected" in done.stdout
+MORE = """
+import pytest
+from torch import nn
+
+from test_models import C4, X
+
+
+@pytest.mark.xfail
+def test_expected(invariance):
+    invariance.assert_equivariant(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), X, C4)
+
+
+def test_raises(invariance):
+    invariance.assert_invariant(nn.Linear(5, 5), X, C4)
+
+
+def test_constant(invariance):
+    invariance.assert_invariant(lambda x: x[:, 0, 0, 0] * 0, X, C4)
+
+
+@pytest.fixture
+def checked(invariance):
+    invariance.assert_invariant(lambda x: x.sum((1, 2)), X, C4)
+
+
+def test_of_a_fixture(checked):
+    pass
+"""
+
+
+def test_what_is_expected_or_raises_is_in_the_report(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "test_more.py").write_text(MORE.replace("from test_models", "from .test_models"))
+    (project / "__init__.py").touch()
+    assert run("--invariance-report=report.json") == 1
+    output = capsys.readouterr().out
+    assert "7 checks, 4 failed, 1 xfailed" in output
+    assert not re.findall(r"^.*(?:plugin|_comparison|_assertions|_checks|_outputs)\.py:.*", output, re.MULTILINE)
+    report, page = json.loads((project / "report.json").read_text()), (project / "report.html").read_text()
+    checks = {check["test"].split("::")[1]: check for check in report["checks"] if "test_more" in check["test"]}
+    assert [(check["xfail"], check["passed"]) for check in checks.values()] == [(True, False), *[(False, False)] * 3]
+    assert checks["test_expected"]["also_lost_at"] == ["1"]
+    assert checks["test_raises"]["raised"].startswith("RuntimeError: assert_invariant: expected Linear to run on g·x")
+    assert "the same for every input" in checks["test_constant"]["nothing_shown"]
+    for words in ("failed, as expected", "invariant: raised", "nothing shown", "also at 1"):
+        assert words in page
+
+
+def test_the_marker_selects(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-m", "invariance", "--strict-markers") == 0
+    assert "1 passed, 2 deselected" in capsys.readouterr().out
     assert not list(project.glob("*.json"))
 
 
 @pytest.mark.parametrize("file", ["nowhere/report.json", "."])
-def test_a_file_that_cannot_be_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
-    monkeypatch.chdir(project)
+def test_a_file_that_cannot_be_is_refused(project: Path, file: str) -> None:
     config = SimpleNamespace(addinivalue_line=lambda *_: None, getoption=lambda _: file)
     with pytest.raises(pytest.UsageError, match=rf"^--invariance-report: expected FILE .+, got {re.escape(file)}\. "):
         plugin.pytest_configure(config)  # type: ignore[arg-type]
@@ -105,4 +149,8 @@ def test_it_works_from_a_wheel_in_an_empty_project_and_under_xdist(project: Path
     (project / "test_where.py").write_text(
         f"import equilayers\n\n\ndef test_where():\n    assert equilayers.__file__.startswith({str(wheel)!r})\n"
     )
-    assert_reported(project, run(project, "--invariance-report=report.json", "-n", "2", path=str(wheel)), 3)
+    environment = {**os.environ, "PYTHONPATH": str(wheel), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--invariance-report=report.json", "-n", "1"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1, done.stdout
+    assert_reported(project, done.stdout, 3)

@@ -1,5 +1,5 @@
 r"""`to_equivariant`.
 
-conversion: settings. dataflow: what each module reads. convolutions, norms, heads: what becomes of a kind of module.
-fiber_layers: layers with fibers in the channels. verify: running the result.
+conversion: settings. dataflow, functions: what is called. convolutions, norms, heads, maps: what becomes of a module.
+fiber_layers: layers with fibers in the channels. sizes, verify: running the result.
 """

@@ -20,14 +20,16 @@ class Conversion:
     r"""Settings of a conversion.
 
     images: paths of the convolutions whose output becomes the model's: each channel of it has a field of its own.
-    heads: whether no convolution reads it: then its fibers are averaged right there.
+    heads: those that nothing else reads: their fibers are averaged right there.
+    gates: paths of the linear layers whose output meets features again: it has a fiber.
     """
 
     group: Group
     width: str
     from_weights: bool
     images: frozenset[str] = frozenset()
-    heads: bool = False
+    heads: frozenset[str] = frozenset()
+    gates: frozenset[str] = frozenset()
 
     def fields(self, channels: int) -> int:
         r"""How many fields of |G| planes take the place of so many channels."""
@@ -49,11 +51,11 @@ class Conversion:
 
     def averages(self, path: str, channels: int) -> bool:
         r"""Whether the fibers of this convolution are averaged right there: of a head, or of a single channel."""
-        return channels == 1 or (self.heads and path in self.images)
+        return channels == 1 or path in self.heads
 
     def after(self, call: Call) -> Call:
         r"""The call as it is after the conversion: the output of heads is an image by then."""
         flow = call.input
-        if self.heads and flow.kind == LIFTED and flow.producers and flow.producers <= self.images:
+        if flow.kind == LIFTED and flow.producers and flow.producers <= self.heads:
             return dataclasses.replace(call, input=dataclasses.replace(flow, kind=IMAGE))
         return call

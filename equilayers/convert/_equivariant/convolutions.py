@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers.convert._equivariant.conversion import Conversion
@@ -14,21 +15,21 @@ from equilayers.convert._report import Outcome, Refused, Replaced
 from equilayers.groups import Group
 from equilayers.nn import BlurPool2d, GroupConv2d, LiftingConv2d
 
+OBLONG = "its kernel, stride or padding is not square"
+
 
 def convolution(module: nn.Conv2d, call: Call, conversion: Conversion) -> Outcome:
     r"""A lifting or group convolution; of a strided one it is followed by a blur, and a 1x1 one is preceded by it."""
     if call.input.kind == MIXED:
         return Refused("it reads the image and features side by side")
-    kernel, stride, padding = module.kernel_size, module.stride, module.padding
-    if kernel[0] != kernel[1] or (isinstance(padding, tuple) and padding[0] != padding[1]) or stride[0] != stride[1]:
-        return Refused("its kernel, stride or padding is not square")
-    if module.dilation[0] != module.dilation[1]:
-        return Refused("its dilation is not square")
-    if padding == "same" and module.dilation[0] * (kernel[0] - 1) % 2:
-        return Refused("its padding is larger on one side")
-    pad: int | str = padding if isinstance(padding, str) else padding[0]
-    settings = {"padding": pad, "dilation": module.dilation[0], "padding_mode": module.padding_mode}
-    conv = _over_fields(module, call, conversion, kernel[0], **settings)
+    if module.stride[0] != module.stride[1]:
+        return Refused(OBLONG)
+    window = _square(module)
+    if isinstance(window, Refused):
+        return window
+    size, pad, dilation = window
+    settings = {"padding": pad, "dilation": dilation, "padding_mode": module.padding_mode}
+    conv = _over_fields(module, call, conversion, size, **settings)
     if isinstance(conv, Refused):
         return conv
     if conversion.from_weights:
@@ -36,9 +37,29 @@ def convolution(module: nn.Conv2d, call: Call, conversion: Conversion) -> Outcom
         if problem is not None:
             return problem
     steps: list[nn.Module] = [FiberConv2d(conv)]
-    if stride[0] != 1:
-        steps.insert(0 if kernel == (1, 1) and not pad else 1, BlurPool2d(stride=stride[0], algorithm="dense"))
-    return _finished(steps, module.out_channels, call, conversion)
+    if module.stride[0] != 1:
+        steps.insert(0 if size == 1 and not pad else 1, BlurPool2d(stride=module.stride[0], algorithm="dense"))
+    made = _finished(steps, module.out_channels, call, conversion)
+    oblong = module.kernel_size[0] != module.kernel_size[1]
+    return Replaced(made.module, f"a row turned is a column: its filter is {size}x{size}") if oblong else made
+
+
+def _square(module: nn.Conv2d) -> tuple[int, int | str, int] | Refused:
+    r"""Size, padding and dilation of the smallest square filter that holds the filter and puts out maps as large."""
+    kernel, padding = module.kernel_size, module.padding
+    dilations = {d for d, k in zip(module.dilation, kernel, strict=True) if k > 1} or {1}
+    if len(dilations) > 1:
+        return Refused("its dilation is not square")
+    size, dilation = max(kernel), dilations.pop()
+    if padding == "same":
+        lopsided = any(dilation * (k - 1) % 2 for k in (*kernel, size))
+        return Refused("its padding is larger on one side") if lopsided else (size, "same", dilation)
+    pads = (0, 0) if isinstance(padding, str) else padding
+    first, second = (2 * p - dilation * (k - 1) for p, k in zip(pads, kernel, strict=True))  # how the map grows
+    twice = first + dilation * (size - 1)
+    if first != second or twice % 2:
+        return Refused(OBLONG)
+    return size, twice // 2, dilation
 
 
 def transposed(module: nn.ConvTranspose2d, call: Call, conversion: Conversion) -> Outcome:
@@ -51,7 +72,7 @@ def transposed(module: nn.ConvTranspose2d, call: Call, conversion: Conversion) -
         return Refused(f"its output of {call.out[-2:]} is no multiple of its input of {call.shape[-2:]}")
     if conversion.from_weights:
         return Refused("from_weights has no weights for it")
-    kernel = module.kernel_size[0] + (module.kernel_size[0] + 1) % 2
+    kernel = max(module.kernel_size) + (max(module.kernel_size) + 1) % 2
     conv = _over_fields(module, call, conversion, kernel, padding=kernel // 2)
     if isinstance(conv, Refused):
         return conv
@@ -84,6 +105,11 @@ def _over_fields(
 def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: bool) -> Refused | None:
     r"""Copy the weights of the plain convolution, made equivariant, where they fit."""
     group, n = conv.group, conv.group.order
+    sides = [(conv.spec.kernel_size[0] - k) / 2 for k in module.kernel_size]
+    if any(side % 1 for side in sides):
+        return Refused("from_weights takes filters with a middle, as even ones have none in odd ones")
+    down, right = map(int, sides)
+    weight = F.pad(module.weight, (right, right, down, down))  # zeros around an oblong filter
     lifting = isinstance(conv, LiftingConv2d)
     planes = conv.out_channels * (1 if image else n)
     fits = module.out_channels == planes and (lifting or module.in_channels == conv.in_channels * n)
@@ -91,9 +117,9 @@ def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: b
         return Refused(f"from_weights takes channels that |G| = {n} divides, and no channel groups")
     with torch.no_grad():
         if not image:
-            conv.weight.copy_(projected(module.weight, group, lifting))
+            conv.weight.copy_(projected(weight, group, lifting))
         else:  # the mean over the fiber, which follows, is that over the group
-            conv.weight.copy_(module.weight if lifting else module.weight.unflatten(1, (-1, n)))
+            conv.weight.copy_(weight if lifting else weight.unflatten(1, (-1, n)))
         if module.bias is not None and conv.bias is not None:
             conv.bias.copy_(module.bias if image else module.bias.unflatten(0, (-1, n)).mean(1))
     return None

@@ -5,8 +5,11 @@ So everything around them, residual sums, concatenations of channels, pools, res
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
+from equilayers._modules import mapped
 from equilayers.functional import orbit_pool
 from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
@@ -45,21 +48,45 @@ class FiberMean(nn.Module):
         return str(self.order)
 
 
-class FiberNorm(nn.Module):
-    r"""A normalisation over whole fields: statistics and parameters are shared by the planes of a fiber.
+class FiberOutputs(nn.Module):
+    r"""A model with the mean over each fiber of some of the tensors that it puts out, in whatever they stand.
 
     Args:
-        norm: nn.BatchNorm3d, nn.InstanceNorm3d or nn.GroupNorm, of as many channels as there are fields.
+        model: whose output is a tuple, a list, a dictionary, a dataclass, or several of them.
+        order: |G|.
+        fibers: of each tensor in it, whether it has fibers in axis 1.
+    """
+
+    def __init__(self, model: nn.Module, order: int, fibers: list[bool]) -> None:
+        super().__init__()
+        self.model = model
+        self.order = order
+        self.fibers = tuple(fibers)
+
+    def forward(self, x: Tensor) -> Any:
+        fibers = iter(self.fibers)
+
+        def averaged(y: Tensor) -> Tensor:
+            return orbit_pool(y.unflatten(1, (-1, self.order)), "mean") if next(fibers) else y
+
+        return mapped(averaged, self.model(x))
+
+
+class FiberLayer(nn.Module):
+    r"""A layer over whole fields, such as a normalisation: the planes of a fiber share statistics and parameters.
+
+    Args:
+        layer: from regular features (B, C, |G|, ...) to such.
         order: |G|.
     """
 
-    def __init__(self, norm: nn.Module, order: int) -> None:
+    def __init__(self, layer: nn.Module, order: int) -> None:
         super().__init__()
-        self.norm = norm
+        self.layer = layer
         self.order = order
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(x.unflatten(1, (-1, self.order)))
+        y: Tensor = self.layer(x.unflatten(1, (-1, self.order)))
         return y.flatten(1, 2)
 
 

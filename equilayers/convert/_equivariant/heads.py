@@ -1,50 +1,65 @@
-r"""What becomes of linear layers, pools, and layers between convolutions that may tell channels apart."""
+r"""What becomes of linear layers and of layers with a number for each channel."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from equilayers.convert._antialiased import antialiased, subsamples
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
-from equilayers.convert._equivariant.dataflow import IMAGE, INVARIANT, LIFTED, Call
-from equilayers.convert._equivariant.fiber_layers import FiberLinear
+from equilayers.convert._equivariant.convolutions import projected
+from equilayers.convert._equivariant.dataflow import LIFTED, Call
+from equilayers.convert._equivariant.fiber_layers import FiberLayer, FiberLinear
+from equilayers.convert._equivariant.norms import over_fields
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced
+from equilayers.nn import GroupLinear
 
 
 def linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     r"""A linear layer on pooled features reads the mean over each fiber."""
     group, features = conversion.group, module.in_features
-    if call.input.kind == INVARIANT:
-        return Kept(f"{ALIKE}: what it reads is invariant already")
     if call.input.kind != LIFTED or len(call.shape) != 2 or features != call.input.channels:
         return Refused("it reads pixels by their place: pool over the map before it")
+    if call.path in conversion.gates and module.out_features > 1:
+        return _gate(module, call, conversion)
     made = nn.Linear(conversion.fields_of(call.input, features), module.out_features, module.bias is not None)
-    if conversion.from_weights and features % group.order == 0:
+    if conversion.from_weights:
+        planes = features // made.in_features  # of each field: |G|, or one where every channel has a field of its own
+        if planes * made.in_features != features or planes not in (1, group.order):
+            return Refused(f"from_weights takes features that |G| = {group.order} divides")
         with torch.no_grad():
-            made.weight.copy_(module.weight.unflatten(1, (-1, group.order)).sum(2))
+            made.weight.copy_(module.weight.unflatten(1, (-1, planes)).sum(2))
             if module.bias is not None:
                 made.bias.copy_(module.bias)
     return Replaced(FiberLinear(made.to(module.weight.device, module.weight.dtype), group))
 
 
-def pool(module: nn.Module, call: Call, conversion: Conversion) -> Outcome:  # noqa: ARG001
-    r"""A pool that subsamples is blurred."""
-    outcome = antialiased(module)
-    if isinstance(outcome, Kept):
-        return Refused(outcome.reason) if subsamples(module) else Kept(ALIKE)
-    return outcome
+def _gate(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
+    r"""A group linear layer: what it puts out meets features again, plane by plane."""
+    group, n = conversion.group, conversion.group.order
+    inputs = conversion.fields_of(call.input, module.in_features)
+    outputs = conversion.fields_out(call.path, module.out_features)
+    made = GroupLinear(group, inputs, outputs, module.bias is not None, algorithm="auto")
+    if conversion.from_weights:
+        if (inputs * n, outputs * n) != (module.in_features, module.out_features):
+            return Refused(f"from_weights takes features that |G| = {n} divides")
+        with torch.no_grad():
+            made.weight.copy_(projected(module.weight[..., None, None], group, False)[..., 0, 0])
+            if module.bias is not None and made.bias is not None:
+                made.bias.copy_(module.bias.unflatten(0, (-1, n)).mean(1))
+    return Replaced(FiberLayer(made.to(module.weight.device, module.weight.dtype), n), "it gates features")
 
 
-def prelu(module: nn.PReLU, call: Call, conversion: Conversion) -> Outcome:  # noqa: ARG001
-    r"""A slope for each channel is refused."""
+def prelu(module: nn.PReLU, call: Call, conversion: Conversion) -> Outcome:
+    r"""A slope for every field in the place of one for every channel."""
     if module.num_parameters == 1 or call.input.kind != LIFTED:
         return Kept(ALIKE)
-    return Refused("it has a slope for every channel, and the planes of a field would need one")
+    fields = conversion.fields_of(call.input, module.num_parameters)
+    return over_fields(nn.PReLU(fields), module, conversion)
 
 
-def shuffle(module: nn.Module, call: Call, conversion: Conversion) -> Outcome:  # noqa: ARG001
-    r"""A shuffle of channels is right for images alone."""
-    if call.input.kind == IMAGE:
-        return Kept(f"{ALIKE}: of an image")
-    return Refused("it exchanges the planes of a fiber with others")
+def dropout(module: nn.Dropout2d | nn.FeatureAlphaDropout, call: Call, conversion: Conversion) -> Outcome:
+    r"""Whole fields are dropped, where whole channels were."""
+    if call.input.kind != LIFTED or len(call.shape) != 4:
+        return Kept(ALIKE)
+    made = (nn.Dropout3d if isinstance(module, nn.Dropout2d) else nn.FeatureAlphaDropout)(module.p, module.inplace)
+    return Replaced(FiberLayer(made, conversion.group.order))

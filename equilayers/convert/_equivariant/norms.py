@@ -2,6 +2,7 @@ r"""The normalisations over whole fields that take the place of plain ones."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
 from equilayers.convert._equivariant.dataflow import LIFTED, Call
-from equilayers.convert._equivariant.fiber_layers import FiberNorm
+from equilayers.convert._equivariant.fiber_layers import FiberLayer
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced
 
 
@@ -18,13 +19,15 @@ def batch_or_instance_norm(module: Any, call: Call, conversion: Conversion) -> O
     r"""Statistics of a whole field, of maps or of what is left of them after pooling."""
     if call.input.kind != LIFTED:
         return Kept(f"{ALIKE}, channel by channel")
-    flat, instance = isinstance(module, nn.BatchNorm1d), isinstance(module, nn.InstanceNorm2d)
+    flat, instance = len(call.shape) != 4, isinstance(module, nn.InstanceNorm2d)
     if flat and (len(call.shape) != 2 or module.num_features != call.input.channels):
         return Refused("it has numbers of its own for every place")
-    kind = nn.BatchNorm1d if flat else nn.InstanceNorm3d if instance else nn.BatchNorm3d
+    kind: Any = nn.BatchNorm1d if flat else nn.InstanceNorm3d if instance else nn.BatchNorm3d
+    if isinstance(module, nn.SyncBatchNorm):
+        kind = functools.partial(nn.SyncBatchNorm, process_group=module.process_group)
     momentum = 0.1 if instance and module.momentum is None else module.momentum
     fields = conversion.fields_of(call.input, module.num_features)
-    return _over_fields(
+    return over_fields(
         kind(fields, module.eps, momentum, module.affine, module.track_running_stats), module, conversion
     )
 
@@ -37,10 +40,10 @@ def group_norm(module: nn.GroupNorm, call: Call, conversion: Conversion) -> Outc
     if conversion.from_weights and fields % module.num_groups:
         return Refused(f"from_weights takes fields that its {module.num_groups} groups divide, not {fields}")
     groups = math.gcd(module.num_groups, fields)
-    return _over_fields(nn.GroupNorm(groups, fields, module.eps, module.affine), module, conversion)
+    return over_fields(nn.GroupNorm(groups, fields, module.eps, module.affine), module, conversion)
 
 
-def _over_fields(norm: nn.Module, module: nn.Module, conversion: Conversion) -> Replaced:
+def over_fields(norm: nn.Module, module: nn.Module, conversion: Conversion) -> Replaced:
     r"""On the device and in the dtype of the plain one; from_weights with its numbers, the mean over each fiber."""
     order = conversion.group.order
     theirs = dict(module.state_dict())
@@ -55,4 +58,4 @@ def _over_fields(norm: nn.Module, module: nn.Module, conversion: Conversion) -> 
                     ours.copy_(value)
                 elif len(value) == len(ours) * order:
                     ours.copy_(value.unflatten(0, (-1, order)).mean(1))
-    return Replaced(FiberNorm(norm, order))
+    return Replaced(FiberLayer(norm, order))

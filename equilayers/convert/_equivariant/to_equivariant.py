@@ -2,22 +2,36 @@ r"""A plain convolutional network made equivariant: its convolutions tied, every
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers.convert._equivariant.conversion import WIDTHS, Conversion
+from equilayers.convert._equivariant.conversion import ALIKE, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
-from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, LIFTED, Call, Dataflow, dataflow
-from equilayers.convert._equivariant.fiber_layers import FiberMean
-from equilayers.convert._equivariant.heads import linear, pool, prelu, shuffle
+from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, dataflow
+from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
+from equilayers.convert._equivariant.heads import dropout, linear, prelu
+from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
 from equilayers.convert._equivariant.norms import batch_or_instance_norm, group_norm
+from equilayers.convert._equivariant.shared import SharedParameters
+from equilayers.convert._equivariant.sizes import runs
 from equilayers.convert._equivariant.verify import shortcoming
-from equilayers.convert._report import OWN, Outcome, Refused, Replaced, Report, convert_modules, entry, report
+from equilayers.convert._report import (
+    OWN,
+    Entry,
+    Kept,
+    Outcome,
+    Refused,
+    Replaced,
+    Report,
+    convert_modules,
+    copied,
+    entry,
+    report,
+)
 from equilayers.functional import check_plane_group
 from equilayers.groups import Group, as_group
 
@@ -36,7 +50,10 @@ def to_equivariant(
     steps and resizing around them stay as they are; normalisations share statistics over a fiber; what subsamples is
     blurred, so that it is exact at every size; the first linear layer reads the mean over each fiber. Where the output
     of a convolution is that of the model, as in a segmentation network, it is an image: its fibers are averaged. The
-    result is run on x and a moved x: if it is not what it should be, the last entry of the report says so.
+    result is run on x and a moved x, and at other sizes that the model takes, two of each parity in all: if it is not
+    what it should be, or if that shows nothing, the last entries of the report say so, and where the symmetry is lost.
+    What `forward` calls without a module, such as torch.nn.functional.max_pool2d, cannot be replaced: it is refused
+    where it is not symmetric at every size.
 
     Args:
         model: images (B, C, H, W) to logits (B, K), then the result is invariant, or to images (B, K, H', W'), then it
@@ -68,38 +85,70 @@ def to_equivariant(
     if from_weights and width != WIDTHS[0]:
         hint = "Other widths have no weights to take over."
         refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
-    made = copy.deepcopy(model)
+    made = copied(caller, model)
     x = _example(caller, made, x)
     try:
         flow = dataflow(made, x)
-    except RuntimeError as error:
-        got = f"{tuple(x.shape)}, and it raised: {str(error).splitlines()[0]}"
-        refuse(caller, "x that the model takes", got, "Pass images of the size it is used at.")
-    images, only = _images(made, flow)
-    conversion = Conversion(group, width, from_weights, images, only)
+    except Exception as error:  # a model of others may raise anything
+        first = next(iter(str(error).splitlines()), "")
+        got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
+        refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
+    seen = [(x, flow), *runs(made, x)]
+    images, heads = _images(made, flow)
+    conversion = Conversion(group, width, from_weights, images, heads, flow.gates)
+    shared = SharedParameters(made)
 
-    def convert(path: str, module: nn.Module) -> Outcome | None:
-        return _outcome(module, [conversion.after(call) for call in flow.calls.get(path, [])], conversion)
+    def convert(path: str, module: nn.Module) -> Outcome:
+        broken = next((flow.broken[path] for _, flow in seen if path in flow.broken), None)
+        calls = [conversion.after(call) for call in flow.calls.get(path, [])]
+        outcome = _outcome(module, calls, broken, conversion)
+        return shared.carried(path, module, outcome, frozen=from_weights)
 
     made, entries = convert_modules(made, convert)
+    entries = shared.checked(entries)
     name = type(model).__name__
-    if conversion.images and not conversion.heads and flow.single:
-        mean = FiberMean(group.order)
-        made = nn.Sequential(made, mean)
+    fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
+    prefix = ""
+    if any(fibers):
+        mean: nn.Module = FiberMean(group.order)
+        prefix = "0." if flow.single else "model."
+        made = nn.Sequential(made, mean) if flow.single else FiberOutputs(made, group.order, fibers)
         reason = "its fibers are averaged, after it: what it puts out is an image"
         entries.append(entry("", name, Replaced(mean, reason)))
-    problem = shortcoming(made, group, x, flow.shapes)
-    if problem is not None:
-        entries.append(entry("", name, problem))
-    return made, report(entries, model, made)
+    verified: list[tuple[int, int]] = []
+    for image, run in seen:
+        size = image.shape[-2], image.shape[-1]
+        problems = shortcoming(made, group, image, run.shapes)
+        if problems:
+            where = f"at {size[0]}x{size[1]} " if verified else ""
+            entries += _named(problems, where, name, prefix, {each.path for each in entries if each.done == "refused"})
+            break
+        verified.append(size)
+    return made, report(entries, model, made, tuple(verified))
 
 
-def _images(model: nn.Module, flow: Dataflow) -> tuple[frozenset[str], bool]:
-    r"""The convolutions whose output becomes the model's, and whether no other convolution reads it."""
-    images = flow.output.producers if flow.output is not None and flow.output.kind == LIFTED else frozenset[str]()
-    convolutions = [path for path, module in model.named_modules() if isinstance(module, CONVOLUTIONS)]
-    read = {producer for path in convolutions for call in flow.calls.get(path, []) for producer in call.input.producers}
-    return images, not images & read
+def _named(
+    problems: list[tuple[str, str, Refused]], where: str, name: str, prefix: str, refused: set[str]
+) -> Iterator[Entry]:
+    r"""The entries of what is wrong with the whole, and at what place, unless that is refused already."""
+    for path, described, problem in problems:
+        inner = path.removeprefix(prefix)
+        if not described:
+            yield entry("", name, Refused(f"{where}{problem.reason}"))
+        elif inner not in refused:
+            yield entry(inner, described, problem)
+
+
+def _images(model: nn.Module, flow: Dataflow) -> tuple[frozenset[str], frozenset[str]]:
+    r"""The convolutions whose output becomes the model's, and those of them that nothing else reads."""
+    leaves = [each.producers for each in flow.outputs if each is not None and each.kind == LIFTED]
+    images = frozenset[str]().union(*leaves)
+    readers = [path for path, module in model.named_modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))]
+    calls = [call for path in readers for call in flow.calls.get(path, [])]
+    late = images & frozenset[str]().union(*(call.input.producers for call in calls))
+    for _ in leaves:  # what is added to something that others read is averaged with it
+        late = late.union(*(leaf for leaf in leaves if leaf & late))
+    return images, images - late
 
 
 def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:
@@ -115,22 +164,28 @@ def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:
     return x.to(first.weight.device, first.weight.dtype)
 
 
-def _outcome(module: nn.Module, calls: list[Call], conversion: Conversion) -> Outcome | None:
-    r"""What becomes of a module that was called so; None for what the report need not mention."""
+def _outcome(module: nn.Module, calls: list[Call], broken: str | None, conversion: Conversion) -> Outcome:
+    r"""What becomes of a module that was called so; `broken` is what its own `forward` calls that is not symmetric."""
     kinds, handler = next(((kinds, h) for kinds, h in HANDLERS if isinstance(module, kinds)), ((), None))
+    own = [p for p in module.parameters(recurse=False) if p.numel() > 1]
     if not calls:
-        unused = handler is not None and list(module.parameters())
-        return Refused("it was not called with what comes from the input") if unused else None
+        if own or (handler is not None and list(module.parameters())):
+            return Refused("it was not called with what comes from the input")
+        return Kept("it was not called with what comes from the input, and has no parameters of its own")
     if handler is None:
-        if type(module) in POINTWISE or all(p.numel() == 1 for p in module.parameters(recurse=False)):
-            return None
-        return Refused(f"no equivariant form of {type(module).__name__} is known here")
+        if broken is not None:
+            return Refused(broken)
+        if own:
+            return Refused(f"no equivariant form of {type(module).__name__} is known here")
+        return Kept(CONTAINER if list(module.children()) else ALIKE if isinstance(module, POINTWISE) else SEEN)
     inputs = (call.input for call in calls)
     if len({(flow.kind, flow.channels, conversion.fields_of(flow, flow.channels)) for flow in inputs}) > 1:
         return Refused("it is called with features of several kinds")
-    if type(module).forward not in [kind.forward for kind in kinds] or not _plain_weight(module):
+    if type(module).forward not in [kind.forward for kind in kinds]:
         return Refused(OWN)
-    return handler(module, calls[0], conversion)
+    if isinstance(module, nn.Linear) and calls[0].input.kind == INVARIANT:
+        return Kept(f"{ALIKE}: what it reads is invariant already")
+    return handler(module, calls[0], conversion) if _plain_weight(module) else Refused(OWN)
 
 
 def _plain_weight(module: nn.Module) -> bool:
@@ -142,11 +197,19 @@ def _plain_weight(module: nn.Module) -> bool:
 HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.ConvTranspose2d,), transposed),
     ((nn.Conv2d,), convolution),
-    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d), batch_or_instance_norm),
+    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d), batch_or_instance_norm),
     ((nn.GroupNorm,), group_norm),
     ((nn.Linear,), linear),
-    ((nn.MaxPool2d, nn.AvgPool2d), pool),
+    ((nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d), pool),
+    ((nn.Upsample,), upsample),
+    (PADDING, padding),
     ((nn.PReLU,), prelu),
-    ((nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), shuffle),
+    ((nn.Dropout2d, nn.FeatureAlphaDropout), dropout),
+    (SHUFFLES, shuffle),
 ]
-POINTWISE = (nn.ReLU, nn.GELU, nn.SiLU)
+CONTAINER = "its parts are converted"
+SEEN = "it has no numbers of its own, and running it shows what it does"
+POINTWISE = (
+    *(nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.Hardswish),
+    *(nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Softplus),
+)

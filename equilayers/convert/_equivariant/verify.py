@@ -13,16 +13,20 @@ from equilayers._modules import tensors
 from equilayers.convert._report import Refused
 from equilayers.groups import Group
 from equilayers.metrics import equivariance_gaps
+from equilayers.testing import locate_breaks
 
 # Errors by how much the outputs differ from sample to sample, and by the largest output.
 LIMITS = {torch.float64: (1e-6, 1e-11), torch.float32: (1e-3, 1e-5)}
+FAINT = {torch.float64: 1e-9}  # outputs that differ by less, by their size, say the same of every input; else 1e-3
+NAMED = 8  # places in the report
 
 
-def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Size]) -> Refused | None:
-    r"""What is wrong with the converted model; None if nothing.
+def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Size]) -> list[tuple[str, str, Refused]]:
+    r"""What is wrong with the converted model: path, description and reason of the whole, and of what loses it.
 
     In float64 where it runs in that: it has to run, to put out what has the shapes of before, and that has to be an
-    image that moves with x where it has two axes of space, and not to move where it has none.
+    image that moves with x where it has two axes of space, and not to move where it has none. Nothing is shown by
+    outputs that are the same for every input.
     """
     problem = None
     for dtype in (torch.float64, x.dtype):
@@ -32,10 +36,38 @@ def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Siz
                 _settle(wide, inputs)
                 elements = (0, *group.generating_set())
                 y, *moved = (list(tensors(wide(group.act(g, inputs).clone()))) for g in elements)
-            return _compared(group, elements[1:], y, moved, shapes)
+                noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(inputs)
+                other = list(tensors(wide(inputs + noise)))
+            problem = _compared(group, elements[1:], y, moved, shapes) or _deaf(y, other)
+            return [] if problem is None else [("", "", problem), *_places(wide, inputs, group)]
         except Exception as error:  # a model of others may raise anything
-            problem = Refused(f"it does not run any more: {str(error).splitlines()[0]}")
-    return problem
+            problem = Refused(f"it does not run any more: {_first_line(error)}")
+    return [("", "", problem)] if problem is not None else []
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _deaf(y: list[Tensor], other: list[Tensor]) -> Refused | None:
+    r"""Whether noise and other samples leave every output as it is: then its verification shows nothing."""
+    for before, after in zip(y, other, strict=True):
+        change = max(float((t - before).abs().max()) for t in (after, before[:1].expand_as(before)))
+        if change > FAINT.get(before.dtype, 1e-3) * float(before.abs().max()):
+            return None
+    return Refused(
+        "nothing shown: its output is the same for every input, noise included, with random weights and the batch "
+        "statistics of x. Pass other images as x, or train it and check it with equilayers.testing"
+    )
+
+
+def _places(made: nn.Module, x: Tensor, group: Group) -> list[tuple[str, str, Refused]]:
+    r"""Where the converted model loses the symmetry."""
+    try:
+        found = locate_breaks(made, x[:2], group)
+    except Exception as error:  # what is wrong has been said
+        return [("", "", Refused(f"no place was found: {_first_line(error)}"))]
+    return [(lost.path, lost.description, Refused(f"{lost.why}: {lost.suggestion}")) for lost in found[:NAMED]]
 
 
 def _settle(model: nn.Module, x: Tensor) -> None:
@@ -67,5 +99,5 @@ def _compared(
         if not off <= max(by_spread * spread, by_size * size):
             what = "an image that moves with the input" if before.ndim == 4 else "the same for moved inputs"
             much = f"off by {off:.1g}, where outputs of other samples differ by {spread:.1g}"
-            return Refused(f"what it puts out is not {what}: {much}; see equilayers.testing.locate_break")
+            return Refused(f"what it puts out is not {what}: {much}")
     return None

@@ -2,7 +2,6 @@ r"""Everything of ours folded into torch's own modules, for deployment."""
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from equilayers import nn as ours
 from equilayers._checks import refuse
-from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberLinear, FiberMean, FiberNorm
+from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberLayer, FiberLinear, FiberMean
 from equilayers.convert._plain.blur_graphs import blur
 from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase
+from equilayers.convert._report import copied
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional import expand, expand_matrix
 
@@ -46,7 +46,7 @@ def to_plain(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         refuse("to_plain", "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     with torch.no_grad():
-        return _Plain().of(copy.deepcopy(model), "")
+        return _Plain().of(copied("to_plain", model), "")
 
 
 class _Plain:
@@ -139,9 +139,9 @@ def _blur_conv(layer: ours.BlurConv2d) -> nn.Module:
     return nn.Sequential(steps)
 
 
-def _fiber_norm(layer: FiberNorm) -> nn.Module:
+def _fiber_norm(layer: FiberLayer) -> nn.Module:
     r"""The numbers of each field for all its planes; a norm that has none looks at whole fields."""
-    norm, n = layer.norm, layer.order
+    norm, n = layer.layer, layer.order
     if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm3d) or not norm.track_running_stats:
         return nn.Sequential(nn.Unflatten(1, (-1, n)), norm, nn.Flatten(1, 2))
     kind = nn.BatchNorm1d if isinstance(norm, nn.BatchNorm1d) else nn.BatchNorm2d
@@ -190,7 +190,7 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     ),
     FiberConv2d: lambda layer: _conv(layer.conv),
     FiberMean: lambda layer: graph("FiberMean", lambda x: x.unflatten(1, (-1, layer.order)).mean(2)),
-    FiberNorm: _fiber_norm,
+    FiberLayer: _fiber_norm,
     FiberLinear: _fiber_linear,
     Symmetrized: lambda layer: averaged(layer.model, layer.group, layer.reduction),
 }

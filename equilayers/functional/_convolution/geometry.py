@@ -67,6 +67,12 @@ class ConvSpec:
         return "".join(f", {name}={value!r}" for name, value, usual in given if value != usual)
 
     @property
+    def pointwise(self) -> bool:
+        r"""Whether it is a group linear map at every position."""
+        alone = self.kernel_size == self.stride == (1, 1) and self.padding == (0, 0) and self.groups == 1
+        return alone and not self.lifting and self.group.order > 1
+
+    @property
     def spans(self) -> Pair:
         r"""d(k-1) of both axes: how many pixels beyond the first a filter reaches."""
         (kh, kw), (dh, dw) = self.kernel_size, self.dilation

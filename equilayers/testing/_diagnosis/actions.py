@@ -2,9 +2,10 @@ r"""How a group may act on what a module puts out: the ways that are tried on te
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,15 +15,20 @@ from equilayers.groups import CyclicRotation, Dihedral, Group
 from equilayers.metrics import equivariance_gaps
 
 Move = Callable[[int, Tensor], Tensor]
+RESHAPED = ", reshaped"
 
 
 @dataclass(frozen=True)
 class Action:
-    r"""One way that elements move a tensor (B, ...); `fixed` where they leave it as it is."""
+    r"""One way that elements move a tensor (B, ...).
+
+    fixed: they leave it as it is. anywhere: the origin may be at any place, the same for all samples.
+    """
 
     name: str
     move: Move
     fixed: bool = False
+    anywhere: bool = False
 
 
 def image(group: Group) -> Action:
@@ -70,7 +76,7 @@ def carried(action: Action, shape: Sequence[int]) -> Action:
     def move(g: int, y: Tensor) -> Tensor:
         return action.move(g, y.reshape(len(y), *shape[1:])).reshape(y.shape)
 
-    return Action(f"{action.name}, reshaped", move)
+    return replace(action, name=f"{action.name.removesuffix(RESHAPED)}{RESHAPED}", move=move)
 
 
 def channels_last(action: Action, side: tuple[int, int] | None = None) -> Action:
@@ -100,6 +106,7 @@ def candidates(group: Group, shape: torch.Size, known: Sequence[tuple[Action, to
     if group.space_ndim == 2:
         yield from _channels_last(group, shape)
     yield invariant()
+    yield from _coordinates(group, shape)
 
 
 def _fibers(group: Group, shape: Sequence[int]) -> Iterator[Action]:
@@ -121,6 +128,34 @@ def _channels_last(group: Group, shape: torch.Size) -> Iterator[Action]:
             yield channels_last(action, tokens)
 
 
+def _coordinates(group: Group, shape: Sequence[int]) -> Iterator[Action]:
+    r"""Places in the plane, one after the other (B, ..., 2), or along axis 1: (x, y) or (y, x), y upwards or down."""
+    if not isinstance(group, CyclicRotation | Dihedral) or len(shape) < 2 or shape[0] < 2:
+        return
+    sides = [-1] if shape[-1] == 2 else []
+    if len(shape) in (2, 3) and shape[1] % 2 == 0:
+        sides += [1, 2]
+    for side, order, sign in itertools.product(sides, (1, -1), (1, -1)):
+        yield replace(_as_pairs(vector(group), side, order, sign), anywhere=True)
+
+
+def _as_pairs(action: Action, side: int, order: int, sign: int) -> Action:
+    r"""Vectors (..., 2) along the last axis, in the halves (1) or the neighbours (2) of axis 1."""
+
+    def pairs(y: Tensor) -> Tensor:
+        t = y if side == -1 else y.unflatten(1, (2, -1)).movedim(1, -1) if side == 1 else y.unflatten(1, (-1, 2))
+        t = t.movedim(2, -1) if side == 2 else t
+        t = t.flip(-1) if order == -1 else t
+        return torch.stack((t[..., 0], sign * t[..., 1]), -1)
+
+    def back(y: Tensor) -> Tensor:
+        t = torch.stack((y[..., 0], sign * y[..., 1]), -1)
+        t = t.flip(-1) if order == -1 else t
+        return t if side == -1 else t.movedim(-1, side).flatten(1, 2)
+
+    return replace(action, move=lambda g, y: back(action.move(g, pairs(y))))
+
+
 def _acts(group: Group, space: Sequence[int]) -> bool:
     r"""Whether the group moves this space; vectors without a space have nothing that it could not."""
     if not space:
@@ -134,17 +169,20 @@ def _acts(group: Group, space: Sequence[int]) -> bool:
     return True
 
 
-def distance(action: Action, y: Tensor, moved: Sequence[Tensor]) -> float:
-    r"""The largest entry of `f(gx) - act(g, f(x))` over the moved outputs of g = 1, 2, ..., by that of f(x).
+def distance(action: Action, y: Tensor, moved: Sequence[Tensor], elements: Sequence[int] = ()) -> float:
+    r"""The largest entry of `f(gx) - act(g, f(x))` over the moved outputs, by that of the outputs.
 
-    Infinite where the action does not make the shape of f(gx).
+    They are those of g = 1, 2, ..., or of the elements. Infinite where the action does not make the shape of f(gx).
     """
     scale = max(largest(m) for m in (y, *moved)) or 1.0
-    pairs = ((g, _wide(after)) for g, after in enumerate(moved, start=1))
+    plain, *others = map(_wide, (y, *moved))
+    if action.anywhere:
+        plain, *others = (t - t.mean(0) for t in (plain, *others))
+    pairs = zip(elements or range(1, len(moved) + 1), others, strict=True)
     try:
-        found = equivariance_gaps("distance", action.move, _wide(y), pairs)
+        found = equivariance_gaps("distance", action.move, plain, pairs)
         return max((largest(gap, finite=False) for gap in found), default=0.0) / scale
-    except ValueError:
+    except (ValueError, RuntimeError):
         return math.inf
 
 

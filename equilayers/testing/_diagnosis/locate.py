@@ -1,22 +1,24 @@
-r"""Finding the first place in a model where the symmetry is lost."""
+r"""Finding the places in a model where the symmetry is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from equilayers._checks import refuse
 from equilayers._modules import evaluation
 from equilayers.groups import Group
-from equilayers.testing._diagnosis.actions import Action, candidates, distance, image
 from equilayers.testing._diagnosis.advice import Advice, advice
+from equilayers.testing._diagnosis.rounds import Runs, all_lost
+from equilayers.testing._diagnosis.search import Lost, Search, course
 from equilayers.testing._diagnosis.trace import Event, trace
-from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
+from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, trying, undisturbed
+from equilayers.testing._inputs import Given, Inputs, Names
 
 STRUCTURAL = 1e-6  # relative, in float64: what float32 weights leave of a symmetry is smaller
+ROUNDS = 24  # how often the search goes on behind what it has found
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,23 @@ class Break:
         return f"{where}: {self.description} on {self.input_shape}: {self.why}. {self.suggestion}."
 
 
-def locate_break(model: Model, x: Tensor, group: Group | str, *, tolerance: float = STRUCTURAL) -> Break | None:
+def locate_break(
+    model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None, tolerance: float = STRUCTURAL
+) -> Break | None:
     r"""The first module, or function called in one, that is fed what moves with the input and puts out what does not.
 
     The model is run on x and on every gx, in float64 where it can be, and what goes into and comes out of each module
     and each torch function is compared. A tensor may follow the group in any of the usual ways: as an image, as a
-    regular feature (also flattened into channels), with its channels last, as tokens, reshaped, or not at all. What
-    comes out of all of them is kept: take a small x.
+    regular feature (also flattened into channels), with its channels last, as tokens, reshaped, as places in the
+    plane, or not at all. What comes out of all of them is kept: take a small x.
 
     Args:
-        model: any callable; a module is run in eval mode and put back.
+        model: any callable; a module is run in eval mode and put back, also one that a function, method or partial
+            calls.
         group: the symmetry, of more than one element.
         x: inputs (B, ..., H, W) that the group acts on, floating-point, moved to the model's device and dtype; two
-            small ones are enough.
+            small ones are enough. Several inputs as for `assert_invariant`.
+        moving: which of several inputs move, as for `assert_invariant`.
         tolerance: relative error up to which a tensor follows the group.
 
     Returns:
@@ -64,42 +70,85 @@ def locate_break(model: Model, x: Tensor, group: Group | str, *, tolerance: floa
     Raises:
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group is trivial or does not act on x, or the model takes another course for gx than for x.
+        RuntimeError: the model raised an exception, which is its cause.
     """
-    caller = "locate_break"
-    group, x, _ = orbit_inputs(caller, model, x, group)
+    return next(iter(_located("locate_break", model, x, group, Depth(tolerance, 1, moving))), None)
+
+
+def locate_breaks(
+    model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None, tolerance: float = STRUCTURAL
+) -> list[Break]:
+    r"""All modules and functions that lose the symmetry, in the order of their calls; the first as `locate_break`.
+
+    Each is judged by itself, on what it is fed in the run on x: what earlier ones put out for gx is replaced by what
+    they would put out if they followed the group, until nothing more is lost. Of what is random, or lost to rounding
+    alone, the first is found.
+
+    Args:
+        model: as for `locate_break`.
+        group: as for `locate_break`.
+        x: as for `locate_break`.
+        moving: as for `locate_break`.
+        tolerance: as for `locate_break`.
+
+    Returns:
+        The breaks, none where nothing is lost. A layer that breaks in several calls on the same shape is there once.
+
+    Raises:
+        TypeError, ValueError: as `locate_break`.
+    """
+    return _located("locate_breaks", model, x, group, Depth(tolerance, ROUNDS, moving))
+
+
+class Depth(NamedTuple):
+    r"""How exact a search is, how often it goes on behind what it has found, and which inputs move."""
+
+    tolerance: float
+    rounds: int
+    moving: Names
+
+
+def _located(caller: str, model: Model, x: Given | Inputs, group: Group | str, depth: Depth) -> list[Break]:
+    group, inputs = orbit_inputs(caller, model, x, group, depth.moving)
     with undisturbed(model):
-        random = _random(model, x)
+        random = _random(caller, model, inputs)
         if random is not None:
-            return random
+            return [random]
         precise = in_double(model)
-        runs = None if precise is None else runs_in_double(precise, x, group)
-        if runs is not None:
-            found = Search(group, tolerance).first(runs, "structural")
-            if found is not None:
-                return found
-        kind = "structural or numerical" if runs is None else "numerical"
-        return Search(group, rounding(model, x.dtype)).first(runs_over(model, x, group), kind)
+        runs = None if precise is None else runs_in_double(precise, inputs, group)
+        if precise is not None and runs is not None:
+            with evaluation(precise):
+                found = all_lost(precise, runs, Search(group, depth.tolerance), depth.rounds)
+            if found:
+                return _breaks(found, "structural", group)
+        kind, rounds = ("structural or numerical", depth.rounds) if runs is None else ("numerical", 1)
+        runs = runs_over(caller, model, inputs, group)
+        search = Search(group, rounding(model, inputs.first.dtype))
+        return _breaks(all_lost(model, runs, search, rounds), kind, group)
 
 
-def runs_over(model: Model, x: Tensor, group: Group) -> list[Event]:
-    return [trace(model, group.act(g, x)) for g in range(group.order)]
+def runs_over(caller: str, model: Model, x: Inputs, group: Group) -> Runs:
+    r"""The inputs, and the runs on x and on every gx."""
+    with trying(caller, model, "g·x"):
+        return Runs(x, [trace(model, x.acted(group, g)) for g in range(group.order)])
 
 
-def runs_in_double(model: Model, x: Tensor, group: Group) -> list[Event] | None:
+def runs_in_double(model: Model, x: Inputs, group: Group) -> Runs | None:
     r"""None where it does not run in float64."""
     try:
         with evaluation(model):
-            return runs_over(model, x.double(), group)
-    except (RuntimeError, TypeError, ValueError):
+            return runs_over("", model, x.double(), group)
+    except RuntimeError:
         return None
 
 
-def _random(model: Model, x: Tensor) -> Break | None:
+def _random(caller: str, model: Model, x: Inputs) -> Break | None:
     r"""The first event that differs between two identical calls."""
-    first, second = trace(model, x), trace(model, x)
+    with trying(caller, model, "x"):
+        first, second = trace(model, x), trace(model, x)
     if not _differ(first, second):
         return None
-    while not first.opaque and _course(first) == _course(second):
+    while not first.opaque and course(first) == course(second):
         pairs = zip(first.inside, second.inside, strict=True)
         found = next(((a, b) for a, b in pairs if _differ(a, b)), None)
         if found is None:
@@ -116,21 +165,14 @@ def _differ(a: Event, b: Event) -> bool:
     return len(a.outputs) != len(b.outputs) or not all(map(equal, a.outputs, b.outputs))
 
 
-def _course(event: Event) -> list[tuple[str, str, int, int]]:
-    return [(e.path, e.name, len(e.inputs), len(e.outputs)) for e in event.inside]
-
-
-def same_course(event: Event, moved: Sequence[Event]) -> None:
-    r"""Refuse runs that did not call the same modules and functions."""
-    mine = _course(event)
-    for theirs in map(_course, moved):
-        if mine != theirs:
-            both = min(len(mine), len(theirs))
-            at = next((i for i in range(both) if mine[i] != theirs[i]), both)
-            got = " and ".join(repr(names[at][1]) if at < len(names) else "nothing more" for names in (mine, theirs))
-            hint = "Its course depends on the values of the input; take an input on which it does not."
-            where = event.path or "forward"
-            refuse("locate_break", f"a model that calls the same functions for x and gx in {where}", got, hint)
+def _breaks(found: Iterable[Lost], kind: str, group: Group) -> list[Break]:
+    r"""What was found in words, each call of a layer on the same shape once."""
+    made: dict[tuple[str, str, tuple[int, ...]], Break] = {}
+    for step, error in found:
+        what = advice(step.event, [action for action, _ in step.fed], group, numerical=kind == "numerical")
+        one = _break(step.event, kind, error, what)
+        made.setdefault((one.path, one.description, one.input_shape), one)
+    return list(made.values())
 
 
 def _break(event: Event, kind: str, error: float, what: Advice) -> Break:
@@ -139,96 +181,3 @@ def _break(event: Event, kind: str, error: float, what: Advice) -> Break:
         described = event.name
     shape = tuple(event.inputs[0].shape) if event.inputs else ()
     return Break(event.path, event.name, described, shape, kind, error, what.why, what.hint)
-
-
-Known = list[tuple[Action, torch.Size]]
-
-
-@dataclass(frozen=True)
-class Step:
-    r"""A call on x and on all gx: the ids of the inputs and outputs that do not follow the group, and how others do.
-
-    error: of the output that follows the group least.
-    """
-
-    event: Event
-    moved: list[Event]
-    fed: Known
-    broken_inputs: set[int]
-    broken: dict[int, float]
-    made: Known
-    error: float
-
-
-class Search:
-    r"""Looks for the first event that is fed what follows the group and puts out what does not."""
-
-    def __init__(self, group: Group, tolerance: float) -> None:
-        self.group = group
-        self.tolerance = tolerance
-
-    def first(self, runs: Sequence[Event], kind: str) -> Break | None:
-        r"""What is found in the runs on x, on g=1 of it, and so on."""
-        root, *moved = runs
-        step = self.step(root, moved, [(image(self.group), root.inputs[0].shape)])
-        if not step.broken:
-            return None
-        event, error = self.descend(step, set(step.broken))
-        return _break(event, kind, error, advice(event, self.group, numerical=kind == "numerical"))
-
-    def descend(self, step: Step, wanted: set[int]) -> tuple[Event, float]:
-        r"""The event within that breaks the wanted outputs, or the event itself, and its error."""
-        if not step.event.opaque:
-            same_course(step.event, step.moved)
-            known, steps = list(step.fed), []
-            for number, child in enumerate(step.event.inside):
-                steps.append(self.step(child, [other.inside[number] for other in step.moved], known))
-                known += steps[-1].made
-            found = sources(steps, wanted)
-            if found:
-                return self.descend(*found[0])
-        return step.event, max(step.broken[t] for t in wanted)
-
-    def step(self, event: Event, moved: list[Event], known: Known) -> Step:
-        r"""How inputs and outputs follow the group, first of all in the ways that are known."""
-        known = known[-8:] + known[:1]
-        fed, broken_inputs, _ = self.follow(event.inputs, [other.inputs for other in moved], known)
-        made, broken, error = self.follow(event.outputs, [other.outputs for other in moved], fed or known)
-        return Step(event, moved, fed, set(broken_inputs), broken, made, error)
-
-    def follow(
-        self, tensors: list[Tensor], moved: Sequence[list[Tensor]], known: Known
-    ) -> tuple[Known, dict[int, float], float]:
-        r"""The actions of the tensors that follow the group, the errors of the others, and the largest of all."""
-        actions: Known = []
-        broken: dict[int, float] = {}
-        worst = 0.0
-        for number, tensor in enumerate(tensors):
-            after, least = [run[number] for run in moved], float("inf")
-            for action in candidates(self.group, tensor.shape, known):
-                least = min(least, distance(action, tensor, after))
-                if least <= self.tolerance:
-                    actions.append((action, tensor.shape))
-                    break
-            else:
-                broken[id(tensor)] = least
-            worst = max(worst, least)
-        return actions, broken, worst
-
-
-def sources(steps: list[Step], wanted: set[int]) -> list[tuple[Step, set[int]]]:
-    r"""The steps that break what becomes of the wanted tensors, fed with what follows the group, and what each breaks.
-
-    Back from the end, from what is broken to what it was made of. Where a tensor was changed through a view of it, that
-    path ends; then it is the first step of all that breaks something others read.
-    """
-    found, last = [], set(wanted)
-    for step in reversed(steps):
-        if guilty := wanted & set(step.broken):
-            wanted = (wanted - guilty) | step.broken_inputs
-            found += [] if step.broken_inputs else [(step, guilty)]
-    if found and not wanted:
-        return found[::-1]
-    read = last.union(*(step.event.reads() for step in steps))
-    guilty_steps = ((step, read & set(step.broken)) for step in steps if not step.broken_inputs)
-    return [(step, guilty) for step, guilty in guilty_steps if guilty][:1]

@@ -9,7 +9,7 @@ from baselines.__main__ import main
 from baselines.study.parts import deform
 from baselines.study.parts.deform import MAGNITUDES, MODELS
 from baselines.study.runs import cached_dataset
-from studies import few_digits, refused
+from studies import few_digits
 
 
 def test_the_command_leaves_numbers_a_table_and_a_picture(
@@ -44,12 +44,3 @@ def test_what_was_trained_otherwise_is_not_taken(tmp_path: Path) -> None:
     assert job.finished() == job.settings()
     assert other.path == job.path
     assert other.finished() is None
-
-
-def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["deform", "--epochs", "0", "--out", str(tmp_path)])
-    assert "argument --epochs: expected an int >= 1, got '0'" in capsys.readouterr().err
-    (tmp_path / "file").touch()
-    line = refused(["deform", "--out", str(tmp_path / "file")], capsys)
-    assert line.startswith("deform: expected --out to be a writable folder, got ")

@@ -85,9 +85,8 @@ def test_the_same_seed_gives_the_same_weights_to_the_last_bit(recipe: Recipe) ->
 
 def test_the_best_epoch_is_kept() -> None:
     data = toy_data(noise=3.0, symmetric_validation=True)
-    for g in range(4):
-        assert torch.equal(C4.act(g, data.validation.x), data.validation.x)
-    places = [check_best_epoch(data, seed) for seed in range(6)]
+    assert all(torch.equal(C4.act(g, data.validation.x), data.validation.x) for g in range(4))
+    places = [check_best_epoch(data, seed) for seed in range(4)]
     assert any(0 < place < 7 for place in places), "nothing is shown by the first and the last epoch alone"
 
 
@@ -112,27 +111,14 @@ def check_best_epoch(data: Dataset, seed: int) -> int:
     return best
 
 
-def test_learns() -> None:
+def test_learns_and_the_regulariser_lowers_the_invariance_error() -> None:
     data = toy_data(noise=0.5)
-    result = trained(Recipe(epochs=30, batch_size=16, lr=0.01), data)
-    assert result.validation_accuracy > 0.9
-    logits = orbit_logits(result.model, data.test.x, C4, 40)
+    results = [trained(Recipe(epochs=15, batch_size=16, lr=0.01, nu=nu), data) for nu in (0.0, 1.0, 30.0)]
+    errors = [logit_invariance_error(result.model, data.test.x, C4).item() for result in results]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+    assert results[0].validation_accuracy > 0.9
+    logits = orbit_logits(results[0].model, data.test.x, C4, 40)
     assert invariance(logits, data.test.y, C4)["accuracy"] > 0.9
-
-
-@pytest.mark.parametrize("group", [C4, CyclicTranslation(3), Dihedral(4)], ids=name)
-def test_accuracy_over_the_orbit_is_the_mean_over_samples_and_elements(group: Group) -> None:
-    model, data = mlp(SHAPE, 3, (16,)), toy_data()
-    right = [
-        int(model(group.act(g, sample[None]))[0].argmax()) == int(label)
-        for g in range(group.order)
-        for sample, label in zip(data.test.x, data.test.y, strict=True)
-    ]
-    expected = sum(right) / len(right)
-    measured = invariance(orbit_logits(model, data.test.x, group, 9), data.test.y, group)
-    assert measured["accuracy"] == pytest.approx(expected, rel=1e-12)
-    assert measured["upright_accuracy"] == accuracy(model, data.test.x, data.test.y)
-    assert 0 < expected < 1
 
 
 def test_accuracy_by_hand_and_in_batches() -> None:
@@ -142,43 +128,16 @@ def test_accuracy_by_hand_and_in_batches() -> None:
     assert accuracy(model, logits, y) == accuracy(model, logits, y, batch_size=2) == 0.8
 
 
-class Recording(nn.Module):
-    """A model that keeps what it is asked, to train on and to be selected by."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = mlp(SHAPE, 3, (8,))
-        self.seen: dict[bool, list[Tensor]] = {True: [], False: []}
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen[self.training].append(x)
-        return self.model(x)
-
-
 @pytest.mark.parametrize("augment", [True, False])
 def test_samples_are_moved_only_with_augmentation(augment: bool) -> None:
-    data, model = toy_data(), Recording()
+    data, model = toy_data(), mlp(SHAPE, 3, (8,))
+    seen: dict[bool, list[Tensor]] = {True: [], False: []}  # to train on, and to be selected by
+    model.register_forward_pre_hook(lambda module, args: seen[module.training].append(args[0]))
     train(model, data, C4, dataclasses.replace(RECIPE, augment=augment), 0)
     for training, split in ((True, data.train.x), (False, data.validation.x)):
-        shown = torch.cat(model.seen[training])
+        shown = torch.cat(seen[training])
         assert len(shown) == RECIPE.epochs * len(split)
         upright = (shown[:, None] == split).flatten(2).all(2).any(1)
         assert bool(upright.all()) == (not augment)
         moved = (shown[:, None] == C4.orbit(split).flatten(0, 1)).flatten(2).all(2).any(1)
         assert bool(moved.all())
-
-
-def test_the_regulariser_lowers_the_invariance_error() -> None:
-    data = toy_data()
-    recipes = [Recipe(epochs=15, batch_size=16, lr=0.01, nu=nu) for nu in (0.0, 1.0, 30.0)]
-    errors = [logit_invariance_error(trained(r, data).model, data.test.x, C4).item() for r in recipes]
-    assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
-
-
-def test_a_weight_tied_model_stays_exact_through_training() -> None:
-    data = toy_data()
-    model = weight_tied_mlp(C4, SHAPE, 3, (16, 16))
-    before = copy.deepcopy(model.state_dict())
-    train(model, data, C4, RECIPE, 0)
-    assert not equal(model.state_dict(), before)
-    assert logit_invariance_error(model, data.test.x, C4).item() == 0.0

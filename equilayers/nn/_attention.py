@@ -1,0 +1,210 @@
+r"""Multi-head attention between the positions of regular features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from equilayers._checks import check_choice, check_int, refuse
+from equilayers.functional import WeightCache
+from equilayers.functional.tokens import (
+    ALL,
+    TOKEN_ALGORITHMS,
+    AttentionCall,
+    Coefficients,
+    TokenSpace,
+    TokenWeight,
+    attend,
+    attention_mask,
+    check_heads,
+    map_size,
+    token_space,
+)
+from equilayers.groups import Group, as_group
+from equilayers.nn._init import reset
+from equilayers.nn._linear import GroupLinear
+from equilayers.nn._position import GroupRotaryEmbedding
+from equilayers.nn._tokens import check_probability, check_tokens
+
+
+class GroupMultiheadAttention(nn.Module):
+    r"""Multi-head attention between the positions of regular features (B, C, |G|, *S).
+
+    `y_s = W_out concat_heads(sum_t softmax_t(<q_s, k_t> / sqrt(d)) v_t)`, q, k, v group linear maps. Heads
+    split C; the inner product runs over the channels of a head and the whole fiber, d = C |G| / num_heads numbers, so
+    that a moved input has the same weights.
+
+    Args:
+        group: the symmetry, or its name, "C4".
+        num_features: channels of query, key, value and output, C.
+        num_heads: heads; must divide C.
+        bias: learn biases, shared over the fiber.
+        dropout: probability of dropping an attention weight, in training.
+        num_kv_heads: heads of key and value, which must divide num_heads (grouped-query attention); num_heads if None.
+        rotary: turns queries and keys by their positions on a map; None for no such embedding.
+        algorithm: "auto" (the faster by the cost model), "fourier" (group Fourier transform) or "dense" (expanded
+            matrices).
+
+    Attributes:
+        in_proj_weight: (C + 2 C num_kv_heads / num_heads, C, |G|), the rows of q, k, v below each other.
+        in_proj_bias: one per row, or None. out_proj: GroupLinear(C, C). exactness: "rounding".
+
+    Raises:
+        TypeError: group is no group, a size no int; in forward, an input that is not floating-point.
+        ValueError: heads that do not divide; in forward, another number of channels, another fiber, no positions,
+            key and value of different lengths, a mask that is not for tokens.
+
+    Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, to rounding; with a mask, if it moves with
+        the positions. In eval mode, and in training without dropout.
+
+    Source: Vaswani et al. 2017, section 3.2 (arXiv:1706.03762); Romero and Cordonnier 2021 (arXiv:2010.00977).
+    """
+
+    ALGORITHMS = TOKEN_ALGORITHMS
+    exactness = "rounding"
+    in_proj_weight: Tensor
+    in_proj_bias: Tensor | None
+
+    def __init__(
+        self,
+        group: Group | str,
+        num_features: int,
+        num_heads: int,
+        bias: bool = True,
+        dropout: float = 0.0,
+        *,
+        num_kv_heads: int | None = None,
+        rotary: GroupRotaryEmbedding | None = None,
+        algorithm: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        caller = "GroupMultiheadAttention"
+        self.group = as_group(caller, group)
+        self.num_features = check_int(caller, "num_features", num_features, 1)
+        self.num_heads = check_int(caller, "num_heads", num_heads, 1)
+        wanted = self.num_heads if num_kv_heads is None else num_kv_heads
+        self.num_kv_heads = check_int(caller, "num_kv_heads", wanted, 1)
+        check_heads(caller, self.num_features, self.num_features // self.num_heads * self.num_kv_heads, self.num_heads)
+        self.dropout = check_probability(caller, "dropout", dropout)
+        self.algorithm = check_choice(caller, "algorithm", algorithm, TOKEN_ALGORITHMS)
+        rows = self.num_features + 2 * (self.num_features // self.num_heads) * self.num_kv_heads
+        size = rows, self.num_features, self.group.order
+        self.in_proj_weight = nn.Parameter(torch.empty(size, device=device, dtype=dtype))
+        self.in_proj_bias = nn.Parameter(torch.empty(rows, device=device, dtype=dtype)) if bias else None
+        self.out_proj = GroupLinear(
+            self.group, self.num_features, self.num_features, bias, "auto", device=device, dtype=dtype
+        )
+        self.rotary = rotary
+        self._caches = WeightCache(), WeightCache(), WeightCache()  # of the products that make query, key and value
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Draw the parameters as `GroupLinear` does; biases are zero, as in torch.nn.MultiheadAttention."""
+        reset(self.in_proj_weight, None)
+        self.out_proj.reset_parameters()
+        for bias in self.in_proj_bias, self.out_proj.bias:
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        key_padding_mask: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
+        r"""Attention of the positions of query to those of key and value.
+
+        Args:
+            query: regular feature (B, C, |G|, *S).
+            key: regular feature (B, C, |G|, *T), with M positions; the query if None.
+            value: regular feature of the shape of key; the key if None.
+            key_padding_mask: (B, M), True for the keys that nobody sees; as in torch.nn.MultiheadAttention.
+            attn_mask: (N, M), (num_heads, N, M) or (B, num_heads, N, M); bool, True for what is *not* seen, or numbers
+                added to the scores; as in torch.nn.MultiheadAttention.
+            is_causal: position s sees positions up to s only.
+            size: (H, W) of the map whose tokens come last, for a rotary embedding of tokens (B, C, |G|, N); positions
+                before them, such as class tokens, are not turned. None for the positions *S themselves.
+
+        Returns:
+            Regular feature (B, C, |G|, *S).
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        if value is query and key is not query:
+            value = query.view_as(query)  # three inputs, not one
+        for name, f in ("query", query), ("key", key), ("value", value):
+            check_tokens("GroupMultiheadAttention", name, f, self.group, self.in_proj_weight)
+        if value.shape[3:] != key.shape[3:] or len(key) != len(query) or len(value) != len(query):
+            hint = "Each key has one value, and all three one batch."
+            refuse(
+                "GroupMultiheadAttention", f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint
+            )
+        mask = attention_mask(attn_mask, key_padding_mask)
+        space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
+        given = [query] if value is query else [query, key] if value is key else [query, key, value]
+        entered = [space.enter(f) for f in given]
+        call = AttentionCall(
+            "GroupMultiheadAttention", len(query), mask, is_causal, map_size(query) if size is None else size
+        )
+        return space.leave(self._on_tokens(space, entered, call, leaves=True), query, scaled=True)
+
+    def _on_tokens(
+        self,
+        space: TokenSpace,
+        inputs: list[Coefficients],
+        call: AttentionCall,
+        *,
+        norm: TokenWeight | None = None,
+        scale: Tensor | None = None,
+        leaves: bool = False,
+    ) -> Coefficients:
+        r"""The layer in a space, of B·N tokens: one input, or query and key, or all three.
+
+        norm: what stands before the layer, by its `gain`, `shift` and `centred`. scale: (C,), multiplies the output.
+        leaves: whether the output leaves the space, scaled.
+        """
+        d, kept = self.num_features // self.num_heads, self.num_kv_heads
+        shapes = [(self.num_heads, d), (kept, d), (kept, d)]
+        # Which input makes how many of query, key and value in one product; what is turned has a product of its own.
+        plans = {1: [(0, 2), (0, 1)] if self.rotary else [(0, 3)], 2: [(0, 1), (1, 2)], 3: [(0, 1), (1, 1), (2, 1)]}
+        plan = [(0, 1), (1, 1), (1, 1)] if self.rotary and len(inputs) == 2 else plans[len(inputs)]
+        heads: list[Tensor] = []
+        first = 0
+        for (which, count), cache in zip(plan, self._caches, strict=False):
+            part = shapes[len(heads) :][:count]
+            rows = slice(first, first + sum(n * width for n, width in part))
+            w = TokenWeight(self.in_proj_weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
+            w = w.after(norm)
+            if self.rotary and len(heads) < 2:
+                planes = space.planes(space.map(inputs[which], w, cache, scaled=ALL))
+                heads += [self._turned(x, n, call) for x, (n, _) in zip(_split(planes, part), part, strict=True)]
+            else:
+                scaled = 0 if heads else self.num_features
+                heads += space.heads(space.map(inputs[which], w, cache, scaled=scaled), call.batch, part)
+            first = rows.stop
+        query, key, value = heads
+        y = attend(query, key, value, call._replace(dropout=self.dropout if self.training else 0.0))
+        return self.out_proj._on_tokens(space, space.merged(y), scale=scale, leaves=leaves)
+
+    def _turned(self, planes: Tensor, heads: int, call: AttentionCall) -> Tensor:
+        r"""Planes (|G|, B·N, heads·d) in the regular basis, turned by their positions, as attention takes them."""
+        if self.rotary is None or call.size is None:
+            hint = "Pass a map (B, C, |G|, H, W), or size=(H, W)."
+            refuse("GroupMultiheadAttention", "positions on a map for the rotary embedding", call.size, hint)
+        x = planes.unflatten(1, (call.batch, -1)).unflatten(3, (heads, -1)).permute(1, 2, 0, 3, 4)
+        return self.rotary(x, call.size).permute(0, 3, 1, 2, 4).flatten(3)
+
+    def extra_repr(self) -> str:
+        sizes = f"{self.group!r}, num_features={self.num_features}, num_heads={self.num_heads}"
+        return f"{sizes}, num_kv_heads={self.num_kv_heads}, dropout={self.dropout}, algorithm={self.algorithm!r}"
+
+
+def _split(planes: Tensor, part: list[tuple[int, int]]) -> tuple[Tensor, ...]:
+    return planes.split([heads * d for heads, d in part], -1)

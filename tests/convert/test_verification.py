@@ -1,0 +1,91 @@
+"""A conversion that is not what it should be says where; one whose verification shows nothing says so."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.third_party import versions
+from equilayers.convert import to_equivariant
+from peers import required
+
+
+class Does(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def network(*layers: nn.Module, images: bool = False) -> nn.Module:
+    head = [] if images else [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), *layers, *head)
+
+
+LOPSIDED = [
+    (
+        "ConstantPad2d((0, 1, 0, 1))",
+        lambda: [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 3, 2)],
+        "pads more on one side",
+    ),
+    ("Tensor.roll", lambda: [Does(lambda t: t.roll(1, -1)), nn.Conv2d(8, 8, 3)], "shifts along one axis"),
+    ("interpolate", lambda: [Does(lambda t: F.interpolate(t, size=7)), nn.Conv2d(8, 8, 3)], "bilinear"),
+]
+
+
+@pytest.mark.parametrize(("what", "layers", "words"), LOPSIDED)
+@pytest.mark.parametrize("images", [False, True])
+def test_what_refuses_the_whole_model_is_named(
+    what: str, layers: Callable[[], list[nn.Module]], words: str, images: bool
+) -> None:
+    made, report = to_equivariant(network(*layers(), images=images), "C4", torch.randn(2, 1, 16, 16))
+    whole, place = sorted(report.of("refused"), key=lambda entry: entry.path)
+    assert (whole.path, place.path) == ("", "3"), what
+    assert words in place.reason
+    assert str(place) in str(report)
+    assert made.training
+
+
+@pytest.mark.parametrize("dead", ["weights", "bias"])
+def test_what_shows_nothing_is_not_complete(dead: str) -> None:
+    net = network(nn.Conv2d(8, 8, 3))
+    layer = net[3] if dead == "bias" else net[-1]
+    with torch.no_grad():
+        layer.weight.zero_()
+        if dead == "bias":
+            layer.bias.fill_(1.0)
+    _, report = to_equivariant(net, "C4", torch.randn(2, 1, 16, 16), from_weights=True)
+    (refused,) = report.of("refused")
+    assert "nothing shown: its output is the same for every input" in refused.reason
+    _, report = to_equivariant(net, "C4", torch.randn(2, 1, 16, 16))
+    assert report.complete, "weights of its own let something through"
+
+
+def test_one_image_and_images_that_are_alike_show_something() -> None:
+    for x in (torch.randn(1, 1, 16, 16), torch.randn(1, 1, 16, 16).expand(3, 1, 16, 16)):
+        assert to_equivariant(network(), "C4", x)[1].complete
+
+
+def test_an_untrained_efficientnet_names_its_padding() -> None:
+    """Its untrained output is constant to rounding: with batch statistics of the images it is not."""
+    required(versions, "monai", "models")
+    from monai.networks.nets import EfficientNetBN
+
+    net = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=3, num_classes=5)
+    made, report = to_equivariant(net, "C4", torch.randn(2, 3, 32, 32))
+    places = {entry.path: entry for entry in report.of("refused")}
+    assert "not the same for moved inputs" in places.pop("").reason
+    assert places["_conv_stem_padding"].before == "ConstantPad2d(padding=(0, 1, 0, 1), value=0.0)"
+    assert all("pads more on one side" in place.reason for place in places.values())
+    lopsided = [
+        path
+        for path, module in made.named_modules()
+        if isinstance(module, nn.ConstantPad2d) and len(set(module.padding)) > 1
+    ]
+    assert set(places) <= set(lopsided)

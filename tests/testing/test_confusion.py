@@ -1,0 +1,29 @@
+"""Every checker passes forty right models and none of forty subtly broken ones, in three precisions."""
+
+import pytest
+import torch
+
+from confusion import CHECKERS, DTYPES, MEASURES, passed, row
+from right_and_broken import BROKEN, RIGHT
+
+# What a measure cannot say: it takes one tensor, infinities have no distance, all samples are moved alike, and an
+# equivariance error is relative to the whole output.
+REFUSED = {name: ["dictionary of nested outputs"] for name in MEASURES}
+REFUSED["`equivariance_error`, in float64"].append("the lowest number there is")
+MIXING = ["samples that see each other", "batch statistics of pixels"]
+UNSEEN = dict.fromkeys(MEASURES, MIXING)
+UNSEEN["`equivariance_error`, in float64"] = [*MIXING, "a masked class"]
+UNSEEN["`locate_break`"] = [*MIXING, "a masked class", "the lowest number there is"]
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_right_models_pass_and_broken_ones_do_not(checker: str, dtype: torch.dtype) -> None:
+    right, broken = passed(checker, dtype, RIGHT), passed(checker, dtype, BROKEN)
+    assert [case for case in RIGHT if case not in right] == REFUSED.get(checker, [])
+    assert broken == UNSEEN.get(checker, [])
+    assert row(checker)[DTYPES.index(dtype)] == f"{len(right)}, {len(broken)}"
+
+
+def test_there_are_forty_of_each() -> None:
+    assert (len(RIGHT), len(BROKEN)) == (40, 40)

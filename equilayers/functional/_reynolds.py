@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_choice, check_float, refuse
+from equilayers._checks import check_choice, check_float, check_model, check_tensor, refuse
 from equilayers.functional._hashing import mixed, odd_integers
 from equilayers.groups import Group, as_group
 
@@ -51,10 +51,13 @@ def reynolds(f: Callable[[Tensor], Tensor], group: Group, x: Tensor, reduction: 
         )
     group.check_stackable(tuple(x.shape), caller)
     orbit = _in_order(group.orbit(x))
+    check_model(caller, f)
     y = f(orbit.flatten(0, 1))
     if not isinstance(y, Tensor) or y.ndim < 1 or y.shape[0] != group.order * x.shape[0]:
         got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         refuse(caller, f"f to return a row for each of {group.order * x.shape[0]} samples", got, "Keep the batch axis.")
+    check_tensor(caller, "what f returns", y)
+    y = y if y.is_floating_point() or y.is_complex() else y.to(torch.get_default_dtype())
     if y.ndim < 2 and reduction == "probabilities":
         refuse(caller, "f to return rows of logits with reduction='probabilities'", tuple(y.shape), "Add their axis.")
     if reduction == "probabilities":

@@ -87,7 +87,7 @@ def network(what: str) -> nn.Sequential:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(8, 6),
-        nn.ReLU(),
+        nn.Tanh(),
         nn.Linear(6, 4),
     )
 

@@ -171,13 +171,6 @@ def test_one_perturbed_weight_is_found(group: Group) -> None:
     assert breaks(model, group, x, "lift") == list(range(1, group.order))
 
 
-@pytest.mark.parametrize("group", TURNING[1:], ids=name)
-def test_untied_weights_are_found(group: Group) -> None:
-    plain = nn.Linear(36, 5 * group.order)
-    model = lambda x: plain(x.flatten(1)).unflatten(1, (5, group.order))  # noqa: E731
-    assert breaks(model, group, torch.randn(3, 6, 6), "lift") == list(range(1, group.order))
-
-
 def test_wrong_group_is_found() -> None:
     stack = lambda group: nn.Sequential(LiftingLinear(group, (6, 6), 8), OrbitPool())  # noqa: E731
     x = torch.randn(3, 6, 6)

@@ -88,7 +88,8 @@ def polyphase(stride: Pair, norm: float, exact: bool) -> fx.GraphModule:
     def compute(x: Any) -> Any:
         for dim, step in () if exact else zip((-2, -1), stride, strict=True):
             whole = (x.size(dim) + step - 1) // step * step
-            x = x.index_select(dim, (x.new_ones(whole, dtype=torch.int64).cumsum(0) - 1) % x.size(dim))
+            places, length = (x.new_ones(size, dtype=torch.int64) for size in (whole, x.size(dim)))
+            x = x.index_select(dim, (places.cumsum(0) - 1) % length.sum())
         starts = itertools.product(*map(range, stride))
         components = torch.stack([x[..., i :: stride[0], j :: stride[1]] for i, j in starts], 1)
         rows = components.flatten(2)

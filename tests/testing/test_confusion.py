@@ -30,7 +30,7 @@ def test_there_are_forty_of_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "path", "name"), zip(MIXING, ["body.0", "body.1.module"], ["Tensor.sub", "BatchNorm1d"], strict=True)
+    ("case", "path", "name"), [(MIXING[0], "body.0", "Tensor.sub"), (MIXING[1], "body.1.module", "BatchNorm1d")]
 )
 def test_the_call_that_mixes_samples_is_located(case: str, path: str, name: str) -> None:
     found = locate_break(BROKEN[case].model(torch.float32), BROKEN[case].x(), "C4")

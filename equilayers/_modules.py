@@ -22,13 +22,17 @@ def evaluation(model: Model) -> Iterator[None]:
     r"""The model in eval mode, each of its modules put back into its own mode afterwards."""
     modules = [m for _, m in named_modules(model) if hasattr(m, "training")]
     modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
+    _set_modes(modules, [False] * len(modules))
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+        _set_modes(modules, modes)
+
+
+def _set_modes(modules: list[nn.Module], modes: list[bool]) -> None:
+    for module, mode in zip(modules, modes, strict=True):  # a module before its parts, whose modes may be others
+        if module.training != mode:
+            module.train(mode)  # which does more than to set a flag in escnn: there it makes the filter
 
 
 def named_modules(model: Any) -> list[tuple[str, nn.Module]]:

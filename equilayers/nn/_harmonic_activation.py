@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equilayers._checks import check_int, refuse
+from equilayers._checks import check_int, check_same_device, refuse
 from equilayers.functional import check_harmonic, harmonic_magnitude, scale_magnitude, square_magnitude
 
 
@@ -134,7 +134,7 @@ class HarmonicMagnitude(nn.Module):
 
 
 def _check_streams(caller: str, z: Tensor, like: Tensor) -> None:
-    check_harmonic(caller, z)
+    check_same_device(caller, "z", check_harmonic(caller, z), like)
     if (z.shape[1], z.shape[2] // 2) != tuple(like.shape):
         wanted = f"z of shape (B, {like.shape[0]}, {2 * like.shape[1]}, H, W)"
         refuse(caller, wanted, tuple(z.shape), "Take the channels and the order of the layer before.")

@@ -182,6 +182,7 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
         )
     y, moved, noisy = runs.plain[name], [outputs[name] for outputs in runs.moved], runs.noisy.get(name)
     action = _action(caller, runs.group, output, y)
+    _require_action(caller, action, runs.group, y)
     found = list(equivariance_gaps(caller, action.move, y, enumerate(moved, start=1)))
     scale = _scale([y, *moved], noisy)
     limit = allowed.at(scale, rounding(runs.model, y.dtype))
@@ -315,6 +316,17 @@ def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Ac
         named = ", ".join(map(repr, OUTPUTS))
         refuse(caller, f"output in {{{named}}} or a function", repr(output), "Pick one of those.")
     return declared(group, output)
+
+
+def _require_action(caller: str, action: Action, group: Group, y: Tensor) -> None:
+    r"""ValueError, in the name of `caller`, where an output cannot move as it was declared."""
+    try:
+        action.move(group.order - 1, y)
+    except ValueError as error:
+        if action.name == "given":
+            raise
+        hint = "Say how it moves with output=, or assert that it stays."
+        refuse(caller, f"an output that moves as {action.name}", f"{tuple(y.shape)} ({error})", hint)
 
 
 def _diagnosis(

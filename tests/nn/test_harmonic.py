@@ -237,19 +237,6 @@ def test_half_precision_and_empty_batches_spoil_nothing() -> None:
     assert torch.equal(norm.running_square, kept)
 
 
-def test_a_vector_may_turn_too() -> None:
-    x, first = smooth_images(17, 2), torch.linspace(-1, 1, 17, dtype=torch.float64)
-
-    def act(y: Tensor, degrees: float) -> Tensor:
-        return torch.view_as_real(torch.view_as_complex(y) * cmath.exp(1j * math.radians(degrees)))
-
-    def centre(x: Tensor, up: float = -1.0) -> Tensor:
-        return torch.stack(((x * first).mean((1, 2, 3)), up * (x * first[:, None]).mean((1, 2, 3))), 1)
-
-    assert float(rotation_error_curve(centre, x, (90,), action_out=act).error[0]) < 1e-12
-    assert float(rotation_error_curve(partial(centre, up=1.0), x, (90,), action_out=act).error[0]) > 0.1
-
-
 def test_the_settings_are_shown() -> None:
     layer = HarmonicConv2d(1, 2, 5, None, 1, padding=2, padding_mode="reflect")
     wanted = "HarmonicConv2d(1, 2, kernel_size=5, in_order=None, out_order=1, padding=(2, 2), padding_mode='reflect')"

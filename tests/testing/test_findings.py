@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers.convert import to_equivariant
-from equilayers.groups import CyclicTranslation
-from equilayers.nn import BlurPool2d, MaxBlurPool2d, PolyphasePool2d
+from equilayers.groups import CyclicTranslation, Dihedral
+from equilayers.nn import BlurPool2d, InvariantAvgPool2d, LiftingLinear, MaxBlurPool2d, OrbitPool, PolyphasePool2d
 from equilayers.testing import assert_equivariant, assert_invariant, layer_errors, locate_break, locate_breaks
 from planted import C4, FAULTS, Does, Net
 from strategies import name
@@ -145,7 +145,7 @@ def symmetric(conv: nn.Conv2d) -> nn.Conv2d:
         lambda: nn.Conv2d(1, 2, 1, 2),
     ],
 )
-@pytest.mark.parametrize("group", [C4, T4], ids=name)
+@pytest.mark.parametrize("group", [C4, Dihedral(1), Dihedral(4), T4], ids=name)
 def test_advice_on_one_layer_holds(make: Callable[[], nn.Module], size: int, group: Any) -> None:
     layer, x = make(), image(size)
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -155,7 +155,7 @@ def test_advice_on_one_layer_holds(make: Callable[[], nn.Module], size: int, gro
     for match, change in followed:
         better = change(layer, *match.groups())
         assert_invariant(nn.Sequential(better, *pooled), x, group)
-        if group == C4:
+        if group != T4:
             assert_equivariant(better, x, group, output="image")
 
 
@@ -172,6 +172,25 @@ def test_the_headline_for_a_plain_network_holds(net: nn.Module) -> None:
     made, report = to_equivariant(net, C4, x)
     assert report.complete
     assert_invariant(made, x, C4)
+
+
+def test_advice_on_what_reads_pixels_by_their_place_holds() -> None:
+    x = image(8)
+    found = locate_break(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), x, C4)
+    assert found is not None
+    assert "Pool over the map before it (InvariantAvgPool2d), or take LiftingLinear" in found.suggestion
+    assert_invariant(nn.Sequential(InvariantAvgPool2d(), nn.Linear(1, 3)), x, C4)
+    assert_invariant(nn.Sequential(LiftingLinear(C4, (1, 8, 8), 3), OrbitPool()), x, C4)
+
+
+def test_filters_that_no_conversion_sees_are_to_be_built() -> None:
+    weight = torch.randn(1, 1, 3, 3, dtype=torch.float64)
+    found = locate_break(lambda x: F.conv2d(x, weight.to(x)), image(8), C4)
+    assert found is not None
+    assert found.suggestion == "Build it of LiftingConv2d and GroupConv2d"
+    up = locate_break(nn.ConvTranspose2d(1, 1, 2, 2), image(8), C4)
+    assert up is not None
+    assert up.suggestion.endswith("or build it of GroupConvTranspose2d")
 
 
 @pytest.mark.parametrize("settings", [{"size": 7}, {"size": 15}, {"size": 24}, {"scale_factor": 1.5}], ids=str)

@@ -63,10 +63,12 @@ class PatchKernel:
     fast: Fourier
     exact: Fourier
     size: Pair
-    features_axis: int = 1
 
     def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self.apply(x, self.operators(weight), bias, weight.shape[0])
+
+    def bias_gradient(self, v: Tensor) -> Tensor:
+        return v.sum((0, 2, 3, 4))
 
     def operators(self, weight: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         r"""The matrices of the fast transform of the weight, and those of the exact one."""

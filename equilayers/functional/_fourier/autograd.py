@@ -20,10 +20,6 @@ from torch.autograd import Function
 class Kernel(Protocol):
     r"""A bilinear map and its adjoints on plain tensors, none of them differentiable by itself."""
 
-    @property
-    def features_axis(self) -> int:
-        r"""The axis of y that the bias stands on."""
-
     def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         r"""The output, y = W * x + bias."""
 
@@ -32,6 +28,9 @@ class Kernel(Protocol):
 
     def weight_gradient(self, v: Tensor, x: Tensor) -> Tensor:
         r"""The W-gradient of <v, W * x>."""
+
+    def bias_gradient(self, v: Tensor) -> Tensor:
+        r"""The bias-gradient of <v, y>; differentiable."""
 
 
 class _BilinearMap(Function):
@@ -67,8 +66,7 @@ class Correlate(_BilinearMap):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         gx = InputAdjoint.apply(v, weight, ctx.kernel) if needs_x else None
         gw = WeightGradient.apply(v, x, ctx.kernel) if needs_weight else None
-        others = [axis for axis in range(v.ndim) if axis != ctx.kernel.features_axis]
-        return gx, gw, v.sum(others) if needs_bias else None, None
+        return gx, gw, ctx.kernel.bias_gradient(v) if needs_bias else None, None
 
 
 class InputAdjoint(_BilinearMap):

@@ -112,8 +112,8 @@ def advice(event: Event, fed: Sequence[Action], group: Group, *, numerical: bool
         return _of_module(event, event.module, fed, group)
     if name in FUNCTIONS:
         return FUNCTIONS[name]
-    if short in ("conv2d", "conv1d", "conv_transpose2d"):
-        return _of_filters(group, "")
+    if short in ("conv2d", "conv1d", "conv3d", "conv_transpose2d"):
+        return _of_filters(group)
     if short in SUMS:
         why = "it combines tensors that move differently: one may be the same for every input"
         return Advice(why, "An embedding of absolute places has to go, or to be averaged over the group")
@@ -124,8 +124,10 @@ def _of_module(event: Event, module: nn.Module, fed: Sequence[Action], group: Gr
     if isinstance(module, nn.ConvTranspose2d) and any(module.output_padding):
         why = "its output_padding adds pixels on one side alone"
         return Advice(why, "Take a kernel as even or odd as the stride, without output_padding, or nn.Upsample")
-    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        return _of_filters(group, "")
+    if isinstance(module, nn.ConvTranspose2d):
+        return _of_filters(group, f"{CONVERT}, or build it of GroupConvTranspose2d")
+    if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose3d):
+        return _of_filters(group)
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return _of_convolution(event, module, fed, group)
     if isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.LPPool2d | nn.MaxPool3d | nn.AvgPool3d):
@@ -154,7 +156,8 @@ def _of_convolution(event: Event, module: nn.Module, fed: Sequence[Action], grou
         return Advice(
             lopsided, f"{_settings(event, module, keep=True)}stride 1 and BlurPool2d(stride={stride}) behind it"
         )
-    filters = _of_filters(group, STRIDES if strided else "")
+    build = CONVOLUTIONS + (STRIDES if strided else "")
+    filters = _of_filters(group, f"{CONVERT}, or {build}" if isinstance(module, nn.Conv2d) else "")
     return filters._replace(why=f"{filters.why}, and {lopsided}") if lopsided else filters
 
 
@@ -188,12 +191,10 @@ def _follows_unstrided(event: Event, module: nn.Module, fed: Sequence[Action], g
     return False
 
 
-def _of_filters(group: Group, strides: str) -> Advice:
+def _of_filters(group: Group, hint: str = "") -> Advice:
     if not isinstance(group, CyclicRotation | Dihedral):
-        return Advice(
-            "its filter does not follow the group", "Take a filter that the group leaves alone, and pad around"
-        )
-    return Advice("its filter is not symmetric under the group", f"{CONVERT}, or {CONVOLUTIONS}{strides}")
+        return Advice("its filter does not follow the group", "Take one that does, with padding that does as well")
+    return Advice("its filter is not symmetric under the group", hint or f"B{CONVOLUTIONS[1:]}")
 
 
 def _of_pool(event: Event, module: nn.Module, group: Group) -> Advice:

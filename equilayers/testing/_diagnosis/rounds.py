@@ -96,7 +96,7 @@ def _alone(search: Search, plain: Event, moved: Sequence[Event]) -> list[Lost]:
     r"""The layers that are fed what does not follow the group, and would lose it if they were fed what does."""
     found = []
     for event, *others in zip(plain.all(), *(run.all() for run in moved), strict=True):
-        if isinstance(event.module, SAMPLING) and event.inputs and event.outputs:
+        if isinstance(event.module, SAMPLING) and event.inputs and event.outputs and not _pointwise(event.module):
             _, broken_inputs, _ = search.follow(event.inputs, [other.inputs for other in others], [])
             if broken_inputs and (error := _error_alone(search, event, event.module)) > search.tolerance:
                 broken = {id(event.outputs[0]): error}
@@ -104,19 +104,30 @@ def _alone(search: Search, plain: Event, moved: Sequence[Event]) -> list[Lost]:
     return found
 
 
+def _pointwise(module: nn.Module) -> bool:
+    r"""Whether it reads and writes each pixel by itself."""
+    settings = (getattr(module, name, ()) for name in ("kernel_size", "stride"))
+    return all(all(number == 1 for number in (one if isinstance(one, tuple) else (one,))) for one in settings)
+
+
 @torch.no_grad()
 def _error_alone(search: Search, event: Event, module: nn.Module) -> float:
     r"""The least error of its output, over the ways its input may move; 0 where that is not known."""
-    t, y = event.inputs[0], event.outputs[0]
-    errors = []
+    t, y = event.inputs[0][:1], event.outputs[0][:1]  # one sample is enough
+    elements, errors = search.group.generating_set(), []
+    try:
+        layer = copy.deepcopy(module).to(t.dtype)
+    except (RuntimeError, TypeError):
+        return 0.0
     for way in candidates(search.group, t.shape, []):
         if way.fixed or way.anywhere:
             continue
         try:
-            layer = copy.deepcopy(module).to(t.dtype)
-            after = [layer(way.move(g, t)) for g in search.elements]
+            after = [layer(way.move(g, t)) for g in elements]
         except (RuntimeError, ValueError, TypeError):
             continue
         ways = candidates(search.group, y.shape, [(way, t.shape)])
-        errors.append(min(distance(out, y, after, search.elements) for out in ways))
+        errors.append(min(distance(out, y, after, elements) for out in ways))
+        if errors[-1] <= search.tolerance:
+            break
     return min(errors, default=0.0)

@@ -116,12 +116,7 @@ def test_bad_elements(group: CyclicRotation) -> None:
 
 def test_bad_spaces() -> None:
     for group in (C4, D4):
-        caller = f"{group!r}."
-        assert_refused(lambda: group.act(1, torch.zeros(4, 5)), ValueError, f"{caller}act", "H == W", "H=4, W=5")
-        assert_refused(lambda: group.act(0, torch.zeros(4, 5)), ValueError, f"{caller}act", "H == W")
-        assert_refused(lambda: group.act(1, torch.zeros(4)), ValueError, f"{caller}act", "(..., H, W)")
-        feature = torch.zeros(1, 2, group.order, 4, 5)
-        assert_refused(lambda: group.act_regular(1, feature), ValueError, f"{caller}act_regular", "H == W")
+        assert_refused(lambda: group.act(1, torch.zeros(4)), ValueError, f"{group!r}.act", "(..., H, W)")
         assert_refused(lambda: LiftingLinear(group, (4, 5), 3), ValueError, "LiftingLinear", "H == W")
     x = torch.zeros(2, 10, 10)
     for dim in (-1, -2):

@@ -57,18 +57,21 @@ def magnitude_relu(bias: Tensor) -> fx.GraphModule:
     return graph("HarmonicNonlinearity", compute)
 
 
-def averaged(model: nn.Module, group: Group, reduction: str) -> fx.GraphModule:
-    r"""Of `equilayers.convert.symmetrize`: one call of the model on the orbit."""
-    n = group.order
+def averaged(layer: Any) -> fx.GraphModule:
+    r"""Of `equilayers.convert.symmetrize` with a model of one tensor: one call of it on the orbit."""
+    group, reduction, n = layer.group, layer.reduction, layer.group.order
 
     def compute(x: Tensor, model: nn.Module) -> Tensor:
         orbit = torch.cat([_moved(group, g, x) for g in range(n)])
         y: Tensor = model(orbit).unflatten(0, (n, -1))
+        y = y.log_softmax(2) if reduction == "probabilities" else y
+        if layer.output == "image":
+            y = torch.stack([_moved(group, group.inverse(g), y[g]) for g in range(n)])
         if reduction == "probabilities":
-            return y.log_softmax(2).logsumexp(0) - math.log(n)
+            return y.logsumexp(0) - math.log(n)
         return y.mean(0) if reduction == "mean" else y.amax(0)
 
-    return graph("Symmetrized", compute, model=model)
+    return graph("Symmetrized", compute, model=layer.model)
 
 
 def _moved(group: Group, g: int, x: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ PACKAGES = ("equilayers", "baselines", "benchmarks")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_DOCSTRING_LINES, MAX_PARAMETERS = 400, 50, 5, 6
 
 # What each part of equilayers may import of the others; equilayers/__init__.py may import them all.
-_FLOOR = {"_checks", "_files", "_matmul", "_modules"}
+_FLOOR = {"_checks", "_files", "_matmul", "_modules", "_tables"}
 _MATHEMATICS = {"_checks", "groups", "functional"}
 PARTS = {
     **{part: set[str]() for part in _FLOOR},
-    "groups": {"_checks"},
-    "functional": {"_checks", "_matmul", "groups"},
+    "_tables": {"_checks"},
+    "groups": {"_checks", "_tables"},
+    "functional": {"_checks", "_matmul", "_modules", "_tables", "groups"},
     "nn": _MATHEMATICS,
     "convert": _MATHEMATICS | {"_modules", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},
@@ -193,22 +194,16 @@ def parts(modules: Modules) -> Found:
 def private_imports(modules: Modules) -> Found:
     """A private name of another part; the shared floor does not count."""
     for module, item in _private_imports(modules):
-        yield (
-            module,
-            item.line,
-            f"imports {item.target}; {ALLOWED['private_imports']} private imports across parts pass",
-        )
+        what = f"imports {item.target}; {ALLOWED['private_imports']} private imports across parts pass"
+        yield module, item.line, what
 
 
 def detours(modules: Modules) -> Found:
     """A private name comes through the `__init__` of a part or folder, not out of its file."""
     for module, item in _private_imports(modules):
         if not modules[_source(item.target, modules)].is_folder:
-            yield (
-                module,
-                item.line,
-                f"imports {item.target} out of its file; import it from the folder that hands it on",
-            )
+            what = f"imports {item.target} out of its file; import it from the folder that hands it on"
+            yield module, item.line, what
 
 
 def handed_on(modules: Modules) -> Found:
@@ -258,11 +253,8 @@ def sizes(modules: Modules) -> Found:
             body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
             length = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
             if length > MAX_FUNCTION_LINES:
-                yield (
-                    module,
-                    node.lineno,
-                    f"{node.name} has {length} lines; a function has at most {MAX_FUNCTION_LINES}",
-                )
+                what = f"{node.name} has {length} lines; a function has at most {MAX_FUNCTION_LINES}"
+                yield module, node.lineno, what
 
 
 def folder_docstrings(modules: Modules) -> Found:
@@ -281,11 +273,8 @@ def parameters(modules: Modules) -> Found:
             names = [arg.arg for arg in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
             count = len([name for name in names if name not in ("self", "cls", "ctx")]) + bool(given.vararg)
             if count > MAX_PARAMETERS and node.name not in LIKE_TORCH:
-                yield (
-                    module,
-                    node.lineno,
-                    f"{node.name} has {count} parameters; a function has at most {MAX_PARAMETERS}",
-                )
+                what = f"{node.name} has {count} parameters; a function has at most {MAX_PARAMETERS}"
+                yield module, node.lineno, what
 
 
 def splats(modules: Modules) -> Found:
@@ -316,16 +305,16 @@ def decisions(modules: Modules) -> Found:
     """Decisions hang on types and values, never on the words of a message or on who calls."""
     for module in modules.values():
         for node in module.nodes:
-            if isinstance(node, ast.Compare) and _reads_words(node):
+            if _reads_words(node):
                 yield module, node.lineno, f"decides by words: {ast.unparse(node)}; compare a type or a value"
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                method, of = node.func.attr, node.func.value
-                by_name = bool(node.args) and isinstance(node.args[0], ast.Name | ast.Attribute)
-                if method in ("startswith", "endswith") and (by_name or _stands_for(of, WORDS)):
-                    yield module, node.lineno, f"decides by words: {ast.unparse(node)}; compare a type or a value"
 
 
-def _reads_words(node: ast.Compare) -> bool:
+def _reads_words(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        by_name = bool(node.args) and isinstance(node.args[0], ast.Name | ast.Attribute)
+        return node.func.attr in ("startswith", "endswith") and (by_name or _stands_for(node.func.value, WORDS))
+    if not isinstance(node, ast.Compare):
+        return False
     sides = [node.left, *node.comparators]
     sentence = any(isinstance(side, ast.Constant) and " " in str(side.value) for side in sides)
     contains = isinstance(node.ops[0], ast.In | ast.NotIn) and isinstance(node.left, ast.Constant)

@@ -14,7 +14,6 @@ from equilayers._checks import Pair, check_choice, check_int
 from equilayers.functional.tokens import (
     TOKEN_ALGORITHMS,
     AttentionCall,
-    Coefficients,
     TokenSpace,
     TokenWeight,
     attention_mask,
@@ -94,26 +93,25 @@ class GroupFeedForward(nn.Module):
     def forward(self, f: Tensor) -> Tensor:
         check_tokens("GroupFeedForward", "f", f, self.group, self.linear1.weight)
         space = token_space(self.group, self.num_features, self.hidden_features, self.algorithm)
-        return space.leave(self._on_tokens(space, space.enter(f), leaves=True), f, scaled=True)
+        return space.leave(self._on_tokens(space, space.enter(f)), f)
 
     def _on_tokens(
         self,
         space: TokenSpace,
-        x: Coefficients,
+        x: Tensor,
         *,
         norm: TokenWeight | None = None,
         scale: Tensor | None = None,
-        leaves: bool = False,
-    ) -> Coefficients:
+    ) -> Tensor:
         r"""The layer in a space, see `GroupLinear._on_tokens`."""
-        h = space.planes(self.linear1._on_tokens(space, x, norm=norm, leaves=True))
+        h = space.planes(self.linear1._on_tokens(space, x, norm=norm))
         if self.activation == "swiglu":
             gate, up = h.chunk(2, -1)
             h = F.silu(gate) * up
         else:
             h = ACTIVATIONS[self.activation](h)
         hidden = space.dropped(space.from_planes(h), self.dropout if self.training else 0.0, 0.0, 1)
-        return self.linear2._on_tokens(space, hidden, scale=scale, leaves=leaves)
+        return self.linear2._on_tokens(space, hidden, scale=scale)
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}, dropout={self.dropout}, algorithm={self.algorithm!r}"
@@ -243,16 +241,16 @@ class GroupTransformerEncoderLayer(nn.Module):
         mask = attention_mask(caller, mask, padding, (len(src), self.self_attn.num_heads, n, n))
         return AttentionCall(caller, len(src), mask, is_causal, map_size(src) if size is None else size)
 
-    def _on_tokens(self, space: TokenSpace, x: Coefficients, call: AttentionCall) -> Coefficients:
+    def _on_tokens(self, space: TokenSpace, x: Tensor, call: AttentionCall) -> Tensor:
         r"""The layer in a space, of B·N tokens."""
         first, second = _norm_weight(self.norm1), _norm_weight(self.norm2)
 
-        def attended(x: Coefficients, norm: TokenWeight | None) -> Coefficients:
+        def attended(x: Tensor, norm: TokenWeight | None) -> Tensor:
             return self.self_attn._on_tokens(space, [x], call, norm=norm, scale=self.scale1)
 
-        def added(x: Coefficients, y: Coefficients) -> Coefficients:
+        def added(x: Tensor, y: Tensor) -> Tensor:
             fibers, samples = (self.dropout, self.drop_path) if self.training else (0.0, 0.0)
-            return space.add(x, space.dropped(y, fibers, samples, call.batch))
+            return x + space.dropped(y, fibers, samples, call.batch)
 
         if self.norm_first:
             x = added(x, attended(_normalised(space, x, self.norm1), first))
@@ -337,7 +335,7 @@ def _norm_weight(norm: Norm) -> TokenWeight:
     return TokenWeight(torch.empty(0), gain=norm.weight, shift=getattr(norm, "bias", None), centred=centred)
 
 
-def _normalised(space: TokenSpace, x: Coefficients, norm: Norm) -> Coefficients:
+def _normalised(space: TokenSpace, x: Tensor, norm: Norm) -> Tensor:
     r"""The division of a norm."""
-    eps = torch.finfo(x[0].dtype).eps if norm.eps is None else norm.eps
+    eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
     return space.normalised(x, eps, centred=isinstance(norm, GroupLayerNorm))

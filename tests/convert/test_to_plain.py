@@ -165,7 +165,7 @@ def cnn() -> nn.Sequential:
     return nn.Sequential(
         *(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()),
         *(nn.Conv2d(8, 16, 3, 2, 1), nn.GroupNorm(4, 16), nn.ReLU(), nn.MaxPool2d(3, 2, 1)),
-        *(nn.Conv2d(16, 16, 1), nn.InstanceNorm2d(16), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        *(nn.Conv2d(16, 16, 1), nn.InstanceNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         *(nn.Linear(16, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)),
     )
 

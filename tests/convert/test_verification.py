@@ -52,19 +52,22 @@ def test_what_refuses_the_whole_model_is_named(
     assert made.training
 
 
-@pytest.mark.parametrize("dead", ["weights", "bias"])
-def test_what_shows_nothing_is_not_complete(dead: str) -> None:
-    net = network(nn.Conv2d(8, 8, 3))
-    layer = net[3] if dead == "bias" else net[-1]
-    with torch.no_grad():
-        layer.weight.zero_()
-        if dead == "bias":
-            layer.bias.fill_(1.0)
-    _, report = to_equivariant(net, "C4", torch.randn(2, 1, 16, 16), from_weights=True)
+def test_what_shows_nothing_is_not_complete() -> None:
+    """What is normalised map by map has mean zero, whatever the weights: nothing comes through."""
+    _, report = to_equivariant(network(nn.InstanceNorm2d(8)), "C4", torch.randn(2, 1, 16, 16))
     (refused,) = report.of("refused")
     assert "nothing shown: its output is the same for every input" in refused.reason
-    _, report = to_equivariant(net, "C4", torch.randn(2, 1, 16, 16))
-    assert report.complete, "weights of its own let something through"
+    assert to_equivariant(network(nn.InstanceNorm2d(8), nn.ReLU()), "C4", torch.randn(2, 1, 16, 16))[1].complete
+
+
+def test_dead_weights_are_replaced_for_the_verification() -> None:
+    """A fault behind them is seen; the result keeps its own weights."""
+    for layers, places in (([], []), ([Does(lambda t: t.roll(1, -1)), nn.Conv2d(8, 8, 3)], ["", "3"])):
+        net = network(*layers)
+        nn.init.zeros_(net[-1].weight)
+        made, report = to_equivariant(net, "C4", torch.randn(2, 1, 16, 16), from_weights=True)
+        assert sorted(entry.path for entry in report.of("refused")) == places
+        assert not made[-1].linear.weight.any()
 
 
 def test_one_image_and_images_that_are_alike_show_something() -> None:

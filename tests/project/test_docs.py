@@ -75,10 +75,7 @@ def test_a_block_that_is_as_shown_passes() -> None:
     require_output(Block("text", "", "LI 0.12,\nat 3 places", 1), "LI 0.119 at 3 places".replace(" at", ", at"), "page")
     require_output(Block("text", 'title="one run"', "LI 12", 1), "LI 99.5", "page")
     assert run("```python\na = 1\n```\n\n```python\nb = a + 1\n```\n", "page.md")["b"] == 2
-
-
-def test_a_traceback_leads_to_the_line_of_the_page() -> None:
-    with pytest.raises(ZeroDivisionError) as caught:
+    with pytest.raises(ZeroDivisionError) as caught:  # the traceback leads to the line of the page
         run("# Title\n\n```python\na = 0\n1 / a\n```\n", "page.md")
     assert (caught.traceback[-1].path, caught.traceback[-1].lineno + 1) == ("page.md", 5)
 
@@ -149,13 +146,10 @@ def test_docstrings_are_rewritten() -> None:
     assert module_of_docs("docstrings").rewritten(text) == wanted
 
 
-def test_the_table_of_exactness_has_every_layer(hooks: types.ModuleType) -> None:
+def test_the_tables_of_exactness_have_every_layer(hooks: types.ModuleType) -> None:
     layers = {name for name in equilayers.nn.__all__ if isinstance(getattr(equilayers.nn, name), type)}
     assert {row.layer for row in hooks.rows()} == layers
     assert hooks.MARK in TEXTS["docs/exactness.md"]
-
-
-def test_the_table_of_the_readme_is_that_of_the_layers(hooks: types.ModuleType) -> None:
     assert hooks.short_table() in TEXTS["README.md"]
 
 

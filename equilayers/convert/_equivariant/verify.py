@@ -19,46 +19,66 @@ from equilayers.testing import locate_breaks
 LIMITS = {torch.float64: (1e-6, 1e-11), torch.float32: (1e-3, 1e-5)}
 FAINT = {torch.float64: 1e-9}  # outputs that differ by less, by their size, say the same of every input; else 1e-3
 NAMED = 8  # places in the report
+DRAWS = 4  # of weights, until something is let through
+DEAF = (
+    "nothing shown: its output is the same for every input, noise included, with several draws of weights and batch "
+    "statistics of x. Pass other images as x, or train it and check it with equilayers.testing"
+)
 
 
 def shortcoming(made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Size]) -> list[tuple[str, str, Refused]]:
     r"""What is wrong with the converted model: path, description and reason of the whole, and of what loses it.
 
     In float64 where it runs in that: it has to run, to put out what has the shapes of before, and that has to be an
-    image that moves with x where it has two axes of space, and not to move where it has none. Nothing is shown by
-    outputs that are the same for every input.
+    image that moves with x where it has two axes of space, and not to move where it has none. Outputs that are the same
+    for every input show nothing: then other weights are tried.
     """
     problem = None
     for dtype in (torch.float64, x.dtype):
         try:
-            with torch.no_grad():
-                wide, inputs = copy.deepcopy(made).eval().to(dtype), x.to(dtype)
-                _settle(wide, inputs)
-                elements = (0, *group.generating_set())
-                y, *moved = (list(tensors(wide(group.act(g, inputs).clone()))) for g in elements)
-                noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(inputs)
-                other = list(tensors(wide(inputs + noise)))
-            problem = _compared(group, elements[1:], y, moved, shapes) or _deaf(y, other)
-            return [] if problem is None else [("", "", problem), *_places(wide, inputs, group)]
+            wide, inputs = copy.deepcopy(made).eval().to(dtype), x.to(dtype)
+            for draw in range(DRAWS):
+                if draw:
+                    _redrawn(wide, draw)
+                problem, deaf = _run(wide, inputs, group, shapes)
+                if problem is not None:
+                    return [("", "", problem), *_places(wide, inputs, group)]
+                if not deaf:
+                    return []
+            return [("", "", Refused(DEAF))]
         except Exception as error:  # a model of others may raise anything
             problem = Refused(f"it does not run any more: {_first_line(error)}")
     return [("", "", problem)] if problem is not None else []
 
 
+@torch.no_grad()
+def _run(made: nn.Module, x: Tensor, group: Group, shapes: list[torch.Size]) -> tuple[Refused | None, bool]:
+    r"""What is wrong, and whether all outputs are the same for every input, noise included."""
+    _settle(made, x)
+    elements = (0, *group.generating_set())
+    y, *moved = (list(tensors(made(group.act(g, x).clone()))) for g in elements)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(x)
+    other = list(tensors(made(x + noise)))
+    deaf = all(_alike(before, after) for before, after in zip(y, other, strict=True))
+    return _compared(group, elements[1:], y, moved, shapes), deaf
+
+
+def _alike(before: Tensor, after: Tensor) -> bool:
+    change = max(float((t - before).abs().max()) for t in (after, before[:1].expand_as(before)))
+    return change <= FAINT.get(before.dtype, 1e-3) * float(before.abs().max())
+
+
+def _redrawn(model: nn.Module, seed: int) -> None:
+    r"""Other random weights, where a module knows how to draw them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            if callable(draw := getattr(module, "reset_parameters", None)):
+                draw()
+
+
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _deaf(y: list[Tensor], other: list[Tensor]) -> Refused | None:
-    r"""Whether noise and other samples leave every output as it is: then its verification shows nothing."""
-    for before, after in zip(y, other, strict=True):
-        change = max(float((t - before).abs().max()) for t in (after, before[:1].expand_as(before)))
-        if change > FAINT.get(before.dtype, 1e-3) * float(before.abs().max()):
-            return None
-    return Refused(
-        "nothing shown: its output is the same for every input, noise included, with random weights and the batch "
-        "statistics of x. Pass other images as x, or train it and check it with equilayers.testing"
-    )
 
 
 def _places(made: nn.Module, x: Tensor, group: Group) -> list[tuple[str, str, Refused]]:
@@ -67,7 +87,8 @@ def _places(made: nn.Module, x: Tensor, group: Group) -> list[tuple[str, str, Re
         found = locate_breaks(made, x[:2], group)
     except Exception as error:  # what is wrong has been said
         return [("", "", Refused(f"no place was found: {_first_line(error)}"))]
-    return [(lost.path, lost.description, Refused(f"{lost.why}: {lost.suggestion}")) for lost in found[:NAMED]]
+    found = [lost for lost in found if lost.kind != "numerical"][:NAMED]
+    return [(lost.path, lost.description, Refused(f"{lost.why}: {lost.suggestion}")) for lost in found]
 
 
 def _settle(model: nn.Module, x: Tensor) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_choice, check_float, check_model, refuse
+from equilayers._checks import check_choice, check_float, check_model, check_tensor, refuse
 from equilayers._modules import mapped, tensors
 from equilayers.functional._hashing import mixed, odd_integers
 from equilayers.groups import Group, as_group
@@ -65,6 +65,7 @@ def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str
         _refuse_rows(len(orbit) * len(x), type(found).__name__)
 
     def reduced(y: Tensor) -> Tensor:
+        check_tensor(caller, "what f returns", y)
         if y.ndim < 1 or len(y) != len(orbit) * len(x):
             _refuse_rows(len(orbit) * len(x), tuple(y.shape))
         if y.ndim < 2 and reduction == "probabilities":

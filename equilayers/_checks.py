@@ -5,13 +5,16 @@ Every message reads `<caller>: expected <argument> <condition>, got <value>. <Wh
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Pair = tuple[int, int]
@@ -163,6 +166,37 @@ def widened(x: Tensor) -> Tensor:
 def is_exporting() -> bool:
     r"""Whether torch.export or an ONNX exporter is tracing, which should find plain operations."""
     return getattr(torch.compiler, "is_exporting", lambda: False)() or torch.onnx.is_in_onnx_export()
+
+
+def overridable(function: FunctionT) -> FunctionT:
+    r"""Let subclasses of Tensor take part as in torch's own functions: they say what to make of plain numbers.
+
+    A tensor of `FakeTensorMode` brings its mode with it, as it does to torch's functions.
+    """
+
+    @functools.wraps(function)
+    def overriding(*args: Any, **settings: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*args, **settings)
+        theirs = [a for a in (*args, *settings.values()) if isinstance(a, Tensor) and type(a) not in _PLAIN]
+        if not theirs:
+            return function(*args, **settings)
+        if has_torch_function(theirs):
+            return handle_torch_function(overriding, theirs, *args, **settings)
+        modes = [mode for mode in (getattr(a, "fake_mode", None) for a in theirs) if mode is not None]
+        with modes[0] if modes else contextlib.nullcontext():
+            return function(*map(_numbers, args), **{name: _numbers(value) for name, value in settings.items()})
+
+    return overriding  # type: ignore[return-value]
+
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def _numbers(value: Any) -> Any:
+    r"""A tensor that is one of a subclass by name alone, and not by what torch does with it, without the name."""
+    named = isinstance(value, Tensor) and type(value) not in _PLAIN
+    return value.as_subclass(Tensor) if named and type(value).__torch_dispatch__ is Tensor.__torch_dispatch__ else value
 
 
 def constant_when_compiled(function: FunctionT) -> FunctionT:

@@ -59,6 +59,7 @@ class InvarianceLoss(nn.Module):
 
     def moved(self, x: Tensor) -> Tensor:
         r"""Each sample of x (B, ...) moved by its own random element."""
+        self.group.check_stackable(tuple(x.shape), "InvarianceLoss")
         drawn = torch.randint(self._compared.start, self._compared.stop, (len(x),), device=x.device)
         out = torch.empty_like(x)
         for g in self._compared:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast
+from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast, overridable
 from equilayers.functional._convolution.dispatch import Runtime, check_convolution, choose_algorithm
 from equilayers.functional._convolution.filters import expand
 from equilayers.functional._convolution.geometry import ConvSettings, ConvSpec, Ints, conv_spec
@@ -116,6 +116,7 @@ def group_conv2d(
     return convolve("group_conv2d", f, weight, bias, conv_spec("group_conv2d", given), None)
 
 
+@overridable
 def convolve(
     caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache | None
 ) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_choice, check_float, check_model, refuse
+from equilayers._checks import check_choice, check_float, check_model, check_tensor, refuse
 from equilayers._modules import mapped, tensors
-from equilayers.functional._hashing import mixed, odd_numbers
+from equilayers.functional._hashing import mixed, odd_integers
 from equilayers.groups import Group, as_group
 
 REDUCTIONS = ("mean", "probabilities", "max")
@@ -57,7 +57,7 @@ def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str
         refuse(
             caller, f"x of shape (B, ...), with {group.space_ndim} axes of space", tuple(x.shape), "Add a batch axis."
         )
-    group.check_space(tuple(x.shape), caller)
+    group.check_stackable(tuple(x.shape), caller)
     check_model(caller, f)
     orbit, order = _in_order(group.orbit(x))
     found = f(orbit.flatten(0, 1))
@@ -65,6 +65,7 @@ def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str
         _refuse_rows(len(orbit) * len(x), type(found).__name__)
 
     def reduced(y: Tensor) -> Tensor:
+        check_tensor(caller, "what f returns", y)
         if y.ndim < 1 or len(y) != len(orbit) * len(x):
             _refuse_rows(len(orbit) * len(x), tuple(y.shape))
         if y.ndim < 2 and reduction == "probabilities":
@@ -97,7 +98,7 @@ def _moves(group: Group, x: Tensor, y: Tensor, output: str) -> bool:
         refuse("reynolds", "output='image' or 'invariant' for an output with axes of space", tuple(y.shape), hint)
     image = output == "image" and y.ndim > group.space_ndim and (group.space_ndim > 1 or y.ndim >= x.ndim)
     if image:
-        group.check_space(tuple(y.shape), "reynolds")
+        group.check_stackable(tuple(y.shape), "reynolds")
     return image
 
 
@@ -131,6 +132,6 @@ def _in_order(orbit: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         flat = (orbit + 0.0).flatten(2)  # minus zero equals zero
         bits = flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]).to(torch.int64)
-        keys = mixed(mixed(bits) * odd_numbers(bits.shape[2], bits.device)).sum(2)
+        keys = mixed(mixed(bits) * odd_integers(bits.shape[2], torch.int64, bits.device)).sum(2)
         order = keys.argsort(0)
     return orbit[order, samples], order

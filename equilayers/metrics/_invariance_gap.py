@@ -78,10 +78,13 @@ def invariance_gap(
         for part in chunks(caller, x, batch_size):
             f = output_of(caller, model, part)
             outputs.append(rows(f))
-            for g in elements:
-                turned = group.act(g, part)
+            orbit = [group.act(g, part) for g in elements]
+            lengths = [_length(turned - part) for turned in orbit if turned.shape == part.shape]
+            for turned in orbit:
                 moved.append(_squares(output_of(caller, model, turned), f))
-                length = _length(turned - part)
+                # A map set upright is nowhere near the one that lies: as far as the others move, on the average.
+                same = turned.shape == part.shape
+                length = _length(turned - part) if same else torch.stack(lengths).mean(0)
                 for _ in range(directions):
                     noise = torch.randn(part.shape, generator=generator, dtype=part.dtype, device="cpu").to(part.device)
                     beside = part + noise * (length / _length(noise))

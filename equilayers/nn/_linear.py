@@ -65,7 +65,7 @@ class LiftingLinear(nn.Module):
         self.group = self.spec.group
         shape = in_shape if isinstance(in_shape, Sequence) else (in_shape,)
         self.in_shape = tuple(check_int(caller, "in_shape entries", n, 1) for n in shape)
-        self.group.check_space(self.in_shape, caller)
+        self.group.check_stackable(self.in_shape, caller)
         self.out_features = check_int(caller, "out_features", out_features, 1)
         self._cache = WeightCache()
         add_parameters(self, (self.out_features, *self.in_shape), bias, device=device, dtype=dtype)

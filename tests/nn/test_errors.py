@@ -84,6 +84,12 @@ def test_actions_that_do_not_commute(first: CyclicRotation, second: CyclicRotati
     )
 
 
+def test_interpolating_groups_where_exact_ones_are_needed() -> None:
+    c8 = CyclicRotation(8, interpolation="bilinear")
+    assert_refused(lambda: LiftingLinear(c8, (8, 8), 3), ValueError, "LiftingLinear", "an exact group")
+    assert_refused(lambda: DirectProduct(c8, T3), ValueError, "DirectProduct", "exact groups")
+
+
 def test_products_of_arrays_that_cannot_be_the_same() -> None:
     fifths = PermutationGroup([[1, 2, 3, 4, 0]])
     assert_refused(lambda: DirectProduct(S3, fifths), ValueError, "DirectProduct", "last axis")
@@ -110,12 +116,7 @@ def test_bad_elements(group: CyclicRotation) -> None:
 
 def test_bad_spaces() -> None:
     for group in (C4, D4):
-        caller = f"{group!r}."
-        assert_refused(lambda: group.act(1, torch.zeros(4, 5)), ValueError, f"{caller}act", "H == W", "H=4, W=5")
-        assert_refused(lambda: group.act(0, torch.zeros(4, 5)), ValueError, f"{caller}act", "H == W")
-        assert_refused(lambda: group.act(1, torch.zeros(4)), ValueError, f"{caller}act", "(..., H, W)")
-        feature = torch.zeros(1, 2, group.order, 4, 5)
-        assert_refused(lambda: group.act_regular(1, feature), ValueError, f"{caller}act_regular", "H == W")
+        assert_refused(lambda: group.act(1, torch.zeros(4)), ValueError, f"{group!r}.act", "(..., H, W)")
         assert_refused(lambda: LiftingLinear(group, (4, 5), 3), ValueError, "LiftingLinear", "H == W")
     x = torch.zeros(2, 10, 10)
     for dim in (-1, -2):

@@ -42,6 +42,15 @@ class _BilinearMap(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         ctx.kernel = inputs[-1]
         ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @classmethod
+    def jvp(cls, ctx: Any, ta: Tensor | None, tb: Tensor | None, *rest: Tensor | None) -> Tensor:
+        r"""Each map is linear in either of its tensors, and in the bias, whose tangent goes along with the first."""
+        a, b = ctx.saved_tensors
+        bias, none = rest[:-1], [None] * (len(rest) - 1)
+        first: Tensor = cls.apply(torch.zeros_like(a) if ta is None else ta, b, *bias, ctx.kernel)
+        return first if tb is None else first + cls.apply(a, tb, *none, ctx.kernel)
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:

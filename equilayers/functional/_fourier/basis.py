@@ -14,7 +14,6 @@ random symmetric element of the commutant, Dixon 1970 (Math. Comp. 24, 707).
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from equilayers._checks import refuse
+from equilayers._tables import table
 from equilayers.functional._fourier.irreps import Fourier
 from equilayers.functional._fourier.transforms import FourierC2, FourierC4, FourierD2, FourierD4, fourier_of
 from equilayers.groups import Group
@@ -89,21 +89,21 @@ def irrep_basis(group: Group) -> IrrepBasis:
     return _irrep_basis(group)
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def _irrep_basis(group: Group) -> IrrepBasis:
-    table = group.cayley_table
+    product = group.cayley_table
     rows, blocks, images, first = [], [], [], 0
     fourier = fourier_of(group)
     known = fourier if isinstance(fourier, FourierC2 | FourierC4 | FourierD2 | FourierD4) else None
-    for copies in _split(table) if known is None else _rows_of(known, group.order):
-        t = _images(copies[0], table)
+    for copies in _split(product) if known is None else _rows_of(known, group.order):
+        t = _images(copies[0], product)
         pair = t.shape[0] == 2 and np.allclose(t[0, 0], t[1, 1]) and np.allclose(t[0, 1], -t[1, 0])
         blocks.append(IrrepBlock(first, len(copies), t.shape[0], bool(pair)))
-        rows += list(np.stack(copies, 1).reshape(-1, len(table)))  # (width, copies)
+        rows += list(np.stack(copies, 1).reshape(-1, len(product)))  # (width, copies)
         images.append(t)
         first = blocks[-1].slice.stop
     basis = IrrepBasis(np.stack(rows), tuple(blocks), tuple(images))
-    _verify(basis, table)
+    _verify(basis, product)
     return basis
 
 
@@ -141,7 +141,19 @@ def _split(table: NDArray[np.int64]) -> list[list[Array]]:
                     break
         else:
             irreps.append([space])
-    return irreps
+    return [_polished(rows, table) for rows in irreps]
+
+
+def _polished(rows: list[Array], table: NDArray[np.int64]) -> list[Array]:
+    r"""The rows of one irrep, nearer to `row(h) = T_u row(h u)`: the mean of the right side over u.
+
+    Where eigenvalues lie close, eigenspaces mix by some 1e-13, and `T`, quadratic in the rows, by the square of it.
+    """
+    images, means = _images(rows[0], table), []
+    for row in rows:
+        mean = np.tensordot(images, row[:, table], ([1, 2], [0, 2]))
+        means.append(mean * np.sqrt(len(row) / (mean**2).sum()))
+    return means
 
 
 def _eigenspaces(table: NDArray[np.int64], weights: Array) -> tuple[Array, list[Array], float]:

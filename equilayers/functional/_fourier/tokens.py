@@ -11,7 +11,6 @@ the last bit.
 from __future__ import annotations
 
 import contextlib
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from equilayers._checks import constant_when_compiled, in_autocast
 from equilayers._matmul import matmul_into
+from equilayers._tables import table
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.basis import Array, IrrepBlock, irrep_basis
 from equilayers.functional._index_tables import to_tensor
@@ -193,7 +193,7 @@ def _matrix(group: Group, which: str, like: Tensor) -> Tensor:
     return _kept(group, which, like.dtype, like.device)
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def _kept(group: Group, which: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     return to_tensor(_array(group, which), device, dtype)
 

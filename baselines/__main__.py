@@ -1,4 +1,4 @@
-r"""`python -m baselines study | report | shift | deform | rotmnist`: the command lines."""
+r"""`python -m baselines study | report | shift | deform | rotmnist | vit`: the command lines."""
 
 import argparse
 import sys
@@ -14,11 +14,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import baselines.rotmnist.command as rotmnist
         import baselines.shift.command as shift
         import baselines.study.command as study
+        import baselines.vit.command as vit
         from baselines.study import report
         from baselines.study.parts import deform
     except ImportError as error:
         return _say(f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", 2)
-    modules = {"study": study, "report": report, "shift": shift, "deform": deform, "rotmnist": rotmnist}
+    modules = {"study": study, "report": report, "shift": shift, "deform": deform, "rotmnist": rotmnist, "vit": vit}
     for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__, description=module.__doc__))
     args = parser.parse_args(arguments)

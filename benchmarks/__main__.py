@@ -1,10 +1,10 @@
 r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line as they are measured.
 
 linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. turns: their equivariance errors.
-rotations: rotations by any angle. jacobian: singular values. construction, memory: of convolutions. report: cost
-against width and against the order of the group, with a drawing. calibrate: the constants of the cost model. figures:
-the pictures of the documentation. models: networks of MONAI and of transformers before and after `to_equivariant`, as
-tables on the terminal, and in a file with --markdown.
+rotations: rotations by any angle. jacobian: singular values. transformer: blocks, linear layers at many positions, 1x1
+convolutions. construction, memory: of convolutions. report: cost against width and against the order of the group, with
+a drawing. calibrate: the constants of the cost model. figures: the pictures of the documentation. models: networks of
+MONAI and of transformers before and after `to_equivariant`, as tables on the terminal, and in a file with --markdown.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from benchmarks import (
     report,
     rotations,
     shift,
+    transformer,
     turns,
 )
 
@@ -37,6 +38,7 @@ SUBJECTS = {
     "rotations": rotations.report,
     "jacobian": jacobian.report,
     "memory": memory.report,
+    "transformer": transformer.report,
     "calibrate": calibrate.report,
 }
 

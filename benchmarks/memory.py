@@ -25,15 +25,16 @@ def peak(case: Case, name: str) -> float:
 def _peak(case: Case, name: str) -> float:
     torch.set_num_threads(1)
     competitors(Case("C2", 2, 4, batch=1, training=True), [name])[name]()  # libraries load what they load at first
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     step = competitors(case, [name])[name]
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
     for _ in range(5):
         step()
-    return (_resident("VmHWM") - before) / 1e3
+    return (resident("VmHWM") - before) / 1e3
 
 
-def _resident(key: str) -> int:
+def resident(key: str) -> int:
+    r"""A figure of this process's memory in kilobytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 

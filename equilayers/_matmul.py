@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LARGE = 1_500_000  # multiplications
+LONG = 512  # terms of a sum
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -32,38 +32,17 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-def differentiable_matmul(a: Tensor, b: Tensor) -> Tensor:
-    r"""The product a @ b of matrices, and its derivatives, by the faster library."""
-    if torch.compiler.is_compiling() or not _suits(a, b) or not _onednn():
-        return a @ b
-    return _Product.apply(a, b)
+def matmul_into(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> None:
+    r"""Write the product a @ b of matrices into `out`, or add it.
 
-
-class _Product(Function):
-    @staticmethod
-    def forward(a: Tensor, b: Tensor) -> Tensor:
-        return _linear(a, b, None) if type(a) is type(b) is Tensor else a @ b
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        a, b = ctx.saved_tensors
-        needs_a, needs_b = ctx.needs_input_grad
-        return differentiable_matmul(v, b.mT) if needs_a else None, differentiable_matmul(a.mT, v) if needs_b else None
-
-    @staticmethod
-    def jvp(ctx: Any, ta: Tensor, tb: Tensor) -> Tensor:
-        a, b = ctx.saved_tensors
-        return ta @ b + a @ tb
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, int | None], a: Tensor, b: Tensor) -> tuple[Tensor, int]:  # noqa: ARG004
-        moved = (x if d is None else x.movedim(d, 0) for x, d in zip((a, b), in_dims, strict=True))
-        return torch.matmul(*moved), 0
+    oneDNN writes into memory of its own: only where sums are long is the copy worth its speed.
+    """
+    if add:
+        torch.addmm(out, a, b, out=out)
+    elif a.shape[1] >= LONG and type(a) is type(b) is Tensor and _suits(a, b) and _onednn():
+        out.copy_(_linear(a, b, None))
+    else:
+        torch.mm(a, b, out=out)
 
 
 def onednn_products(x: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, check_float, refuse
+from equilayers._checks import check_batch, check_choice, refuse
 from equilayers._modules import Model
 from equilayers.groups import Group
 from equilayers.metrics import GAPS, compared_elements, logits_of
@@ -45,7 +45,7 @@ class InvarianceLoss(nn.Module):
         r"""The penalty for inputs x (B, ...): a scalar tensor of the dtype of the logits, differentiable."""
         if isinstance(model, Tensor):
             refuse("InvarianceLoss", "(model, x) in this order", "a tensor as model", "Pass x last.", TypeError)
-        check_float("InvarianceLoss", "x", x)
+        check_batch("InvarianceLoss", x)
         f = logits_of("InvarianceLoss", model, x)
         if self.elements == "random":
             return self.between(f, logits_of("InvarianceLoss", model, self.moved(x)))
@@ -59,6 +59,7 @@ class InvarianceLoss(nn.Module):
 
     def moved(self, x: Tensor) -> Tensor:
         r"""Each sample of x (B, ...) moved by its own random element."""
+        self.group.check_stackable(tuple(x.shape), "InvarianceLoss")
         drawn = torch.randint(self._compared.start, self._compared.stop, (len(x),), device=x.device)
         out = torch.empty_like(x)
         for g in self._compared:

@@ -12,12 +12,13 @@ PACKAGES = ("equilayers", "baselines", "benchmarks")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_DOCSTRING_LINES, MAX_PARAMETERS = 400, 50, 5, 6
 
 # What each part of equilayers may import of the others; equilayers/__init__.py may import them all.
-_FLOOR = {"_checks", "_files", "_matmul", "_modules"}
+_FLOOR = {"_checks", "_files", "_matmul", "_modules", "_tables"}
 _MATHEMATICS = {"_checks", "groups", "functional"}
 PARTS = {
     **{part: set[str]() for part in _FLOOR},
-    "groups": {"_checks"},
-    "functional": {"_checks", "_matmul", "groups"},
+    "_tables": {"_checks"},
+    "groups": {"_checks", "_tables"},
+    "functional": {"_checks", "_matmul", "_modules", "_tables", "groups"},
     "nn": _MATHEMATICS,
     "convert": _MATHEMATICS | {"_modules", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},

@@ -19,6 +19,7 @@ else:  # pytest brings it there
 from benchmarks.__main__ import SUBJECTS
 from pages import ROOT
 
+STUDIES = ("study", "report", "shift", "deform", "rotmnist", "vit")
 Words = list[str]
 
 
@@ -91,7 +92,7 @@ PROGRAMS: dict[str, Callable[[Words], str]] = {
     "make": _make,
     "pip": _pip,
     "pytest": lambda words: _in_help(words, "pytest", "pytest"),
-    "baselines": _subcommands("baselines", "baselines.__main__", ("study", "report", "shift", "deform", "rotmnist")),
+    "baselines": _subcommands("baselines", "baselines.__main__", STUDIES),
     "benchmarks": _subcommands("benchmarks", "benchmarks.__main__", (*SUBJECTS, "report", "figures"), own_help=False),
     "equilayers": _subcommands("equilayers", "equilayers.cli", ("check",)),
 }

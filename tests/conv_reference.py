@@ -1,48 +1,22 @@
 """Slow float64 convolutions, straight from the formulas: one turn, one plane and one position at a time.
 
-They share no code with the library. Groups are read by their public arguments alone; an element moves a map with
-numpy's `rot90` and `flip`, and products are looked up by what they do to a map without symmetry.
+They share no code with the library: the groups are those of `reference.py`.
 """
-
-import functools
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.groups import Group
+from reference import act, compose, inverse, order
 
 Array = NDArray[np.float64]
 Ints = int | tuple[int, int]
 NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-PROBE = np.arange(4.0).reshape(2, 2)  # no two turns or mirrors of it are alike
 
 
-def order(group: Group) -> int:
-    match group:
-        case CyclicRotation():
-            return group.n
-        case Dihedral():
-            return 2 * group.n
-    raise NotImplementedError(group)
-
-
-def act(group: Group, g: int, x: Array) -> Array:
-    """The maps (..., H, W), mirrored first and then turned counter-clockwise."""
-    assert isinstance(group, CyclicRotation | Dihedral)
-    mirror, turn = divmod(g, group.n)
-    return np.rot90(np.flip(x, -1) if mirror else x, turn * 4 // group.n, (-2, -1))
-
-
-@functools.lru_cache(maxsize=1024)
 def quotient(group: Group, h: int, k: int) -> int:
-    """The element h^-1 k: doing it first and then h does the same as k."""
-    wanted = act(group, k, PROBE)
-    return next(u for u in range(order(group)) if np.array_equal(act(group, h, act(group, u, PROBE)), wanted))
-
-
-def act_regular(group: Group, g: int, f: Array) -> Array:
-    """`act_regular(g, f)[:, :, h] = act(g, f[:, :, g^-1 h])`."""
-    return np.stack([act(group, g, f[:, :, quotient(group, g, h)]) for h in range(order(group))], 2)
+    """The element h^-1 k."""
+    return compose(group, inverse(group, h), k)
 
 
 def _pair(value: Ints) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Plain convolutional networks to be converted, and equivariant ones written as plain ones."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -173,3 +174,34 @@ def tied_on_purpose(group: Group, fields: int = 3) -> nn.Sequential:
         model[1].running_var.copy_(torch.rand(fields).repeat_interleave(n) + 0.5)
         model[9].weight.copy_(torch.randn(5, fields).repeat_interleave(n, 1))
     return model.eval()
+
+
+class Pair(NamedTuple):
+    """What a model puts out."""
+
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass
+class Both:
+    """What a model puts out."""
+
+    logits: Tensor
+    features: Tensor
+    nothing: None = None
+
+
+FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "tuple": lambda y, f: (y, f),
+    "named tuple": Pair,
+    "list in a dict": lambda y, f: {"logits": [y], "features": f, "name": "x"},
+    "dataclass": Both,
+}
+
+
+def leaves(out: Any) -> tuple[Tensor, Tensor]:
+    """Logits and features."""
+    if isinstance(out, dict):
+        return out["logits"][0], out["features"]
+    return (out.logits, out.features) if isinstance(out, (Pair, Both)) else out

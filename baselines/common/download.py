@@ -1,6 +1,7 @@
 r"""Where the idx files of MNIST and Fashion-MNIST come from, where they lie, and what they must add up to.
 
-Sums are those of the unpacked bytes: compressing again changes the .gz file and leaves the data as it was.
+What is downloaded is checked as it comes, before anything is unpacked. Files that are there already are checked by
+their unpacked bytes: compressing again changes the .gz file and leaves the data as it was.
 """
 
 import hashlib
@@ -10,26 +11,42 @@ import urllib.request
 from pathlib import Path
 
 from baselines.common.files import write
-from baselines.common.idx import unpack, unpack_gzip
+from baselines.common.idx import unpack
 
 ENVIRONMENT_VARIABLE = "EQUILAYERS_DATA"
 
 #: The four files of a data set: train images, train labels, t10k images, t10k labels.
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
-#: MD5 of the unpacked bytes, in the order of FILES.
+#: SHA-256 of the unpacked bytes, in the order of FILES.
 CHECKSUMS: dict[str, tuple[str, str, str, str]] = {
     "mnist": (
-        "6bbc9ace898e44ae57da46a324031adb",
-        "a25bea736e30d166cdddb491f175f624",
-        "2646ac647ad5339dbf082846283269ea",
-        "27ae3e4e09519cfbb04c329615203637",
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
     "fashion-mnist": (
-        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-        "9018921c3c673c538a1fc5bad174d6f9",
-        "8181f5470baa50b63fa0f6fddb340f0a",
-        "15d484375f8d13e6eb1aabb0c3f46965",
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+
+#: SHA-256 of the .gz files at BASE_URLS, in the order of FILES.
+PACKED_CHECKSUMS: dict[str, tuple[str, str, str, str]] = {
+    "mnist": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ),
+    "fashion-mnist": (
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
     ),
 }
 
@@ -46,7 +63,7 @@ def download(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     r"""Fetch the four idx files of a data set and check their sums; files that are right already stay.
 
     The files go to ``data_dir/<name>`` (the two data sets share their file names), or to ``data_dir`` when that is its
-    name already. A file is written only after its sum was checked.
+    name already. A file is written only after its sum was checked; what has another sum is never unpacked.
 
     Args:
         name: ``"mnist"`` or ``"fashion-mnist"``.
@@ -63,15 +80,18 @@ def download(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     given = given_folder(data_dir) or Path(cache) / "equilayers"
     for folder in _candidates(name, given):
-        if all(_is_right(folder, file, md5) for file, md5 in zip(FILES, CHECKSUMS[name], strict=True)):
+        if all(_is_right(folder, file, sum_) for file, sum_ in zip(FILES, CHECKSUMS[name], strict=True)):
             return folder
     target = given if given.name == name else given / name
-    for file, md5 in zip(FILES, CHECKSUMS[name], strict=True):
-        if not _is_right(target, file, md5):
+    for file, unpacked, packed in zip(FILES, CHECKSUMS[name], PACKED_CHECKSUMS[name], strict=True):
+        if not _is_right(target, file, unpacked):
             url = f"{BASE_URLS[name].rstrip('/')}/{file}.gz"
-            packed = _fetch(name, url)
-            check_sum("download", name, file, unpack_gzip(packed, "download", url), url)
-            write(target / f"{file}.gz", lambda path, packed=packed: path.write_bytes(packed))  # type: ignore[misc]
+            came = _fetch(name, url)
+            if (found := _sha256(came)) != packed:
+                wanted = f"{url} to be {file}.gz of {name} (SHA-256 {packed})"
+                got = f"{found}, {len(came)} bytes"
+                raise ValueError(f"download: expected {wanted}, got {got}. Fetch the file again, from another network.")
+            write(target / f"{file}.gz", lambda path, came=came: path.write_bytes(came))  # type: ignore[misc]
     return target
 
 
@@ -112,10 +132,10 @@ def check_name(caller: str, name: str) -> None:
 def check_sum(caller: str, name: str, file: str, data: bytes, source: str) -> None:
     r"""Raise a ValueError when the unpacked bytes are not those of a file of a data set; say whose they are."""
     expected = CHECKSUMS[name][FILES.index(file)]
-    found = _md5(data)
+    found = _sha256(data)
     if found == expected:
         return
-    known = {md5: (other, of) for other, sums in CHECKSUMS.items() for of, md5 in zip(FILES, sums, strict=True)}
+    known = {sum_: (other, of) for other, sums in CHECKSUMS.items() for of, sum_ in zip(FILES, sums, strict=True)}
     hint = "Fetch the file again."
     if found in known:
         other, of = known[found]
@@ -124,7 +144,7 @@ def check_sum(caller: str, name: str, file: str, data: bytes, source: str) -> No
         if other == name and of.partition("-")[2] == file.partition("-")[2]:
             found += ": train and t10k are swapped"
             hint = "Give the two files each other's name."
-    wanted = f"{source} to be {file} of {name} (MD5 unpacked {expected})"
+    wanted = f"{source} to be {file} of {name} (SHA-256 unpacked {expected})"
     raise ValueError(f"{caller}: expected {wanted}, got {found}. {hint}")
 
 
@@ -147,16 +167,16 @@ def _no_data(name: str, expected: str, got: str) -> FileNotFoundError:
     )
 
 
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
-def _is_right(folder: Path, file: str, md5: str) -> bool:
+def _is_right(folder: Path, file: str, checksum: str) -> bool:
     path = find_file(folder, file)
     if path is None:
         return False
     try:
-        return _md5(unpack(path)) == md5
+        return _sha256(unpack(path)) == checksum
     except ValueError:
         return False
 

@@ -1,11 +1,17 @@
 r"""Files that are whole or not there: results are written beside their place and renamed into it."""
 
+import errno
+import io
 import json
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write(path: Path, save: Callable[[Path], object]) -> None:
@@ -18,14 +24,24 @@ def write(path: Path, save: Callable[[Path], object]) -> None:
         save(path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A dot and one more suffix: torch.save writes the name without its last suffix into the file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            hint = "Make room, or name another folder; --resume goes on with what is finished."
+            message = f"write: expected room for {path}, got {(error.strerror or str(error)).lower()}. {hint}"
+            raise OSError(message) from error
         raise
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    r"""Write with `torch.save`, the file whole: to memory first, since it calls a full disk a RuntimeError."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,13 +12,14 @@ from baselines.common.data import DATASETS
 
 
 def add_training_arguments(
-    parser: argparse.ArgumentParser, command: str, *, epochs: str = "the protocol's", data: bool = True
+    parser: argparse.ArgumentParser, command: str, *, epochs: str | None = "the protocol's", data: bool = True
 ) -> None:
-    r"""Add the options of every command that trains: `--data`, `--data-dir`, `--epochs`, `--out` and `--resume`."""
+    r"""Add the options of commands that train: `--data`, `--data-dir`, `--epochs`, `--out` and `--resume`."""
     if data:
         parser.add_argument("--data", choices=DATASETS, default="digits", help="data set (default: digits, built in)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the idx files; else EQUILAYERS_DATA")
-    parser.add_argument("--epochs", type=positive, help=f"passes over the training split (default: {epochs})")
+    if epochs is not None:
+        parser.add_argument("--epochs", type=positive, help=f"passes over the training split (default: {epochs})")
     parser.add_argument("--out", type=Path, default=Path("runs", command), help="folder of the results")
     parser.add_argument("--resume", action="store_true", help="keep what is finished in --out")
 

@@ -2,7 +2,7 @@ r"""The trainings of `python -m baselines rotmnist`: their data, what one is, an
 
 import time
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.common.data import load_arrays
-from baselines.common.files import write, write_json
+from baselines.common.files import write_json, write_tensors
 from baselines.common.runner import Advance, Result, settings_of, stored_result
 from baselines.rotmnist.models import build, parameters
 from equilayers.functional import rotate
@@ -147,7 +147,7 @@ def _train(model: nn.Module, data: Digits, run: Run, checkpoint: Path, advance: 
         seconds += time.process_time() - started
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"generator": generator.get_state(), "epoch": epoch, "seconds": seconds, "settings": run.settings()}
-        write(checkpoint, partial(torch.save, state))
+        write_tensors(checkpoint, state)
         advance(epoch)
     return seconds
 

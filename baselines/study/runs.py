@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from baselines.common.data import Dataset, load_dataset
 from baselines.common.distributed import place
-from baselines.common.files import write, write_json
+from baselines.common.files import write_json, write_tensors
 from baselines.common.runner import Advance, Result, stored_result
 from baselines.study.models import build, parameters
 from baselines.study.tables import paper_label
@@ -83,7 +83,7 @@ def train_run(run: Run, out: Path, advance: Advance | None = None) -> Result:
         "training_seconds": time.perf_counter() - started,
     }
     if place()[0] == 0:
-        write(out / f"{run.name}.pt", partial(torch.save, model.state_dict()))
+        write_tensors(out / f"{run.name}.pt", model.state_dict())
         result["weights_sha256"] = _digest(out / f"{run.name}.pt")
         write_json(out / f"{run.name}.{TRAINING}.json", result)
     return result

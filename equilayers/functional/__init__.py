@@ -41,7 +41,7 @@ from equilayers.functional._resample import custom_ops as custom_ops
 from equilayers.functional._resample.axes import BlurSpec as BlurSpec
 from equilayers.functional._resample.axes import binomial as binomial
 from equilayers.functional._resample.axes import blur_spec as blur_spec
-from equilayers.functional._reynolds import REDUCTIONS as REDUCTIONS
+from equilayers.functional._reynolds import check_average as check_average
 from equilayers.functional._reynolds import reynolds
 from equilayers.functional._steerable_basis import basis as basis
 from equilayers.functional._steerable_basis import draw_steered as draw_steered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from equilayers._checks import check_float, pair_of, refuse, widened
+from equilayers._checks import check_float, overridable, pair_of, refuse, widened
 from equilayers.functional._resample.axes import BlurSpec, Ints, Taps, blur_spec
 from equilayers.functional._resample.blur import blurred
 from equilayers.functional._resample.windows import windows
@@ -132,6 +132,7 @@ def avg_blur_pool2d(
     return blur_pool(caller, x, spec.of_windows(caller, "mean", kernel, padding))
 
 
+@overridable
 def blur_pool(caller: str, x: Tensor, spec: BlurSpec) -> Tensor:
     r"""Windows, blur and subsampling by checked settings."""
     check_float(caller, "x", x)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast
+from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast, overridable
 from equilayers.functional._convolution.dispatch import Runtime, check_convolution, choose_algorithm
 from equilayers.functional._convolution.filters import expand
 from equilayers.functional._convolution.geometry import ConvSettings, ConvSpec, Ints, conv_spec
@@ -116,6 +116,7 @@ def group_conv2d(
     return convolve("group_conv2d", f, weight, bias, conv_spec("group_conv2d", given), None)
 
 
+@overridable
 def convolve(
     caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache | None
 ) -> Tensor:
@@ -130,13 +131,11 @@ def convolve(
         bias = None if bias is None else autocast(bias)
     else:
         check_same_dtype(caller, name, x, weight)
-    if (
-        spec.pointwise
-        and spec.algorithm == "auto"
-        and cheapest_tokens(spec.group, weight.shape[1], len(weight)) == "tokens"
-    ):
+    if spec.pointwise and spec.algorithm == "auto":
         check_convolution(caller, x.shape, weight.shape, spec)
-        return token_linear(x, TokenWeight(weight.flatten(2), bias), TokenSpace(spec.group, True), cache)
+        spectral = cheapest_tokens(spec.group, weight.shape[1], len(weight)) == "tokens"
+        if spectral or x.permute(0, 3, 4, 2, 1).is_contiguous():  # what lies in memory as tokens stays so
+            return token_linear(x, TokenWeight(weight.flatten(2), bias), TokenSpace(spec.group, spectral), cache)
     # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
     if torch.compiler.is_compiling() or spec.group.order == 1:
         check_convolution(caller, x.shape, weight.shape, spec)

@@ -13,7 +13,6 @@ Source: Worrall et al. 2017 (arXiv:1612.04642).
 
 from __future__ import annotations
 
-import functools
 import itertools
 
 import numpy as np
@@ -21,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equilayers._checks import check_float, check_int, refuse, widened
+from equilayers._checks import check_float, check_int, overridable, refuse, widened
+from equilayers._tables import table
 from equilayers.functional._steerable_basis import polar, profile, waves
 from equilayers.groups import rotate
 
@@ -53,7 +53,7 @@ def check_orders(caller: str, kernel_size: int, in_order: int | None, out_order:
         refuse(caller, f"orders of at most {highest} for kernel_size={kernel_size}", order, hint)
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def _waves_of_terms(kernel_size: int, in_order: int, out_order: int) -> Array:
     r"""Array (J, pairs, 2, T): of each term the real and the imaginary part of its wave, where its pair stands."""
     _, angle = polar(kernel_size)
@@ -66,6 +66,7 @@ def _waves_of_terms(kernel_size: int, in_order: int, out_order: int) -> Array:
     return made
 
 
+@overridable
 def harmonic_filter(amplitude: Tensor, phase: Tensor, kernel_size: int, in_order: int | None, out_order: int) -> Tensor:
     r"""The filter of the one real convolution: (O·(2 out_order + 2), C·(2 in_order + 2), k, k), or (..., C, k, k).
 
@@ -77,8 +78,8 @@ def harmonic_filter(amplitude: Tensor, phase: Tensor, kernel_size: int, in_order
         out_order: highest order of the output.
     """
     streams = 1 if in_order is None else in_order + 1
-    table = torch.from_numpy(_waves_of_terms(kernel_size, streams - 1, out_order))
-    waves_ = torch.einsum("ocj,jpzt->zocpt", amplitude, table.to(amplitude.device, amplitude.dtype))
+    made = torch.from_numpy(_waves_of_terms(kernel_size, streams - 1, out_order))
+    waves_ = torch.einsum("ocj,jpzt->zocpt", amplitude, made.to(amplitude.device, amplitude.dtype))
     cos, sin = phase.cos()[..., None], phase.sin()[..., None]
     re, im = waves_[0] * cos - waves_[1] * sin, waves_[0] * sin + waves_[1] * cos
     # (x + iy)(re + i im): rows the real and the imaginary part of the output, columns those of the input.

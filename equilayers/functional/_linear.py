@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, refuse
+from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, overridable, refuse
 from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._convolution.patches import PatchKernel
 from equilayers.functional._fourier.autograd import Correlate
@@ -119,6 +119,7 @@ def group_linear(
     return linear("group_linear", f, weight, bias, linear_spec("group_linear", group, algorithm, lifting=False), None)
 
 
+@overridable
 def linear(
     caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec, cache: WeightCache | None
 ) -> Tensor:
@@ -163,7 +164,7 @@ def _check(caller: str, x: Tensor, weight: Tensor, spec: LinearSpec) -> None:
         )
         refuse(caller, f"{name} of shape (B, {wanted}{'' if spec.lifting else ', *positions'})", tuple(x.shape), hint)
     if spec.lifting:
-        group.check_space(tuple(x.shape[1:]), caller)
+        group.check_stackable(tuple(x.shape[1:]), caller)
     if not in_autocast(x):
         check_same_dtype(caller, name, x, weight)
     if spec.algorithm == "fourier" and spec.lifting and fourier_of(group) is None and group.order > 1:
@@ -227,7 +228,7 @@ def _orbit_at_positions(f: Tensor, weight: Tensor, bias: Tensor | None, group: G
     for h in range(group.order):
         moved = group.act_regular(group.inverse(h), f) if h else f.clone()
         y = F.linear(planes_of(moved).transpose(0, 1).contiguous().flatten(1), matrix, bias)
-        planes.append(group.act(h, feature_of(y[None], f)[:, :, 0]))
+        planes.append(group.act(h, feature_of(y[None], moved)[:, :, 0]))
     return torch.stack(planes, 2)
 
 

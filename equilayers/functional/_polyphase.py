@@ -15,7 +15,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from equilayers._checks import Pair, check_float, check_tensor, is_exporting, pair_of, refuse
+from equilayers._checks import Pair, check_float, check_tensor, is_exporting, overridable, pair_of, refuse
 from equilayers.functional._resample.gather import fits, put, take
 from equilayers.functional._resample.selection import choose_quickly
 
@@ -37,6 +37,7 @@ def polyphase_pool2d(
 ) -> tuple[Tensor, Tensor]: ...
 
 
+@overridable
 def polyphase_pool2d(
     x: Tensor,
     stride: int | Sequence[int] = 2,
@@ -105,6 +106,7 @@ def polyphase_pool2d(
     return (y, choice) if return_choice else y
 
 
+@overridable
 def polyphase_unpool2d(y: Tensor, choice: Tensor, stride: int | Sequence[int] = 2) -> Tensor:
     r"""Put each sample back to where `polyphase_pool2d` took it from, with zeros between.
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers._checks import check_choice, check_float, refuse, widened
+from equilayers._checks import check_choice, check_float, overridable, refuse, widened
 
 ORBIT_REDUCTIONS = ("max", "mean", "logsumexp", "norm")
 NETWORK_LIMIT = 8  # planes up to which a sorting network of whole planes beats sorting each fiber
 
 
+@overridable
 def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
     r"""Pool the fiber of a regular feature to one number, which the group leaves unchanged.
 
@@ -53,6 +54,7 @@ def orbit_pool(f: Tensor, reduction: str = "max") -> Tensor:
     return torch.where(positive, torch.where(positive, squares, 1).sqrt(), squares).to(f.dtype)
 
 
+@overridable
 def invariant_avg_pool2d(x: Tensor) -> Tensor:
     r"""The mean over the map, summed in an order that rotations and mirrors leave unchanged.
 
@@ -83,6 +85,7 @@ class _MapMean(Function):
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
+        x = x.mT if x.shape[-2] > x.shape[-1] else x  # a quarter turn may have set it upright
         height, width = x.shape[-2:]
         # Each line adds the cosets of a subgroup to those of the one before: half turn, quarter turn, mirror. Two terms
         # commute, and the subgroups are normal, so every sum is the same for all images of the map.
@@ -100,6 +103,10 @@ class _MapMean(Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Tensor:
         return (v / (ctx.shape[-2] * ctx.shape[-1]))[..., None, None].expand(ctx.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor) -> Tensor:  # noqa: ARG004
+        return cast(Tensor, _MapMean.apply(t))
 
 
 def _tree_sum(x: Tensor) -> Tensor:
@@ -129,13 +136,25 @@ class _Largest(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Tensor:
-        f, top = ctx.saved_tensors
-        hits = [(plane == top).to(v.dtype) for plane in f.unbind(2)]
+        hits = _hits(ctx, v.dtype)
         share = v / functools.reduce(torch.add, hits)
         return torch.stack([hit * share for hit in hits], 1).movedim(1, 2)  # planes lie as the layers want them
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor) -> Tensor:
+        hits = _hits(ctx, t.dtype)
+        moved = [hit * plane for hit, plane in zip(hits, t.unbind(2), strict=True)]
+        return functools.reduce(torch.add, moved) / functools.reduce(torch.add, hits)
+
+
+def _hits(ctx: Any, dtype: torch.dtype) -> list[Tensor]:
+    r"""For each plane 1 where it has the maximum, else 0."""
+    f, top = ctx.saved_tensors
+    return [(plane == top).to(dtype) for plane in f.unbind(2)]
 
 
 def sorted_sum(f: Tensor) -> Tensor:
@@ -165,6 +184,10 @@ class _SortedSum(Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> Tensor:
         return v.unsqueeze(2).expand(*v.shape[:2], ctx.terms, *v.shape[2:])
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor) -> Tensor:  # noqa: ARG004
+        return cast(Tensor, _SortedSum.apply(t))
 
 
 @functools.lru_cache(maxsize=64)

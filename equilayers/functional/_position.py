@@ -2,7 +2,6 @@ r"""What tells attention where a token stands: embeddings, rotary tables, biases
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -10,8 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.utils._python_dispatch import _disable_current_modes
 
 from equilayers._checks import (
     Pair,
@@ -19,11 +16,11 @@ from equilayers._checks import (
     check_float,
     check_positive,
     check_same_dtype,
-    constant_when_compiled,
     in_autocast,
     pair_of,
     refuse,
 )
+from equilayers._tables import table
 from equilayers.functional._convolution.geometry import swaps_axes
 from equilayers.functional._index_tables import moved_places
 from equilayers.groups import Group, as_group
@@ -52,7 +49,7 @@ def position_embedding(weight: Tensor, group: Group | str) -> Tensor:
     check_float(caller, "weight", weight)
     if weight.ndim < 2:
         refuse(caller, "weight of shape (C, *size)", tuple(weight.shape), "Give it the axes of the map.")
-    group.check_space(tuple(weight.shape[1:]), caller)
+    group.check_stackable(tuple(weight.shape[1:]), caller)
     planes = [group.act(h, weight).movedim(0, -1) for h in range(group.order)]
     return torch.stack(planes, -2).movedim((-1, -2), (0, 1))
 
@@ -98,7 +95,7 @@ def rotary_tables(
     check_even(caller, "head_features", head_features, 2)
     size = pair_of(caller, "size", size, 1)
     theta = check_positive(caller, "theta", theta)
-    group.check_space(size, caller)
+    group.check_stackable(size, caller)
     dtype, device = dtype or torch.get_default_dtype(), torch.device(device or torch.get_default_device())
     return _tables(group, head_features // 2, size, theta, dtype, device)
 
@@ -112,17 +109,15 @@ def _tables(
     turns = [(f * x, f * y) for i, f in enumerate(omega) for x, y in [odd if i % 2 else (1.0, 0.0)]]
     along, across = torch.tensor(turns, dtype=torch.float64, device=device)[:, :, None, None].unbind(1)
     angles = along * right + across * down[:, None]
-    first, second = (position_embedding(table(angles).to(dtype), group) for table in (torch.cos, torch.sin))
+    first, second = (position_embedding(wave(angles).to(dtype), group) for wave in (torch.cos, torch.sin))
     return first.movedim(0, -1), second.movedim(0, -1)
 
 
-@functools.lru_cache(maxsize=32)
+@table
 def _kept_tables(
     group: Group, pairs: int, size: Pair, theta: float, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    # What is kept has to serve in every mode of torch, whichever is on when it is made.
-    with temporarily_clear_interpreter_stack(), _disable_current_modes(), torch.inference_mode(False):
-        return _tables(group, pairs, size, theta, dtype, device)
+    return _tables(group, pairs, size, theta, dtype, device)
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -195,16 +190,16 @@ def rotary_embedding(x: Tensor, group: Group | str, size: int | Sequence[int], t
         wanted = f"(B, N, {group.order}, ..., d), N >= {size[0] * size[1]} and d even"
         hint = "Tokens are on axis 1, the fiber on axis 2."
         refuse(caller, f"x of shape {wanted}", tuple(x.shape), hint)
-    group.check_space(size, caller)
+    group.check_stackable(size, caller)
     # A compiler takes no tensor from a cache and must leave none there.
     tables = _tables if torch.compiler.is_compiling() else _kept_tables
     dtype, theta = torch.promote_types(x.dtype, torch.float32), check_positive(caller, "theta", theta)
     found = tables(group, x.shape[-1] // 2, size, theta, dtype, x.device)
-    cos, sin = (table.movedim(0, -2).flatten(0, 1) for table in found)  # (H·W, |G|, d/2)
+    cos, sin = (wave.movedim(0, -2).flatten(0, 1) for wave in found)  # (H·W, |G|, d/2)
     if free:  # no angle for what has no position
-        cos, sin = (F.pad(table, (0, 0, 0, 0, free, 0), value=still) for table, still in ((cos, 1.0), (sin, 0.0)))
+        cos, sin = (F.pad(wave, (0, 0, 0, 0, free, 0), value=still) for wave, still in ((cos, 1.0), (sin, 0.0)))
     between = [1] * (x.ndim - 4)
-    cos, sin = (table.view(*table.shape[:2], *between, -1) for table in (cos, sin))
+    cos, sin = (wave.view(*wave.shape[:2], *between, -1) for wave in (cos, sin))
     return rotate_pairs(x, cos, sin)
 
 
@@ -227,7 +222,7 @@ def relative_position_orbits(group: Group | str, window_size: int | Sequence[int
     caller = "relative_position_orbits"
     group = as_group(caller, group, plane=True)
     window = pair_of(caller, "window_size", window_size, 1)
-    group.check_space(window, caller)
+    group.check_stackable(window, caller)
     return _at_offsets(_orbit_numbers(group, window), window, torch.device("cpu"))
 
 
@@ -239,14 +234,9 @@ def _at_offsets(numbers: tuple[int, ...], window: Pair, device: torch.device) ->
     return torch.tensor(numbers, device=device)[down * (2 * width - 1) + right]
 
 
-@constant_when_compiled
+@table
 def _orbit_numbers(group: Group, window: Pair) -> tuple[int, ...]:
     r"""For every offset, from (1 - height, 1 - width) on, the number of its orbit."""
-    return _kept_numbers(group, window)
-
-
-@functools.lru_cache(maxsize=256)
-def _kept_numbers(group: Group, window: Pair) -> tuple[int, ...]:
     least = moved_places(group, (2 * window[0] - 1, 2 * window[1] - 1)).min(0)
     return tuple(np.unique(least, return_inverse=True)[1].tolist())
 
@@ -276,7 +266,7 @@ def relative_position_bias(weight: Tensor, group: Group | str, window_size: int 
     check_float(caller, "weight", weight)
     group = as_group(caller, group, plane=True)
     window = pair_of(caller, "window_size", window_size, 1)
-    group.check_space(window, caller)
+    group.check_stackable(window, caller)
     numbers = _orbit_numbers(group, window)
     count = max(numbers) + 1
     if weight.ndim != 2 or weight.shape[0] != count:

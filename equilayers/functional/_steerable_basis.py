@@ -14,7 +14,6 @@ Source: Freeman and Adelson 1991; Weiler, Hamprecht and Storath 2018 (arXiv:1711
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers._checks import constant_when_compiled
+from equilayers._tables import table
 from equilayers.groups import Rotations
 
 Array = NDArray[np.float64]
@@ -62,7 +62,7 @@ def profile(kernel_size: int, ring: float, m: int) -> Array:
     return made
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def basis(kernel_size: int) -> Array:
     r"""The basis B (T, N): of each wave the cosine, and the sine where its order is not 0."""
     _, angle = polar(kernel_size)
@@ -79,7 +79,7 @@ def pseudo_inverse(kernel_size: int) -> Array:
     return np.asarray(np.linalg.pinv(basis(kernel_size)), dtype=np.float64)
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def rotation_matrices(group: Rotations, kernel_size: int) -> Array:
     r"""The matrices D_h (|G|, N, N) of the coefficients: rotated by m·angle, after the mirror `phi -> pi - phi`."""
     made = np.zeros((group.order, *basis(kernel_size).shape[1:] * 2))
@@ -96,7 +96,7 @@ def rotation_matrices(group: Rotations, kernel_size: int) -> Array:
     return made
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def steering(group: Rotations, kernel_size: int) -> Array:
     r"""The matrices S_h (|G|, T, T) that rotate a filter."""
     return basis(kernel_size) @ rotation_matrices(group, kernel_size) @ pseudo_inverse(kernel_size)
@@ -109,11 +109,11 @@ def draw_steered(weight: Tensor) -> None:
     The mean square is that of torch.nn.Conv2d's first weights, 1 / (3 fan_in). White noise would have lost what lies
     outside the basis, and have more of the fine waves, which err most between quarter turns.
     """
-    table = basis(weight.shape[-1])
-    energy = float((table**2).sum()) / len(table)  # of a tap, for coefficients of variance one
+    waves_ = basis(weight.shape[-1])
+    energy = float((waves_**2).sum()) / len(waves_)  # of a tap, for coefficients of variance one
     fan_in = weight[0].numel()
-    drawn = torch.randn(*weight.shape[:-2], table.shape[1], device=weight.device, dtype=weight.dtype)
-    filters = drawn @ torch.from_numpy(table).to(drawn).mT
+    drawn = torch.randn(*weight.shape[:-2], waves_.shape[1], device=weight.device, dtype=weight.dtype)
+    filters = drawn @ torch.from_numpy(waves_).to(drawn).mT
     weight.copy_(filters.view_as(weight) / math.sqrt(3 * fan_in * energy))
 
 

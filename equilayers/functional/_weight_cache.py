@@ -2,15 +2,19 @@ r"""Cache of tensors derived from a weight, valid until the weight changes."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
-from equilayers.functional._hashing import odd_integers
+from equilayers._modules import tensors
+from equilayers._tables import table
+from equilayers.functional._hashing import odd_integers, power_of_two
+
+CHUNK = 2**20  # entries that one table of random numbers serves
 
 
 class WeightCache:
@@ -29,8 +33,8 @@ class WeightCache:
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             self._kept = None
             return make()
-        if torch.is_inference_mode_enabled():
-            return make()  # what is made here could not serve a gradient later
+        if torch.is_inference_mode_enabled() or torch._C._len_torch_dispatch_stack():
+            return make()  # what is made here could not serve a gradient later, or belongs to a mode
         if any(unpack_dual(w).tangent is not None for w in weights):
             return make()  # nor could what has a tangent, and what has none would lose it
         if not all(map(_comparable, weights)):
@@ -38,7 +42,9 @@ class WeightCache:
         key = kind, *((w.data_ptr(), w._version, w.dtype, w.shape, _checksum(w.detach())) for w in weights)
         kept = self._kept
         if kept is None or kept[0] != key:
-            self._kept = kept = key, make()
+            kept = key, make()
+            if is_plain(*tensors(kept[1])):
+                self._kept = kept
         return kept[1]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WeightCache:
@@ -49,7 +55,12 @@ class WeightCache:
 
 
 def is_plain(*tensors: Tensor) -> bool:
-    r"""Whether these are tensors with memory of their own, not the wrappers of a torch.func transform or a compiler."""
+    r"""Whether these are tensors with memory of their own, not the wrappers of a torch.func transform or a compiler.
+
+    Nor may they have tangents, which what is computed in place would lose.
+    """
+    if forward_ad._current_level >= 0 and any(unpack_dual(t).tangent is not None for t in tensors):
+        return False
     try:
         return all(type(t) in (Tensor, torch.nn.Parameter) and t.data_ptr() is not None for t in tensors)
     except RuntimeError:
@@ -62,18 +73,20 @@ def _comparable(weight: Tensor) -> bool:
     return known and not weight.is_inference()
 
 
-def _checksum(weight: Tensor) -> tuple[int, float]:
-    r"""Two projections: of the bits on odd numbers, modulo 2^32 or 2^64, and of the values on random ones.
+def _checksum(weight: Tensor) -> list[tuple[int, float]]:
+    r"""Two projections, chunk by chunk: of the bits on odd numbers, modulo 2^32 or 2^64, of the values on random ones.
 
     Odd numbers have an inverse: whatever changes one entry, if by its last bit, changes the first. Of many signs or
     exponents at once little is left modulo a power of two; the second sees those. A NaN equals nothing, not itself.
     """
-    flat = weight.flatten()
-    bits = flat.view(torch.int32 if weight.dtype == torch.float32 else torch.int64)
-    odd = odd_integers(bits.numel(), bits.dtype, bits.device)
-    return int(bits.dot(odd)), float(flat.dot(_probe(flat.numel(), flat.dtype)))
+    sums = []
+    for flat in weight.flatten().split(CHUNK):
+        bits = flat.view(torch.int32 if flat.dtype == torch.float32 else torch.int64)
+        odd, probe = odd_integers(len(bits), bits.dtype, bits.device), _probe(power_of_two(len(flat)), flat.dtype)
+        sums.append((int(bits.dot(odd)), float(flat.dot(probe[: len(flat)]))))
+    return sums
 
 
-@functools.lru_cache(maxsize=256)
+@table
 def _probe(count: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count), device="cpu")
+    return torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count))

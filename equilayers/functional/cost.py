@@ -22,7 +22,7 @@ from equilayers.groups import Dihedral, Group, Rotations, interpolates
 ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")  # of every weight-tied layer
 BLOCK_ROWS = 160  # patches that a matrix product should have at least
 COMPILED_ROWS = 256  # samples of a batch, where a compiler does not tell
-TOKENS = 0.02, 1.5  # nanoseconds of a multiplication, and of a number transformed, both ways together
+TOKENS = 0.02, 0.8, 0.05  # nanoseconds of a multiplication, of a number transformed, and of each sum in it
 CONSTANTS = {
     # AMD EPYC; convolutions on the processor below, held to AVX2; their training steps priced as forward passes are
     "AVX2": {
@@ -129,10 +129,10 @@ def cheapest_tokens(group: Group, channels: int, features: int) -> str:
 @constant_when_compiled
 def _gains(group: Group, channels: int, features: int) -> bool:
     r"""Whether the multiplications that the transform saves cost more than its additions, both per position."""
-    each_product, each_sum = TOKENS
-    n, basis = group.order, irrep_basis(group)
-    sums = n * (channels + features) * (1 if basis.fast else n / 4)
-    return (n**2 - basis.products) * channels * features * each_product > sums * each_sum
+    each_product, each_number, each_sum = TOKENS
+    n = group.order
+    saved = (n**2 - irrep_basis(group).products) * channels * features * each_product
+    return saved > n * (channels + features) * (each_number + n * each_sum)
 
 
 @constant_when_compiled

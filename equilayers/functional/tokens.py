@@ -6,7 +6,7 @@ pays for a transform where it starts, where it ends, and on both sides of each n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import Pair, autocast, refuse, widened
+from equilayers._checks import Pair, autocast, check_float, constant_when_compiled, refuse, widened
 from equilayers.functional._fourier.tokens import (
-    Coefficients,
+    CoefficientKernel,
+    Operators,
     analysis,
-    apply_operators,
     bias_of,
-    blocks_of,
     feature_of,
     operators_of,
     planes_of,
+    product,
     synthesis,
 )
 from equilayers.functional._weight_cache import WeightCache, is_plain
@@ -31,7 +31,6 @@ from equilayers.functional.cost import cheapest_tokens
 from equilayers.groups import Group
 
 TOKEN_ALGORITHMS = ("auto", "fourier", "dense")
-ALL = 1 << 62  # features
 
 
 class TokenWeight(NamedTuple):
@@ -82,138 +81,117 @@ def token_space(group: Group, channels: int, features: int, algorithm: str) -> T
 
 @dataclass(frozen=True)
 class TokenSpace:
-    r"""Where R tokens of C channels are worked on: coefficients if `spectral`, otherwise one tensor (1, R, |G|·C).
-
-    Coefficients are a tuple of tensors (m, R, w·C), one per irrep of the group.
-    """
+    r"""Where R tokens are worked on: coefficients (|G|, R, C) if `spectral`, otherwise tokens (R, |G|, C)."""
 
     group: Group
     spectral: bool
 
-    def enter(self, f: Tensor) -> Coefficients:
+    def enter(self, f: Tensor) -> Tensor:
         r"""A regular feature (B, C, |G|, *S), brought here."""
-        return self.from_planes(planes_of(f), as_tokens=True)
+        return self.from_planes(planes_of(f))
 
-    def leave(self, x: Coefficients, f: Tensor, *, scaled: bool = False) -> Tensor:
-        r"""Back to a regular feature, with the batch and positions of f; scaled: whether `map` has scaled x."""
-        if self.spectral and not scaled:
-            x = tuple(c * b.scale for c, b in zip(x, blocks_of(self.group), strict=True))
-        return feature_of(self.planes(x, as_tokens=True), f)
+    def leave(self, x: Tensor, f: Tensor) -> Tensor:
+        r"""Back to a regular feature, with the batch and positions of f."""
+        return feature_of(self.planes(x), f)
 
-    def planes(self, x: Coefficients, *, as_tokens: bool = False) -> Tensor:
-        r"""What `map` scaled, in the regular basis, (|G|, R, C); as_tokens: in memory (R, |G|, C)."""
+    def planes(self, x: Tensor) -> Tensor:
+        r"""In the regular basis, (|G|, R, C), for a pointwise function."""
+        return synthesis(x, self.group) if self.spectral else x.transpose(0, 1)
+
+    def from_planes(self, x: Tensor) -> Tensor:
+        r"""Planes (|G|, R, C), brought here."""
+        return analysis(x, self.group) if self.spectral else x.transpose(0, 1)
+
+    def map(self, x: Tensor, w: TokenWeight, cache: WeightCache | None) -> Tensor:
+        r"""The group linear map, C channels to O."""
+        x = autocast(x)
+        kept = None if cache is None or torch.compiler.is_compiling() or torch.is_grad_enabled() else cache
+        kept = kept if is_plain(x, w.weight) else None
         if not self.spectral:
-            return x[0][0].unflatten(1, (self.group.order, -1)).transpose(0, 1)
-        return synthesis(x, self.group, as_tokens=as_tokens)
-
-    def from_planes(self, x: Tensor, *, as_tokens: bool = False) -> Coefficients:
-        r"""Planes (|G|, R, C), brought here; as_tokens: whether they lie in memory as (R, |G|, C)."""
-        if not self.spectral:
-            return (x.transpose(0, 1).flatten(1)[None],)
-        return analysis(x, self.group, as_tokens=as_tokens)
-
-    def map(self, x: Coefficients, w: TokenWeight, cache: WeightCache | None, *, scaled: int = 0) -> Coefficients:
-        r"""The group linear map, C channels to O.
-
-        scaled: how many of the features, the first ones, are scaled: ALL for `planes` and `leave(scaled=True)`, the
-            queries of attention.
-        """
-        x = tuple(map(autocast, x))
-
-        def made() -> tuple[Coefficients, Tensor | None]:
+            made = lambda: _expanded(w, self.group)  # noqa: E731
+            matrix, bias = made() if kept is None else kept.get(w.tensors, made, f"dense {x.dtype}")
+            return F.linear(x.flatten(1), matrix, bias).unflatten(1, (self.group.order, -1))
+        if kept is None:
             weight, bias = w.folded()
-            if not self.spectral:
-                return (_expanded(weight, self.group),), None if bias is None else bias.repeat(self.group.order)
-            operators = operators_of(weight, self.group, scaled)
-            return operators, None if bias is None else bias_of(bias, self.group, scaled)
+            return product(x, weight, bias, self.group)
 
-        if cache is None or torch.compiler.is_compiling() or torch.is_grad_enabled() or not is_plain(*x, w.weight):
-            operators, bias = made()
-        else:
-            operators, bias = cache.get(w.tensors, made, f"{self.spectral} {scaled} {x[0].dtype}")
-        return apply_operators(x, operators, bias)
+        def prepared() -> tuple[Operators, Tensor | None]:
+            weight, bias = w.folded()
+            return operators_of(weight, self.group), bias
 
-    def normalised(self, x: Coefficients, eps: float, *, centred: bool) -> Coefficients:
+        operators, bias = kept.get(w.tensors, prepared, f"fourier {x.dtype}")
+        return CoefficientKernel(self.group).apply(x.contiguous(), operators, bias, len(w.weight))
+
+    def normalised(self, x: Tensor, eps: float, *, centred: bool) -> Tensor:
         r"""X over its deviation, or root mean square, at each token.
 
         In coefficients the mean, that of the trivial irrep, is not subtracted: a `TokenWeight` that is `centred` does.
         """
         if not self.spectral:
-            shape = x[0].shape[2:]
-            return (F.layer_norm(x[0], shape, eps=eps) if centred else F.rms_norm(x[0], shape, eps=eps),)
-        blocks, n = blocks_of(self.group), self.group.order
-        wide = tuple(map(widened, x))
-        norms = (torch.linalg.vector_norm(c, dim=(0, 2)).square() * b.scale for c, b in zip(wide, blocks, strict=True))
-        square = sum(norms) / (n * x[0].shape[2])
+            shape = x.shape[1:]
+            return F.layer_norm(x, shape, eps=eps) if centred else F.rms_norm(x, shape, eps=eps)
+        wide, n = widened(x), self.group.order
+        square = torch.linalg.vector_norm(wide, dim=2).square().sum(0) / (n * x.shape[2])
         if centred:
-            square = square - (wide[0][0].mean(1) * (blocks[0].scale / n) ** 0.5).square()
-        factor = torch.rsqrt(square.clamp(min=0) + eps)[:, None]
-        return tuple((c * factor).to(given.dtype) for c, given in zip(wide, x, strict=True))
+            square = square - wide[0].mean(1).square() / n
+        return (wide * torch.rsqrt(square.clamp(min=0) + eps)[:, None]).to(x.dtype)
 
-    def affine(self, x: Coefficients, norm: TokenWeight) -> Coefficients:
+    def affine(self, x: Tensor, norm: TokenWeight) -> Tensor:
         r"""`gain · x + shift` of what is `normalised`, less its mean if `centred`, where no map follows."""
-        if self.spectral and norm.centred:
-            x = x[0] - x[0].mean(2, keepdim=True), *x[1:]
-        if norm.gain is not None:
-            gain = norm.gain
-            x = tuple(c * gain.repeat(w) for c, w in zip(x, self._widths, strict=True))
-        if norm.shift is None:
-            return x
-        constant = bias_of(norm.shift, self.group, 0) if self.spectral else norm.shift.repeat(self.group.order)
-        return x[0] + constant, *x[1:]
+        if not self.spectral:
+            x = x if norm.gain is None else x * norm.gain
+            return x if norm.shift is None else x + norm.shift
+        trivial = x[:1] - x[:1].mean(2, keepdim=True) if norm.centred else x[:1]
+        trivial, rest = (part if norm.gain is None else part * norm.gain for part in (trivial, x[1:]))
+        return torch.cat((trivial if norm.shift is None else trivial + bias_of(norm.shift, self.group), rest))
 
-    def add(self, x: Coefficients, y: Coefficients) -> Coefficients:
-        r"""The sum of both."""
-        return tuple(a + b for a, b in zip(x, y, strict=True))
-
-    def dropped(self, x: Coefficients, fibers: float, samples: float, batch: int) -> Coefficients:
+    def dropped(self, x: Tensor, fibers: float, samples: float, batch: int) -> Tensor:
         r"""Dropout of whole fibers, each channel of a token with all its planes, and of whole samples.
 
         So it commutes with the action of the group on the fiber and with every change of basis.
         """
         if not fibers and not samples:
             return x
-        widths = self._widths
-        tokens, channels = x[0].shape[1], x[0].shape[2] // widths[0]
-        kept = F.dropout(x[0].new_ones(tokens, channels), fibers)
-        kept = (kept.unflatten(0, (batch, -1)) * F.dropout(x[0].new_ones(batch, 1, 1), samples)).flatten(0, 1)
-        return tuple(c * kept.repeat(1, w) for c, w in zip(x, widths, strict=True))
+        shape = x.shape[1:] if self.spectral else (x.shape[0], x.shape[2])
+        kept = F.dropout(x.new_ones(shape), fibers).unflatten(0, (batch, -1))
+        kept = (kept * F.dropout(x.new_ones(batch, 1, 1), samples)).flatten(0, 1)
+        return x * (kept if self.spectral else kept[:, None])
 
-    def heads(self, x: Coefficients, batch: int, counts: Sequence[tuple[int, int]]) -> list[Tensor]:
-        r"""What attention takes: for each (heads, d) of the features, in their order, a tensor (B, heads, N, |G|·d).
+    def heads(self, x: Tensor, batch: int, width: int) -> Tensor:
+        r"""What attention takes, (B, heads, N, |G|·width), of `heads·width` channels.
 
-        The one copy that attention over a fiber costs: a head's channels lie side by side only within a row.
+        The one copy that attention over a fiber costs: a head's channels lie side by side only within a plane.
         """
-        parts: list[list[Tensor]] = [[] for _ in counts]
-        for c, w in zip(x, self._widths, strict=True):
-            split = c.unflatten(2, (w, -1)).unflatten(1, (batch, -1)).split([h * d for h, d in counts], -1)
-            for rows, (h, _), made in zip(split, counts, parts, strict=True):
-                made += [row.unflatten(3, (h, -1)).permute(0, 3, 1, 2, 4) for row in rows.unbind(0)]
-        return [torch.cat(made, 3).flatten(3) for made in parts]
+        token_first = x.transpose(0, 1) if self.spectral else x
+        split = token_first.unflatten(0, (batch, -1)).unflatten(3, (-1, width))  # (B, N, |G|, heads, width)
+        return split.permute(0, 3, 1, 2, 4).flatten(3)
 
-    def merged(self, y: Tensor) -> Coefficients:
-        r"""The result of attention (B, heads, N, |G|·d) as coefficients of heads·d channels, the inverse of `heads`."""
-        batch, _, length, _ = y.shape
-        widths = self._widths
-        rows = [b.rows for b in blocks_of(self.group)] if self.spectral else [1]
-        y = y.unflatten(3, (self.group.order, -1))
-        parts = y.split([m * w for m, w in zip(rows, widths, strict=True)], 3)
-        split = (part.unflatten(3, (m, w)) for part, m, w in zip(parts, rows, widths, strict=True))
-        return tuple(part.permute(3, 0, 2, 4, 1, 5).reshape(part.shape[3], batch * length, -1) for part in split)
-
-    @property
-    def _widths(self) -> list[int]:
-        return [b.width for b in blocks_of(self.group)] if self.spectral else [self.group.order]
+    def merged(self, y: Tensor) -> Tensor:
+        r"""The result of attention (B, heads, N, |G|·width), of heads·width channels: the inverse of `heads`."""
+        split = y.unflatten(3, (self.group.order, -1))
+        order = (3, 0, 2, 1, 4) if self.spectral else (0, 2, 3, 1, 4)
+        merged = split.permute(order).flatten(3)
+        return merged.flatten(1, 2) if self.spectral else merged.flatten(0, 1)
 
 
-def _expanded(weight: Tensor, group: Group) -> Tensor:
-    r"""The matrix of all planes, rows (h, o) and columns (k, c)."""
-    return torch.cat([group.act_regular(h, weight).transpose(1, 2).flatten(1) for h in range(group.order)])
+def _expanded(w: TokenWeight, group: Group) -> tuple[Tensor, Tensor | None]:
+    r"""The matrix of all planes, rows (h, o) and columns (k, c), and its bias."""
+    weight, bias = w.folded()
+    n = group.order
+    table = torch.tensor(_quotients(group), device=weight.device)
+    matrix = weight.index_select(2, table).unflatten(2, (n, n)).permute(2, 0, 3, 1)  # (h, o, k, c)
+    return matrix.flatten(2).flatten(0, 1), None if bias is None else bias.repeat(n)
+
+
+@constant_when_compiled
+def _quotients(group: Group) -> tuple[int, ...]:
+    r"""h^-1 k for all h and k."""
+    return tuple(group.cayley_table[group.inverses].ravel().tolist())
 
 
 def token_linear(f: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCache | None) -> Tensor:
     r"""The group linear map of a regular feature (B, C, |G|, *S), to (B, O, |G|, *S)."""
-    return space.leave(space.map(space.enter(f), w, cache, scaled=ALL), f, scaled=True)
+    return space.leave(space.map(space.enter(f), w, cache), f)
 
 
 def regular_heads(planes: Tensor, batch: int, heads: int) -> Tensor:
@@ -253,39 +231,55 @@ def map_size(f: Tensor) -> Pair | None:
     return (f.shape[3], f.shape[4]) if f.ndim == 5 else None
 
 
+def positions(f: Tensor) -> int:
+    r"""The number of positions of a feature (B, C, |G|, *S)."""
+    return math.prod(f.shape[3:])
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
     r"""Attention of heads (B, heads, N, |G|·d), in one orthonormal basis of the fiber; (B, heads, N, |G|·d) back."""
     batch, heads, length, _ = query.shape
     if not length or not key.shape[2]:
         refuse(call.caller, "at least one position", (length, key.shape[2]), "Attention needs tokens to attend to.")
-    if call.mask is not None:
-        _check_mask(call.caller, call.mask, (batch, heads, length, key.shape[2]))
+    mask, is_causal = call.mask, call.is_causal
+    if mask is not None:
+        _check_mask(call.caller, mask, (batch, heads, length, key.shape[2]))
+        mask = mask if mask.dtype == torch.bool else mask.to(query.dtype)
+        if is_causal:  # torch takes one of the two
+            unseen = torch.ones(length, key.shape[2], dtype=torch.bool, device=mask.device).triu(1)
+            mask, is_causal = _without(mask, unseen), False
     grouped = bool(heads != key.shape[1])  # a tracer makes a tensor of it
-    _, _, mask, is_causal, _, dropout = call
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(query, key, value, mask, call.dropout, is_causal, enable_gqa=grouped)
 
 
-def attention_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
+def attention_mask(
+    caller: str, attn_mask: Tensor | None, key_padding_mask: Tensor | None, shape: tuple[int, int, int, int]
+) -> Tensor | None:
     r"""The two masks of torch.nn.MultiheadAttention, in which True is not seen, as one for `attend`.
 
-    attn_mask: (N, M), (heads, N, M) or (B, heads, N, M). key_padding_mask: (B, M), bool.
+    attn_mask: (N, M), (heads, N, M) or (B, heads, N, M). key_padding_mask: (B, M), bool. shape: (B, heads, N, M).
     """
-    if key_padding_mask is not None:
-        if key_padding_mask.ndim != 2 or key_padding_mask.dtype != torch.bool:
-            got = f"{tuple(key_padding_mask.shape)}, {key_padding_mask.dtype}"
-            refuse("key_padding_mask", "a bool mask (B, M)", got, "True stands for keys that nobody sees.")
-        padding = key_padding_mask[:, None, None]
-        if attn_mask is None:
-            return ~padding
-        if attn_mask.dtype == torch.bool:
-            return ~(attn_mask | padding)
-        return attn_mask.masked_fill(padding, float("-inf"))
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        return ~attn_mask
-    return attn_mask
+    if attn_mask is not None:
+        _check_mask(caller, attn_mask, shape)
+        attn_mask = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask
+    if key_padding_mask is None:
+        return attn_mask
+    if tuple(key_padding_mask.shape) != shape[::3] or key_padding_mask.dtype != torch.bool:
+        got = f"{tuple(key_padding_mask.shape)} of {key_padding_mask.dtype}"
+        hint = "True stands for keys that nobody sees."
+        refuse(caller, f"key_padding_mask of shape (B, M) = {shape[::3]} of torch.bool", got, hint)
+    padding = key_padding_mask[:, None, None]
+    return ~padding if attn_mask is None else _without(attn_mask, padding)
+
+
+def _without(mask: Tensor, unseen: Tensor) -> Tensor:
+    r"""The mask, as `attend` takes it, without what is not seen."""
+    return mask & ~unseen if mask.dtype == torch.bool else mask.masked_fill(unseen, float("-inf"))
 
 
 def _check_mask(caller: str, mask: Tensor, shape: tuple[int, int, int, int]) -> None:
+    if mask.dtype != torch.bool:
+        check_float(caller, "attn_mask", mask)
     fits = 2 <= mask.ndim <= 4 and all(m in (1, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
     if not fits:
         hint = "A mask tells tokens apart, never the elements of the group: it has no axis for the fiber."
@@ -293,10 +287,8 @@ def _check_mask(caller: str, mask: Tensor, shape: tuple[int, int, int, int]) -> 
 
 
 __all__ = [
-    "ALL",
     "TOKEN_ALGORITHMS",
     "AttentionCall",
-    "Coefficients",
     "TokenSpace",
     "TokenWeight",
     "attend",
@@ -305,6 +297,7 @@ __all__ = [
     "feature_of",
     "map_size",
     "planes_of",
+    "positions",
     "regular_heads",
     "token_linear",
     "token_space",

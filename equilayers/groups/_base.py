@@ -2,7 +2,7 @@ r"""The base class of finite groups: multiplication, inverses, and the action on
 
 from __future__ import annotations
 
-import functools
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.utils._python_dispatch import _disable_current_modes
 
 from equilayers._checks import check_int, check_tensor, constant_when_compiled, refuse
+from equilayers._tables import outside_modes, table
 
 
 class Group(ABC):
@@ -51,6 +50,10 @@ class Group(ABC):
     def check_space(self, shape: tuple[int, ...], caller: str) -> None:
         r"""Raise ValueError, in the name of `caller`, unless the group acts on arrays of this shape."""
 
+    def check_stackable(self, shape: tuple[int, ...], caller: str) -> None:
+        r"""Raise ValueError, in the name of `caller`, unless arrays of this shape keep it under every element."""
+        self.check_space(shape, caller)
+
     @property
     def cayley_table(self) -> NDArray[np.int64]:
         r"""Read-only array (|G|, |G|): entry `[g, h]` is `compose(g, h)`."""
@@ -67,8 +70,11 @@ class Group(ABC):
         return repr(self)
 
     def permutations(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
-        r"""Read-only array (|G|, N): `act(g, x).flatten() == x.flatten()[permutations(x.shape)[g]]`."""
-        return _permutations(self, tuple(shape))
+        r"""Array (|G|, N): `act(g, x).flatten() == x.flatten()[permutations(x.shape)[g]]`."""
+        self.check_stackable(tuple(shape), f"{self!r}.permutations")
+        with outside_modes():  # read off the action itself, so that the two cannot disagree
+            index = torch.arange(math.prod(shape)).reshape(shape)
+            return np.stack([self.act(g, index).flatten().numpy() for g in range(self.order)])
 
     def generating_set(self) -> list[int]:
         r"""A few elements whose products are the whole group."""
@@ -138,7 +144,8 @@ class Group(ABC):
         return self._move(g, moved) if f.ndim > 3 else moved
 
     def orbit(self, x: Tensor) -> Tensor:
-        r"""All images of x: array (|G|, *x.shape) whose entry g is `act(g, x)`."""
+        r"""All images of x: array (|G|, *x.shape) whose entry g is `act(g, x)`; ValueError where shapes change."""
+        self.check_stackable(tuple(check_tensor(f"{self!r}.orbit", "x", x).shape), f"{self!r}.orbit")
         return torch.stack([self.act(g, x) for g in range(self.order)])
 
     def check_fiber(self, f: Tensor, caller: str) -> None:
@@ -157,7 +164,7 @@ class Group(ABC):
         return check_int(f"{self!r}.{method}", "g", g, 0, self.order - 1)
 
 
-@functools.lru_cache(maxsize=256)
+@table
 def _cayley(group: Group) -> NDArray[np.int64]:
     return _read_only(group._table())
 
@@ -168,32 +175,18 @@ def _row(group: Group, g: int) -> tuple[int, ...]:
     return tuple(group.cayley_table[g].tolist())
 
 
-@constant_when_compiled
+@table
 def _inverse_row(group: Group) -> tuple[int, ...]:
     r"""The inverses as plain ints. A compiler takes the tuple for a constant, and places in it too, but not entries."""
-    return _inverse_ints(group)
-
-
-@functools.lru_cache(maxsize=256)
-def _inverse_ints(group: Group) -> tuple[int, ...]:
     return tuple(group.inverses.tolist())
 
 
-@functools.lru_cache(maxsize=256)
+@table
 def _inverses(group: Group) -> NDArray[np.int64]:
     return _read_only(group._inverse_table())
 
 
-@functools.lru_cache(maxsize=256)
-def _permutations(group: Group, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    # Read off the action itself, so that the two cannot disagree. Inside a functional transform, or under
-    # an exporter, tensors have no memory to read.
-    with temporarily_clear_interpreter_stack(), _disable_current_modes():
-        index = torch.arange(int(np.prod(shape)), device="cpu").reshape(shape)
-        return _read_only(np.stack([group.act(g, index).reshape(-1).numpy() for g in range(group.order)]))
-
-
-def _read_only(table: NDArray[Any]) -> NDArray[np.int64]:
-    made: NDArray[np.int64] = table.astype(np.int64)
+def _read_only(numbers: NDArray[Any]) -> NDArray[np.int64]:
+    made: NDArray[np.int64] = numbers.astype(np.int64, copy=False)
     made.setflags(write=False)
     return made

@@ -21,12 +21,13 @@ def rotate(x: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor
     interpolated, so that a quarter turn before or after it is exact.
 
     Args:
-        x: images (..., H, W), floating-point; H == W unless the angle is a multiple of 180.
+        x: images (..., H, W), floating-point; H == W unless the angle is a multiple of 90.
         degrees: angle of the rotation.
         interpolation: "bilinear" (order 1) or "bicubic" (order 3, Keys 1981 with a = -1/2).
 
     Returns:
-        Images of the shape, dtype and device of x; x itself for multiples of 360. Differentiable.
+        Images of the dtype and device of x, and of its shape, but that odd quarter turns carry (H, W) to (W, H); x
+        itself for multiples of 360. Differentiable.
 
     Raises:
         TypeError: x is not floating-point.
@@ -36,7 +37,7 @@ def rotate(x: Tensor, degrees: float, interpolation: str = "bilinear") -> Tensor
     check_choice("rotate", "interpolation", interpolation, INTERPOLATIONS)
     if not isinstance(degrees, Real) or not math.isfinite(degrees):
         refuse("rotate", "degrees to be a finite number", degrees, "Rotate by one angle at a time.")
-    if x.ndim < 2 or (x.shape[-1] != x.shape[-2] and degrees % 180):
+    if x.ndim < 2 or (x.shape[-1] != x.shape[-2] and degrees % 90):
         refuse("rotate", "x of shape (..., H, H)", tuple(x.shape), "Crop or pad the images to squares.")
     quarters, rest = divmod(degrees, 90.0)
     if rest:

@@ -2,7 +2,6 @@ r"""Any finite group of index permutations."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
 from collections import deque
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers._checks import refuse
+from equilayers._tables import table
 from equilayers.groups._base import Group
 
 MAX_ORDER = 5040  # 7!: a Cayley table of 200 MB; a larger group has no use for a table
@@ -63,7 +63,7 @@ class PermutationGroup(Group):
             refuse(caller, f"x with last axis {self.degree}", shape, "Flatten the array that is permuted.")
 
     def _table(self) -> NDArray[np.int64]:
-        p = np.array(_elements(self.generators))
+        p = _elements(self.generators)
         return np.stack([self._numbers(q[p]) for q in p])
 
     def _inverse_table(self) -> NDArray[np.int64]:
@@ -95,13 +95,13 @@ def _checked(generators: Sequence[Sequence[int]]) -> tuple[Permutation, ...]:
     return checked
 
 
-@functools.lru_cache(maxsize=256)
+@table
 def _codes(generators: tuple[Permutation, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     r"""A number for each element that tells it from all others: sorted, the elements in that order, and the weights.
 
     The number of p is the sum of `weights[i] p[i]` modulo 2^64; weights are drawn until no two elements share one.
     """
-    p = np.array(_elements(generators))
+    p = _elements(generators)
     for seed in itertools.count():
         weights = np.random.default_rng(seed).integers(-(2**62), 2**62, (p.shape[1],))
         codes = p @ weights
@@ -111,8 +111,9 @@ def _codes(generators: tuple[Permutation, ...]) -> tuple[NDArray[np.int64], NDAr
     return codes[order], order, weights
 
 
-@functools.lru_cache(maxsize=256)
-def _elements(generators: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
+@table
+def _elements(generators: tuple[Permutation, ...]) -> NDArray[np.int64]:
+    r"""All permutations (|G|, d), the identity first."""
     identity = tuple(range(len(generators[0])))
     found = {identity: None}  # a dict keeps the order of discovery
     queue = deque([identity])
@@ -125,4 +126,4 @@ def _elements(generators: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
                 queue.append(product)
         if len(found) > MAX_ORDER:
             refuse("PermutationGroup", f"generators of at most {MAX_ORDER} elements", "more", "Use a smaller group.")
-    return tuple(found)
+    return np.array(list(found), np.int64)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers._checks import refuse
+from equilayers._tables import outside_modes
 from equilayers.groups._base import Group
 from equilayers.groups._permutation import PermutationGroup
 from equilayers.groups._translation import CyclicTranslation
@@ -39,7 +40,8 @@ class DirectProduct(Group):
                 refuse("DirectProduct", "group to be a group of equilayers.groups", repr(group), hint, TypeError)
             if group.exactness != "bitwise":
                 refuse("DirectProduct", "exact groups", repr(group), "It interpolates: take an exact one.")
-        _check_commuting(self)
+        with outside_modes():
+            _check_commuting(self)
 
     def __repr__(self) -> str:
         return f"DirectProduct({self.first!r}, {self.second!r})"
@@ -59,6 +61,10 @@ class DirectProduct(Group):
     def check_space(self, shape: tuple[int, ...], caller: str) -> None:
         self.first.check_space(shape, caller)
         self.second.check_space(shape, caller)
+
+    def check_stackable(self, shape: tuple[int, ...], caller: str) -> None:
+        self.first.check_stackable(shape, caller)
+        self.second.check_stackable(shape, caller)
 
     def _table(self) -> NDArray[np.int64]:
         n = self.second.order
@@ -85,7 +91,7 @@ def _check_commuting(product: DirectProduct) -> None:
     multiple, exact = _lengths(product)
     sizes = (exact,) if exact is not None else (2 * multiple, 3 * multiple, 4 * multiple)
     for size in sizes:
-        x = torch.arange(size * size, device="cpu").reshape(size, size)
+        x = torch.arange(size * size).reshape(size, size)
         product.check_space((size, size), "DirectProduct")
         for a in product.first.generating_set():
             for b in product.second.generating_set():

@@ -58,6 +58,14 @@ class Rotations(Group):
     def check_space(self, shape: tuple[int, ...], caller: str) -> None:
         if len(shape) < 2:
             refuse(caller, "x to be an image (..., H, W)", shape, "Give it two trailing space axes.")
+        if self.interpolation is not None:
+            self._check_square(shape, caller)
+
+    def check_stackable(self, shape: tuple[int, ...], caller: str) -> None:
+        self.check_space(shape, caller)
+        self._check_square(shape, caller)
+
+    def _check_square(self, shape: tuple[int, ...], caller: str) -> None:
         height, width = shape[-2:]
         if self.n > 2 and height != width:
             hint = "A quarter turn needs a square: crop or zero-pad the image to H == W."
@@ -72,8 +80,8 @@ class Rotations(Group):
 class CyclicRotation(Rotations):
     r"""The cyclic group C_n of image rotations; element g rotates counter-clockwise by g·360/n degrees.
 
-    `act(g, x) = torch.rot90(x, 4*g//n, (-2, -1))` for n in 1, 2, 4. For any other n quarter turns are the same, and the
-    rest of the angle is interpolated. Needs H == W but for n in 1, 2.
+    `act(g, x) = torch.rot90(x, 4*g//n, (-2, -1))` for n in 1, 2, 4; for n = 4 it carries (H, W) to (W, H) at odd g. For
+    any other n quarter turns are the same, the rest of the angle is interpolated, and it needs H == W.
 
     Args:
         n: order of the group.
@@ -107,7 +115,7 @@ class Dihedral(Rotations):
     r"""The dihedral group D_n of image rotations and mirrors, of order 2n.
 
     Element `r + n*m` mirrors left-right m times (`torch.flip(x, [-1])`), then rotates counter-clockwise r times by
-    360/n degrees. Needs H == W but for n in 1, 2.
+    360/n degrees; for n = 4 odd r carry (H, W) to (W, H). Needs H == W for n other than 1, 2, 4.
 
     Args:
         n: number of rotations.

@@ -128,7 +128,7 @@ def deformations(
     sizes = torch.stack((displacement_gradient_norm(taus), taus.norm(dim=1).amax((-2, -1))), -1)
     sizes = sizes.unflatten(0, (len(magnitudes), fields)).mean(1)
     seen, lost = (_table(values, len(parts), len(magnitudes)) for values in (distances, floors))
-    return Deformations(seen, lost, sizes.expand(len(x), -1, -1), f.dtype)
+    return Deformations(seen, lost, sizes.expand(len(x), -1, -1), f.dtype.to_real())
 
 
 def _table(values: list[Tensor], parts: int, magnitudes: int) -> Tensor:

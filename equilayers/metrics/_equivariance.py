@@ -93,7 +93,7 @@ def equivariance_total(
 
             moved = (output_of(caller, model, move(g, part)) for g in elements)
             found.append(torch.stack(list(equivariance_gaps(caller, act, f, zip(elements, moved, strict=True), gap))))
-    return Total.over(torch.cat(found, 1), f.dtype, reduction)
+    return Total.over(torch.cat(found, 1), f.dtype.to_real(), reduction)
 
 
 def entry_gaps(found: Tensor, expected: Tensor) -> Tensor:
@@ -145,7 +145,8 @@ def _usual_action(caller: str, group: Group, f: Tensor) -> Action:
 
 
 def rows(f: Tensor) -> Tensor:
-    r"""Outputs (B, ...), or (B,), as float64 rows (B, N)."""
+    r"""Outputs (B, ...), or (B,), as float64 rows (B, N); of complex numbers both parts."""
+    f = torch.view_as_real(f.resolve_conj()) if f.is_complex() else f
     return f.double().unsqueeze(-1).flatten(1)
 
 

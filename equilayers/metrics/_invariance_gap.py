@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_int, refuse
+from equilayers._checks import check_batch, check_int, refuse
 from equilayers._modules import Model, evaluation
 from equilayers.groups import Group
 from equilayers.metrics._equivariance import rows
@@ -70,7 +70,7 @@ def invariance_gap(
     caller = "invariance_gap"
     group, elements = compared_elements(caller, group, include_identity=False)
     check_int(caller, "directions", directions, 1)
-    if len(x) < 2:
+    if len(check_batch(caller, x)) < 2:
         refuse(caller, "x of two samples or more", len(x), "How far outputs lie apart takes two.")
     generator = torch.Generator().manual_seed(seed)
     outputs, moved, noisy = [], [], []
@@ -78,21 +78,24 @@ def invariance_gap(
         for part in chunks(caller, x, batch_size):
             f = output_of(caller, model, part)
             outputs.append(rows(f))
-            for g in elements:
-                turned = group.act(g, part)
+            orbit = [group.act(g, part) for g in elements]
+            lengths = [_length(turned - part) for turned in orbit if turned.shape == part.shape]
+            for turned in orbit:
                 moved.append(_squares(output_of(caller, model, turned), f))
-                length = _length(turned - part)
+                # A map set upright is nowhere near the one that lies: as far as the others move, on the average.
+                same = turned.shape == part.shape
+                length = _length(turned - part) if same else torch.stack(lengths).mean(0)
                 for _ in range(directions):
                     noise = torch.randn(part.shape, generator=generator, dtype=part.dtype, device="cpu").to(part.device)
                     beside = part + noise * (length / _length(noise))
                     noisy.append(_squares(output_of(caller, model, beside), f))
-    dtype, f = f.dtype, torch.cat(outputs)
+    dtype, f = f.dtype.to_real(), torch.cat(outputs)
     f = f[:, (f != f[0]).any(0)]  # what is the same for all, such as the -1e9 of a masked class, says nothing of any
     size = f.square().sum(1).mean().sqrt()
     apart = (f - f.mean(0)).square().sum(1).mean().sqrt()
     along, across = (torch.cat(squares).mean().sqrt() for squares in (moved, noisy))
     trivial = bool(apart <= FAINT * size) or bool(across <= FAINT * apart)
-    numbers = torch.stack((along / apart, across / apart, along / across, apart / size)).to(dtype)
+    numbers = torch.stack((along / apart, across / apart, along / across, apart / (size or 1))).to(dtype)
     under_group, under_noise, ratio, spread = numbers
     return InvarianceGap(under_group, under_noise, ratio, spread, trivial)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_float, check_int, refuse
+from equilayers._checks import check_batch, check_int, check_model, check_output, refuse
 from equilayers._modules import Model, evaluation
 from equilayers.groups import Group, as_group
 
@@ -61,9 +61,7 @@ def compared_elements(
 
 def chunks(caller: str, x: Tensor, batch_size: int | None) -> list[Tensor]:
     r"""Cut x (B, ...) into pieces of at most batch_size samples; an empty batch is one empty piece."""
-    check_float(caller, "x", x)
-    if x.ndim < 2:
-        refuse(caller, "x of shape (B, ...)", tuple(x.shape), "Give it a batch axis.")
+    check_batch(caller, x)
     size = len(x) if batch_size is None else check_int(caller, "batch_size", batch_size, 1)
     return list(x.split(max(1, size)))
 
@@ -102,10 +100,13 @@ def output_of(caller: str, model: Model, x: Tensor) -> Tensor:
     The model gets a copy of x, and its output is copied: it may write to its input, or use one buffer for all outputs.
     Integer outputs become floating-point; of an output with `logits` those are taken.
     """
+    check_model(caller, model)
     out: object = model(x.clone())
     out = getattr(out, "logits", out)
     if isinstance(out, np.ndarray):
         out = torch.from_numpy(out).to(x.device)
+    if isinstance(out, Tensor):
+        check_output(caller, out)
     if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(x):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         hint = "Return one output per sample; of several outputs pick one, lambda x: model(x)[0]."
@@ -117,9 +118,11 @@ def logits_of(caller: str, model: Model, x: Tensor) -> Tensor:
     r"""f(x) of shape (B, K) as `output_of`; a single logit (B,) becomes (B, 1)."""
     out = output_of(caller, model, x)
     out = out[:, None] if out.ndim == 1 else out
-    if out.ndim != 2:
+    if out.ndim != 2 or not out.shape[1]:
         hint = "Return one row of logits per sample."
         refuse(caller, f"model outputs of shape ({len(x)}, K)", tuple(out.shape), hint)
+    if out.is_complex():
+        refuse(caller, "real logits", out.dtype, "Return their absolute values, for example.", TypeError)
     return out
 
 

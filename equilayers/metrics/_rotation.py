@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_choice, check_float, refuse
+from equilayers._checks import check_choice, check_values, refuse
 from equilayers._modules import Model, evaluation
 from equilayers.groups import INTERPOLATIONS, rotate
 from equilayers.metrics._equivariance import relative_norm, rows
@@ -67,7 +67,7 @@ def rotation_error_curve(
     Source: the law of equivariance, Worrall et al. 2017, Eq. 1 (arXiv:1612.04642); the floor is ours.
     """
     caller = "rotation_error_curve"
-    check_float(caller, "x", x)
+    check_values(caller, "x", x)
     check_choice(caller, "interpolation", interpolation, INTERPOLATIONS)
     if x.ndim != 4 or x.shape[-1] != x.shape[-2]:
         refuse(caller, "x of shape (B, C, H, H)", tuple(x.shape), "Crop or pad the images to squares.")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import check_float, check_tensor, refuse
+from equilayers._checks import check_batch, check_model, check_tensor, refuse
 from equilayers._modules import Model, evaluation
 from equilayers.groups import CyclicTranslation, DirectProduct, Group, PermutationGroup
 from equilayers.metrics._invariance import cosine
@@ -57,7 +57,7 @@ def integrated_gradients_saliency(
     """
     caller = "integrated_gradients_saliency"
     group = group_in_order(caller, group, ORDER)
-    check_float(caller, "x", x)
+    check_batch(caller, x)
     try:
         from captum.attr import IntegratedGradients
     except ImportError as error:
@@ -66,7 +66,17 @@ def integrated_gradients_saliency(
     if len(x) == 0:
         return torch.zeros_like(x)
     with evaluation(model), torch.inference_mode(False), torch.enable_grad():
-        attribution = IntegratedGradients(lambda x: logits_of(caller, model, x)).attribute(
+
+        def explained(x: Tensor) -> Tensor:
+            y = logits_of(caller, model, x)
+            if not y.requires_grad:
+                hint = "It may be detached, rounded or an argmax on the way."
+                refuse(
+                    caller, "a model whose output depends on x by differentiable steps", "one without a gradient", hint
+                )
+            return y
+
+        attribution = IntegratedGradients(explained).attribute(
             outside_inference(x).detach(), target=target.long(), n_steps=steps
         )
     map_ = attribution.detach().abs().to(x.dtype)
@@ -142,6 +152,7 @@ def saliency_total(
     include_identity: bool,
 ) -> Total:
     r"""The sum behind `saliency_invariance_similarity`."""
+    check_model(caller, model)
     group, elements = compared_elements(caller, group, include_identity, ORDER)
     parts = chunks(caller, x, batch_size)
     target = check_tensor(caller, "target", target)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equilayers._checks import check_float, check_int, refuse
+from equilayers._checks import check_int, check_values, refuse
 
 # Steps of the fixed-point iteration towards an inverse field: 0.95^400 of the first error is left, 1e-9.
 STEPS = 400
@@ -37,7 +37,7 @@ def warp(x: Tensor, tau: Tensor) -> Tensor:
     Source: Mallat 2012, section 1 (arXiv:1101.2286).
     """
     caller = "warp"
-    check_float(caller, "x", x)
+    check_values(caller, "x", x)
     check_field(caller, tau)
     height, width = tau.shape[-2:]
     if x.shape[-2:] != tau.shape[-2:] or tau.ndim > 4 or (tau.ndim == 4 and (x.ndim < 3 or len(x) != len(tau))):
@@ -174,7 +174,7 @@ def inverse(tau: Tensor) -> Tensor:
 
 def check_field(caller: str, tau: Tensor) -> None:
     r"""Raise unless tau is a field (..., 2, H, W) of some pixels."""
-    check_float(caller, "tau", tau)
+    check_values(caller, "tau", tau)
     if tau.ndim < 3 or tau.shape[-3] != 2 or 0 in tau.shape[-2:]:
         refuse(
             caller, "tau of shape (..., 2, H, W)", tuple(tau.shape), "Stack the displacements down and to the right."

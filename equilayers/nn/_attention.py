@@ -8,16 +8,15 @@ from torch import Tensor, nn
 from equilayers._checks import check_choice, check_int, refuse
 from equilayers.functional import WeightCache
 from equilayers.functional.tokens import (
-    ALL,
     TOKEN_ALGORITHMS,
     AttentionCall,
-    Coefficients,
     TokenSpace,
     TokenWeight,
     attend,
     attention_mask,
     check_heads,
     map_size,
+    positions,
     token_space,
 )
 from equilayers.groups import Group, as_group
@@ -57,6 +56,10 @@ class GroupMultiheadAttention(nn.Module):
     Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, to rounding; with a mask, if it moves with
         the positions. In eval mode, and in training without dropout.
 
+    Note:
+        On CPU torch's flash attention has neither second derivatives nor forward-mode ones; call the layer under
+        `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` for those.
+
     Source: Vaswani et al. 2017, section 3.2 (arXiv:1706.03762); Romero and Cordonnier 2021 (arXiv:2010.00977).
     """
 
@@ -86,7 +89,10 @@ class GroupMultiheadAttention(nn.Module):
         self.num_heads = check_int(caller, "num_heads", num_heads, 1)
         wanted = self.num_heads if num_kv_heads is None else num_kv_heads
         self.num_kv_heads = check_int(caller, "num_kv_heads", wanted, 1)
-        check_heads(caller, self.num_features, self.num_features // self.num_heads * self.num_kv_heads, self.num_heads)
+        check_heads(caller, self.num_features, self.num_features, self.num_heads)
+        if self.num_heads % self.num_kv_heads:
+            hint = "As many query heads share each head of key and value."
+            refuse(caller, f"num_kv_heads that divides num_heads={self.num_heads}", self.num_kv_heads, hint)
         self.dropout = check_probability(caller, "dropout", dropout)
         self.algorithm = check_choice(caller, "algorithm", algorithm, TOKEN_ALGORITHMS)
         rows = self.num_features + 2 * (self.num_features // self.num_heads) * self.num_kv_heads
@@ -139,72 +145,63 @@ class GroupMultiheadAttention(nn.Module):
         value = key if value is None else value
         if value is query and key is not query:
             value = query.view_as(query)  # three inputs, not one
+        caller = "GroupMultiheadAttention"
         for name, f in ("query", query), ("key", key), ("value", value):
-            check_tokens("GroupMultiheadAttention", name, f, self.group, self.in_proj_weight)
-        if value.shape[3:] != key.shape[3:] or len(key) != len(query) or len(value) != len(query):
-            hint = "Each key has one value, and all three one batch."
-            refuse(
-                "GroupMultiheadAttention", f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint
-            )
-        mask = attention_mask(attn_mask, key_padding_mask)
+            check_tokens(caller, name, f, self.group, self.in_proj_weight)
+            if len(f) != len(query):
+                refuse(
+                    caller, f"{name} of the batch of query, {len(query)}", tuple(f.shape), "All three have one batch."
+                )
+        if value.shape[3:] != key.shape[3:]:
+            hint = "Each key has one value."
+            refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
+        shape = len(query), self.num_heads, positions(query), positions(key)
+        mask = attention_mask(caller, attn_mask, key_padding_mask, shape)
         space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
         given = [query] if value is query else [query, key] if value is key else [query, key, value]
         entered = [space.enter(f) for f in given]
-        call = AttentionCall(
-            "GroupMultiheadAttention", len(query), mask, is_causal, map_size(query) if size is None else size
-        )
-        return space.leave(self._on_tokens(space, entered, call, leaves=True), query, scaled=True)
+        call = AttentionCall(caller, len(query), mask, is_causal, map_size(query) if size is None else size)
+        return space.leave(self._on_tokens(space, entered, call), query)
 
     def _on_tokens(
         self,
         space: TokenSpace,
-        inputs: list[Coefficients],
+        inputs: list[Tensor],
         call: AttentionCall,
         *,
         norm: TokenWeight | None = None,
         scale: Tensor | None = None,
-        leaves: bool = False,
-    ) -> Coefficients:
+    ) -> Tensor:
         r"""The layer in a space, of B·N tokens: one input, or query and key, or all three.
 
         norm: what stands before the layer, by its `gain`, `shift` and `centred`. scale: (C,), multiplies the output.
-        leaves: whether the output leaves the space, scaled.
         """
-        d, kept = self.num_features // self.num_heads, self.num_kv_heads
-        shapes = [(self.num_heads, d), (kept, d), (kept, d)]
-        # Which input makes how many of query, key and value in one product; what is turned has a product of its own.
-        plans = {1: [(0, 2), (0, 1)] if self.rotary else [(0, 3)], 2: [(0, 1), (1, 2)], 3: [(0, 1), (1, 1), (2, 1)]}
-        plan = [(0, 1), (1, 1), (1, 1)] if self.rotary and len(inputs) == 2 else plans[len(inputs)]
-        heads: list[Tensor] = []
+        width = self.num_features // self.num_heads
+        sizes = [self.num_features, self.num_kv_heads * width, self.num_kv_heads * width]
+        # How many of query, key and value each input makes, in one product.
+        parts = {1: [sizes], 2: [sizes[:1], sizes[1:]], 3: [[size] for size in sizes]}[len(inputs)]
+        made: list[Tensor] = []
         first = 0
-        for (which, count), cache in zip(plan, self._caches, strict=False):
-            part = shapes[len(heads) :][:count]
-            rows = slice(first, first + sum(n * width for n, width in part))
+        for x, part, cache in zip(inputs, parts, self._caches, strict=False):
+            rows = slice(first, first + sum(part))
             w = TokenWeight(self.in_proj_weight[rows], None if self.in_proj_bias is None else self.in_proj_bias[rows])
-            w = w.after(norm)
-            if self.rotary and len(heads) < 2:
-                planes = space.planes(space.map(inputs[which], w, cache, scaled=ALL))
-                heads += [self._turned(x, n, call) for x, (n, _) in zip(_split(planes, part), part, strict=True)]
-            else:
-                scaled = 0 if heads else self.num_features
-                heads += space.heads(space.map(inputs[which], w, cache, scaled=scaled), call.batch, part)
+            made += space.map(x, w.after(norm), cache).split(part, -1)
             first = rows.stop
-        query, key, value = heads
+        if self.rotary is not None:
+            made = [self._turned(space, made[0], call), self._turned(space, made[1], call), made[2]]
+        query, key, value = (space.heads(x, call.batch, width) for x in made)
         y = attend(query, key, value, call._replace(dropout=self.dropout if self.training else 0.0))
-        return self.out_proj._on_tokens(space, space.merged(y), scale=scale, leaves=leaves)
+        return self.out_proj._on_tokens(space, space.merged(y), scale=scale)
 
-    def _turned(self, planes: Tensor, heads: int, call: AttentionCall) -> Tensor:
-        r"""Planes (|G|, B·N, heads·d) in the regular basis, turned by their positions, as attention takes them."""
+    def _turned(self, space: TokenSpace, x: Tensor, call: AttentionCall) -> Tensor:
+        r"""Queries or keys turned by their positions, which is done in the regular basis."""
         if self.rotary is None or call.size is None:
             hint = "Pass a map (B, C, |G|, H, W), or size=(H, W)."
             refuse("GroupMultiheadAttention", "positions on a map for the rotary embedding", call.size, hint)
-        x = planes.unflatten(1, (call.batch, -1)).unflatten(3, (heads, -1)).permute(1, 2, 0, 3, 4)
-        return self.rotary(x, call.size).permute(0, 3, 1, 2, 4).flatten(3)
+        width = self.num_features // self.num_heads
+        tokens = space.planes(x).transpose(0, 1).unflatten(0, (call.batch, -1)).unflatten(3, (-1, width))
+        return space.from_planes(self.rotary(tokens, call.size).flatten(3).flatten(0, 1).transpose(0, 1))
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, num_features={self.num_features}, num_heads={self.num_heads}"
         return f"{sizes}, num_kv_heads={self.num_kv_heads}, dropout={self.dropout}, algorithm={self.algorithm!r}"
-
-
-def _split(planes: Tensor, part: list[tuple[int, int]]) -> tuple[Tensor, ...]:
-    return planes.split([heads * d for heads, d in part], -1)

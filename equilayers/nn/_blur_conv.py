@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from equilayers._checks import PADDING_MODES, check_choice
@@ -63,6 +64,8 @@ class BlurConv2d(nn.Module):
         activation: nn.Module | None = None,
         order: str = ORDERS[0],
         conv_padding_mode: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         caller = "BlurConv2d"
@@ -76,6 +79,8 @@ class BlurConv2d(nn.Module):
             "groups": groups,
             "bias": bias,
             "padding_mode": check_choice(caller, "padding_mode", mode, PADDING_MODES),
+            "device": device,
+            "dtype": dtype,
         }
         self.conv = (
             nn.Conv2d(in_channels, out_channels, **settings)

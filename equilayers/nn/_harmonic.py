@@ -51,7 +51,7 @@ class HarmonicConv2d(nn.Module):
         ValueError: orders that the kernel cannot carry; in forward, an input of another shape, or a size that the
             stride samples asymmetrically.
 
-    Law: `layer(rotate(x, a)) = rotate_harmonic(layer(x), a)` for every angle: to rounding for quarter turns, on square
+    Law: `layer(rotate(x, a)) = rotate_harmonic(layer(x), a)` for every angle: to rounding for quarter turns, on
         maps of every size that is accepted; for others to an error that falls as the image is sampled finer.
 
     Source: Worrall et al. 2017, Eq. 2 and section 4 (arXiv:1612.04642).
@@ -122,9 +122,9 @@ class HarmonicConv2d(nn.Module):
         check_float(caller, "x", x)
         fiber = () if self.in_order is None else (2 * self.in_order + 2,)
         wanted = self.in_channels, *fiber
-        if x.ndim != 3 + len(wanted) or tuple(x.shape[1:-2]) != wanted or x.shape[-1] != x.shape[-2]:
+        if x.ndim != 3 + len(wanted) or tuple(x.shape[1:-2]) != wanted:
             shape = ", ".join(map(str, wanted))
-            refuse(caller, f"x of shape (B, {shape}, H, H)", tuple(x.shape), "A rotation needs a square map.")
+            refuse(caller, f"x of shape (B, {shape}, H, W)", tuple(x.shape), "Give it a batch of maps.")
         check_size(caller, self.spec, (x.shape[-2], x.shape[-1]))
 
     def extra_repr(self) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equilayers._checks import check_int
 from equilayers.functional import WeightCache, linear, linear_spec
 from equilayers.functional.cost import ALGORITHMS
-from equilayers.functional.tokens import ALL, Coefficients, TokenSpace, TokenWeight
+from equilayers.functional.tokens import TokenSpace, TokenWeight
 from equilayers.groups import Group
 from equilayers.nn._algorithm import algorithm
 from equilayers.nn._init import add_parameters, reset
@@ -65,7 +65,7 @@ class LiftingLinear(nn.Module):
         self.group = self.spec.group
         shape = in_shape if isinstance(in_shape, Sequence) else (in_shape,)
         self.in_shape = tuple(check_int(caller, "in_shape entries", n, 1) for n in shape)
-        self.group.check_space(self.in_shape, caller)
+        self.group.check_stackable(self.in_shape, caller)
         self.out_features = check_int(caller, "out_features", out_features, 1)
         self._cache = WeightCache()
         add_parameters(self, (self.out_features, *self.in_shape), bias, device=device, dtype=dtype)
@@ -159,18 +159,13 @@ class GroupLinear(nn.Module):
     def _on_tokens(
         self,
         space: TokenSpace,
-        x: Coefficients,
+        x: Tensor,
         *,
         norm: TokenWeight | None = None,
         scale: Tensor | None = None,
-        leaves: bool = False,
-    ) -> Coefficients:
-        r"""The layer in a space; `norm` and `scale` as of `TokenWeight`.
-
-        leaves: whether the output goes to `TokenSpace.leave_scaled`.
-        """
-        w = TokenWeight(self.weight, self.bias, scale=scale).after(norm)
-        return space.map(x, w, self._cache, scaled=ALL if leaves else 0)
+    ) -> Tensor:
+        r"""The layer in a space; `norm` and `scale` as of `TokenWeight`."""
+        return space.map(x, TokenWeight(self.weight, self.bias, scale=scale).after(norm), self._cache)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}"

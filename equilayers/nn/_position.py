@@ -72,7 +72,7 @@ class GroupPositionEmbedding(nn.Module):
         self.num_features = check_int(caller, "num_features", num_features, 1)
         axes = size if isinstance(size, Sequence) else [size] * self.group.space_ndim
         self.size = tuple(check_int(caller, "size", n, 1) for n in axes)
-        self.group.check_space(self.size, caller)
+        self.group.check_stackable(self.size, caller)
         self.weight = nn.Parameter(torch.empty(self.num_features, *self.size, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -197,7 +197,7 @@ class GroupRelativePositionBias(nn.Module):
         self.group = as_group(caller, group, plane=True)
         self.num_heads = check_int(caller, "num_heads", num_heads, 1)
         self.window_size = pair_of(caller, "window_size", window_size, 1)
-        self.group.check_space(self.window_size, caller)
+        self.group.check_stackable(self.window_size, caller)
         orbits = int(relative_position_orbits(self.group, self.window_size).max()) + 1
         self.weight = nn.Parameter(torch.empty(orbits, self.num_heads, device=device, dtype=dtype))
         self.reset_parameters()

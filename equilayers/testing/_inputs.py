@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_float, refuse
+from equilayers._checks import check_model, check_tensor, check_values, refuse
 from equilayers._modules import Model
 from equilayers.groups import Group
 
@@ -106,14 +106,18 @@ def inputs_of(caller: str, model: Model, x: Given | Inputs, group: Group, moving
     """
     if isinstance(x, Inputs):
         return x
+    check_model(caller, model)
     if isinstance(x, Tensor) or not _several(x):
         if moving is not None:
             hint = "A single tensor moves: leave moving out."
             refuse(caller, "several inputs with moving=", type(x).__name__, hint, TypeError)
-        found = Inputs.one(check_float(caller, "x", x))
+        found = Inputs.one(check_values(caller, "x", x))
     else:
         items = x.items() if isinstance(x, Mapping) else enumerate(x)
         parts = {str(name): value for name, value in items}
+        for name, value in parts.items():
+            if isinstance(value, Tensor):
+                (check_values if value.is_floating_point() else check_tensor)(caller, f"x[{name}]", value)
         found = Inputs(parts, _moving(caller, parts, group, moving), _form(model, x))
     found = _placed(model, found)
     for name in found.moving:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import refuse
+from equilayers._checks import check_output, refuse
 from equilayers._modules import Model
 
 
@@ -28,10 +28,10 @@ def outputs_of(caller: str, out: Any) -> dict[str, Tensor]:
         TypeError: there is no tensor in it.
     """
     logits = getattr(out, "logits", None)
-    found = {
-        name: value.clone() if value.is_floating_point() or value.is_complex() else value.double()
-        for name, value in _leaves("", out if logits is None else logits)
-    }
+    found = {}
+    for name, value in _leaves("", out if logits is None else logits):
+        check_output(caller, value)
+        found[name] = value.clone() if value.is_floating_point() or value.is_complex() else value.double()
     if not found:
         refuse(
             caller,

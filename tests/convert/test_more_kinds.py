@@ -2,15 +2,14 @@
 outputs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conversions import Wired, settled, tied_on_purpose
+from conversions import FORMS, Wired, leaves, settled, tied_on_purpose
 from equilayers.convert import to_antialiased, to_equivariant, to_plain
 from equilayers.groups import CyclicRotation, Dihedral, Group
 from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d
@@ -82,7 +81,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 def network(what: str) -> nn.Sequential:
     return nn.Sequential(
         *(nn.Conv2d(3, 8, 3, padding=1), LAYERS[what](), nn.Conv2d(8, 8, 3, padding=1)),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4)),
     )
 
 
@@ -157,32 +156,6 @@ def test_rows_become_squares_that_hold_them() -> None:
     torch.testing.assert_close(made(X), expected)
     for pad in ((0, 0), (1, 1)):
         assert not to_equivariant(nn.Conv2d(3, 4, (1, 3), padding=pad), C4, X)[1].complete
-
-
-class Pair(NamedTuple):
-    logits: Tensor
-    features: Tensor
-
-
-@dataclass
-class Both:
-    logits: Tensor
-    features: Tensor
-    nothing: None = None
-
-
-FORMS: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "tuple": lambda y, f: (y, f),
-    "named tuple": Pair,
-    "list in a dict": lambda y, f: {"logits": [y], "features": f, "name": "x"},
-    "dataclass": Both,
-}
-
-
-def leaves(out: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(out, dict):
-        return out["logits"][0], out["features"]
-    return (out.logits, out.features) if isinstance(out, (Pair, Both)) else out
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -19,7 +19,7 @@ from conv_laws import LAYOUTS, MODES, ROUNDING, has_quarter_turns, misses, worst
 from equilayers.functional import avg_blur_pool2d, blur_pool2d, max_blur_pool2d
 from equilayers.groups import Group
 from refusals import assert_refused
-from strategies import C4, D1, D2, D4, filled, float_dtypes, rotations
+from strategies import C4, D2, D4, filled, float_dtypes, rotations
 
 Pool = Callable[..., Tensor]
 
@@ -106,9 +106,9 @@ def test_symmetric_weights_where_they_fit(mode: str) -> None:
 @each_mode
 def test_the_symmetric_grid_by_loops(mode: str) -> None:
     """From one pixel on, where the padding wraps around or mirrors as often as it must."""
-    for size, stride in itertools.product((1, 2, 3, 4, 5, 8, 9), (1, 2, 3, 4, 5)):
-        x = filled((2, size, size + 3), torch.float64, size)
-        readings = slow.symmetric(size, stride), slow.symmetric(size + 3, stride)
+    for size, more, stride in itertools.product((1, 2, 3, 4, 5, 8, 9), (0, 3), (1, 2, 3, 4, 5)):
+        x = filled((2, size, size + more), torch.float64, size)
+        readings = slow.symmetric(size, stride), slow.symmetric(size + more, stride)
         y = blur_pool2d(x, stride=stride, padding_mode=mode)
         assert away(y, slow.blur(x, readings, (stride, stride), mode)) <= 1e-13, (size, stride)
 
@@ -125,16 +125,6 @@ def test_the_published_blur_pool(taps: int, mode: str) -> None:
         assert away(precise, slow.depthwise(x.double(), slow.PASCAL[taps], stride, mode)) <= 1e-14
 
 
-@each_mode
-def test_fixed_taps_by_loops_on_the_smallest_maps(mode: str) -> None:
-    for taps, height, width in itertools.product((1, 2, 3, 6, 7), (1, 2, 3, 5), (1, 2, 4)):
-        for sh, sw in ((1, 1), (2, 3), (4, 2)):
-            x = filled((2, height, width), torch.float64)
-            readings = slow.published(height, slow.PASCAL[taps], sh), slow.published(width, slow.PASCAL[taps], sw)
-            y = blur_pool2d(x, taps, (sh, sw), mode)
-            assert away(y, slow.blur(x, readings, (sh, sw), mode)) <= 1e-13, (taps, height, width, sh, sw)
-
-
 @given(
     st.lists(st.floats(0.125, 2, width=32), min_size=1, max_size=9),
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
@@ -149,15 +139,6 @@ def test_weights_of_ones_own(
     readings = tuple(slow.published(n, weights, s) for n, s in zip(size, strides, strict=True))
     y = blur_pool2d(x, kind(weights), list(strides), mode)
     assert away(y, slow.blur(x, readings, strides, mode)) <= 1e-13
-
-
-def test_weights_of_no_symmetry_are_not_mirrored() -> None:
-    line = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
-    line[..., 4, 4] = 1
-    y = blur_pool2d(line, SKEW, 1, "zeros")
-    expected = torch.tensor([0, 0, *SKEW[::-1], 0, 0, 0], dtype=torch.float64) / sum(SKEW)
-    torch.testing.assert_close(y[0, 0], torch.outer(expected, expected), **CLOSE)
-    assert misses(lambda x: blur_pool2d(x, SKEW, 1, exact=False), D1, filled((1, 1, 9, 9), torch.float64)) == [1]
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if mode != "circular"])
@@ -293,13 +274,6 @@ def test_half_precision_is_reckoned_in_single(pool: str, dtype: torch.dtype) -> 
     assert misses(POOLS[pool], D4, filled((2, 2, 7, 7), dtype)) == []
 
 
-def test_meta_tensors_tell_the_shape() -> None:
-    for pool, taps, size in itertools.product(POOLS.values(), ("auto", 3), ((8, 8), (7, 5))):
-        x = torch.zeros(2, 3, *size)
-        assert pool(x.to("meta"), taps=taps).shape == pool(x, taps=taps).shape
-        assert pool(x.to("meta"), taps=taps).device.type == "meta"
-
-
 @each_pool
 def test_published_taps_and_plain_striding_are_found(pool: str) -> None:
     """What the law is for: three taps on an even map, and no blur at all, break every element of the group."""
@@ -314,16 +288,6 @@ def test_published_taps_and_plain_striding_are_found(pool: str) -> None:
     # On maps of the other parity three taps are symmetric, and right to rounding.
     y = x[..., :-1, :-1]
     assert worst(partial(POOLS[pool], taps=3), D4, y) <= ROUNDING
-
-
-def test_a_convolution_is_not_bitwise() -> None:
-    """The same filter by a convolution keeps the law to rounding only, so the comparison is one that can fail."""
-    x = filled((2, 3, 33, 33), torch.float32)
-    model = partial(slow.depthwise, weights=slow.PASCAL[3], stride=2, mode="reflect")
-    assert misses(model, D4, x) != []
-    assert worst(model, D4, x) <= ROUNDING
-    one_sided = lambda x: blur_pool2d(blur_pool2d(x, "auto", (2, 1)), "auto", (1, 2))  # noqa: E731
-    assert misses(one_sided, D4, x) != []
 
 
 @each_mode

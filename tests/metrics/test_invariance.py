@@ -93,13 +93,6 @@ def test_weight_tied_models_are_exact(group: Group, dtype: torch.dtype) -> None:
         assert got == [0.0, 0.0, 0.0, 1.0], (batch, batch_size)
 
 
-@grouped
-def test_plain_models_are_not(group: Group) -> None:
-    model, x = plain(group), samples(group, 200)
-    assert all(measure(model, x, group).item() > 0 for measure in REFERENCES)
-    assert prediction_consistency(model, x, group).item() < 1
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @every
 def test_scalar_of_the_dtype_of_the_logits(measure: Measure, dtype: torch.dtype) -> None:

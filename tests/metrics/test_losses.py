@@ -38,19 +38,6 @@ def test_all_elements_give_the_measure(form: str, group: Group, include_identity
     torch.testing.assert_close(loss.detach(), expected, rtol=1e-12, atol=1e-12)
 
 
-@forms
-@pytest.mark.parametrize("include_identity", [False, True])
-def test_random_elements_have_the_same_expectation(form: str, include_identity: bool) -> None:
-    model, x = toy()
-    draws = 4000
-    random = InvarianceLoss(C4, form, elements="random", include_identity=include_identity)
-    with torch.no_grad():
-        per_draw = torch.stack([random(model, x.repeat(draws // 20, 1, 1, 1)) for _ in range(20)])
-    expected = measured(form, model, x, C4, include_identity)
-    assert abs(per_draw.mean() - expected) < 4 * per_draw.std() / 20**0.5
-    assert per_draw.std() < 0.2 * expected  # the tolerance is a sharp one
-
-
 @pytest.mark.parametrize("include_identity", [False, True])
 @pytest.mark.parametrize("group", [C4, T3, D4], ids=name)
 def test_each_sample_is_moved_by_an_element_of_its_own(group: Group, include_identity: bool) -> None:
@@ -113,19 +100,6 @@ def test_weight_tied_models_pay_for_another_group_only(form: str, elements: str)
     model, x = weight_tied_mlp(T3, (1, 6, 6), 4, (8, 8)), torch.randn(7, 1, 6, 6)
     assert InvarianceLoss(C4, form, elements=elements)(model, x).item() > 0
     assert InvarianceLoss(T3, form)(model, x).item() == 0
-
-
-@pytest.mark.parametrize("elements", ["all", "random"])
-def test_training_with_it_makes_a_model_invariant(elements: str) -> None:
-    model, x = toy()
-    y = torch.arange(5) % 4
-    loss, before = InvarianceLoss(C4, elements=elements), logit_invariance_error(model, x, C4)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(40):
-        optimizer.zero_grad()
-        (nn.functional.cross_entropy(model(x), y) + 10 * loss(model, x)).backward()
-        optimizer.step()
-    assert logit_invariance_error(model, x, C4) < 0.2 * before
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.func import grad, vmap
 
 import blur_reference as slow
 from conv_laws import channels_last, misses, worst
-from equilayers.functional import avg_blur_pool2d, blur_pool2d, max_blur_pool2d, polyphase_pool2d, polyphase_unpool2d
+from equilayers.functional import avg_blur_pool2d, blur_pool2d, max_blur_pool2d, polyphase_pool2d
 from equilayers.groups import Group
 from equilayers.nn import (
     AvgBlurPool2d,
@@ -94,23 +94,6 @@ def test_the_settings_are_shown() -> None:
         assert words in repr(layer)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@each_pool
-def test_half_precision(
-    layer: nn.Module, function: Callable[[Tensor], Tensor], exactness: str, dtype: torch.dtype
-) -> None:
-    x = image(dtype).requires_grad_()
-    y = layer(x)
-    assert y.dtype == dtype
-    y.sum().backward()
-    assert x.grad.dtype == dtype
-    torch.testing.assert_close(y, layer(x.double()).to(dtype), atol=0.02, rtol=0.02)
-    if exactness == "bitwise":
-        assert misses(layer, D2, image(dtype)) == []
-    if isinstance(layer, PolyphasePool2d):
-        assert torch.equal(y, layer(x.float()).to(dtype))
-
-
 @each_pool
 def test_autocast_leaves_the_dtype(layer: nn.Module, function: Callable[[Tensor], Tensor], exactness: str) -> None:
     for dtype in (torch.float32, torch.bfloat16):
@@ -124,19 +107,6 @@ def test_autocast_leaves_the_dtype(layer: nn.Module, function: Callable[[Tensor]
         close = 1e-6 if dtype == torch.float32 else 0.05
         torch.testing.assert_close(y, expected, atol=close, rtol=close)
         assert x.grad.isfinite().all()
-
-
-@each_pool
-def test_empty_batches(layer: nn.Module, function: Callable[[Tensor], Tensor], exactness: str) -> None:
-    for x in (image(), image(fiber=(4,))):
-        empty = x[:0].clone().requires_grad_()
-        y = layer(empty)
-        assert y.shape == (0, *layer(x).shape[1:])
-        y.sum().backward()
-        assert empty.grad.shape == empty.shape
-    _, choice = polyphase_pool2d(image()[:0], return_choice=True)
-    assert choice.shape == (0, 2)
-    assert polyphase_unpool2d(image()[:0], choice).shape == (0, 3, 16, 24)
 
 
 @each_pool

@@ -84,6 +84,12 @@ def test_actions_that_do_not_commute(first: CyclicRotation, second: CyclicRotati
     )
 
 
+def test_interpolating_groups_where_exact_ones_are_needed() -> None:
+    c8 = CyclicRotation(8, interpolation="bilinear")
+    assert_refused(lambda: LiftingLinear(c8, (8, 8), 3), ValueError, "LiftingLinear", "an exact group")
+    assert_refused(lambda: DirectProduct(c8, T3), ValueError, "DirectProduct", "exact groups")
+
+
 def test_products_of_arrays_that_cannot_be_the_same() -> None:
     fifths = PermutationGroup([[1, 2, 3, 4, 0]])
     assert_refused(lambda: DirectProduct(S3, fifths), ValueError, "DirectProduct", "last axis")
@@ -110,12 +116,7 @@ def test_bad_elements(group: CyclicRotation) -> None:
 
 def test_bad_spaces() -> None:
     for group in (C4, D4):
-        caller = f"{group!r}."
-        assert_refused(lambda: group.act(1, torch.zeros(4, 5)), ValueError, f"{caller}act", "H == W", "H=4, W=5")
-        assert_refused(lambda: group.act(0, torch.zeros(4, 5)), ValueError, f"{caller}act", "H == W")
-        assert_refused(lambda: group.act(1, torch.zeros(4)), ValueError, f"{caller}act", "(..., H, W)")
-        feature = torch.zeros(1, 2, group.order, 4, 5)
-        assert_refused(lambda: group.act_regular(1, feature), ValueError, f"{caller}act_regular", "H == W")
+        assert_refused(lambda: group.act(1, torch.zeros(4)), ValueError, f"{group!r}.act", "(..., H, W)")
         assert_refused(lambda: LiftingLinear(group, (4, 5), 3), ValueError, "LiftingLinear", "H == W")
     x = torch.zeros(2, 10, 10)
     for dim in (-1, -2):
@@ -169,28 +170,21 @@ def test_bad_inputs() -> None:
         assert_refused(
             lambda: lifting(torch.zeros(shape)), ValueError, "LiftingLinear", "(B, 2, 4, 4)", f"got {shape}."
         )
-    assert_refused(lambda: tied(torch.zeros(1, 6, 4)), ValueError, "GroupLinear", "(B, 5, 4)", "got (1, 6, 4)")
+    assert_refused(
+        lambda: tied(torch.zeros(1, 6, 4)), ValueError, "GroupLinear", "(B, 5, 4, *positions)", "got (1, 6, 4)"
+    )
     for shape in ((1, 5, 3), (5, 4), (1, 5, 8)):
         assert_refused(
             lambda: tied(torch.zeros(shape)), ValueError, "GroupLinear", "axis 2 of length 4", f"got {shape}."
         )
-    assert_refused(lambda: tied(torch.zeros(1, 5, 4, 2, 2)), ValueError, "GroupLinear", "(B, 5, 4)")
     for shape in ((2, 3), (2, 3, 0), ()):
         assert_refused(lambda: pool(torch.zeros(shape)), ValueError, "orbit_pool", "(B, C, |G|)", f"got {shape}.")
 
 
-@pytest.mark.parametrize("group", [S3, DirectProduct(T3, CyclicTranslation(2, dim=-2))], ids=repr)
-def test_groups_without_a_fourier_transform(group: PermutationGroup) -> None:
-    words = ('algorithm="fourier"', repr(group), 'Use algorithm="bitwise" or "orbit".')
-    f, weight = torch.zeros(1, 2, group.order), torch.zeros(3, 2, group.order)
-    assert_refused(
-        lambda: group_linear(f, weight, None, group, algorithm="fourier"), ValueError, "group_linear", *words
-    )
+@pytest.mark.parametrize("function", [lift_linear, group_linear])
+def test_groups_of_the_functions(function: Callable[..., object]) -> None:
     x = torch.zeros(1, 4, 3)
-    lift = lambda: lift_linear(x, x, None, group, algorithm="fourier")  # noqa: E731
-    assert_refused(lift, ValueError, "lift_linear", *words)
-    for function in (lift_linear, group_linear):
-        assert_refused(lambda: function(f, weight, None, 4), TypeError, function.__name__, "group of equilayers.groups")
+    assert_refused(lambda: function(x, x, None, 4), TypeError, function.__name__, "group of equilayers.groups")
 
 
 def test_inputs_that_were_never_lifted() -> None:

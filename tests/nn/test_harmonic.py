@@ -4,10 +4,12 @@ import cmath
 import itertools
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from benchmarks.rotations import smooth_images
 from equilayers.functional import harmonic_magnitude, rotate, rotate_harmonic
@@ -211,8 +213,8 @@ def test_phases_of_quarter_turns_are_exact() -> None:
         (lambda: rotation_error_curve(nn.ReLU(), torch.ones(1, 1, 4, 4), ()), "angles to be a sequence of degrees"),
         (lambda: rotation_error_curve(nn.ReLU(), torch.ones(0, 1, 4, 4)), "images in x"),
         (lambda: HarmonicConv2d(1, 1, (3, 5)), "kernel_size alike"),  # type: ignore[arg-type]
-        (lambda: HarmonicConv2d(1, 1, 3)(torch.zeros(1, 1, 4, 5)), r"x of shape \(B, 1, H, H\)"),
-        (lambda: HarmonicConv2d(1, 1, 3, 1)(torch.zeros(1, 1, 4, 4)), r"x of shape \(B, 1, 4, H, H\)"),
+        (lambda: HarmonicConv2d(1, 1, 3)(torch.zeros(1, 2, 4, 4)), r"x of shape \(B, 1, H, W\)"),
+        (lambda: HarmonicConv2d(1, 1, 3, 1)(torch.zeros(1, 1, 4, 4)), r"x of shape \(B, 1, 4, H, W\)"),
         (lambda: HarmonicNonlinearity(2, 1)(torch.zeros(1, 2, 6, 4, 4)), r"z of shape \(B, 2, 4, H, W\)"),
         (lambda: HarmonicMagnitude()(torch.zeros(1, 2, 3, 4, 4)), r"z of shape \(B, C, 2M \+ 2, H, W\)"),
     ],
@@ -237,22 +239,56 @@ def test_half_precision_and_empty_batches_spoil_nothing() -> None:
     assert torch.equal(norm.running_square, kept)
 
 
-def test_a_vector_may_turn_too() -> None:
-    x, first = smooth_images(17, 2), torch.linspace(-1, 1, 17, dtype=torch.float64)
-
-    def act(y: Tensor, degrees: float) -> Tensor:
-        return torch.view_as_real(torch.view_as_complex(y) * cmath.exp(1j * math.radians(degrees)))
-
-    def centre(x: Tensor, up: float = -1.0) -> Tensor:
-        return torch.stack(((x * first).mean((1, 2, 3)), up * (x * first[:, None]).mean((1, 2, 3))), 1)
-
-    assert float(rotation_error_curve(centre, x, (90,), action_out=act).error[0]) < 1e-12
-    assert float(rotation_error_curve(partial(centre, up=1.0), x, (90,), action_out=act).error[0]) > 0.1
-
-
 def test_the_settings_are_shown() -> None:
     layer = HarmonicConv2d(1, 2, 5, None, 1, padding=2, padding_mode="reflect")
     wanted = "HarmonicConv2d(1, 2, kernel_size=5, in_order=None, out_order=1, padding=(2, 2), padding_mode='reflect')"
     assert repr(layer) == wanted
     assert repr(HarmonicNonlinearity(2, 1)) == "HarmonicNonlinearity(2, order=1)"
     assert layer.exactness == "approximate"
+
+
+def test_running_statistics_as_torch_keeps_them() -> None:
+    """Averaged over all batches, by `update_bn`, made anew on a device and in a dtype, frozen by hand."""
+    batches = [double(3, 2, 4, 5, 5) * scale for scale in (1, 2, 3)]
+    square = torch.stack([complex_streams(z).abs().square().mean((0, 3, 4)) for z in batches]).mean(0)
+    layer = HarmonicBatchNorm(2, 1, momentum=None, dtype=torch.float64, device="cpu")
+    for z in batches:
+        layer(z)
+    torch.testing.assert_close(layer.running_square, square)
+    layer = HarmonicBatchNorm(2, 1).double().eval()
+    update_bn(batches, nn.Sequential(layer))
+    torch.testing.assert_close(layer.running_square, square)
+    assert layer.momentum == 0.1
+    layer.train()
+    for module in nn.Sequential(layer).modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    layer(batches[0])
+    torch.testing.assert_close(layer.running_square, square)
+    assert HarmonicBatchNorm(2, 1, device="meta").running_square.is_meta
+    assert HarmonicNonlinearity(2, 1, device="meta", dtype=torch.float64).bias.dtype == torch.float64
+
+
+def normalised(layer: HarmonicBatchNorm, z: Tensor) -> list[Tensor]:
+    z.requires_grad_()
+    y = layer(z)
+    y.sin().sum().backward()
+    return [y.detach(), z.grad, layer.weight.grad, layer.running_square]
+
+
+def half_a_batch(rank: int, folder: Path, z: Tensor) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder / 'store'}", world_size=2, rank=rank)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(HarmonicBatchNorm(2, 1).double()))
+    torch.save(normalised(model[0], z.chunk(2)[rank].clone()), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_synchronised_statistics_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    z = double(6, 2, 4, 3, 3) * torch.arange(1.0, 7.0).view(-1, 1, 1, 1, 1)
+    torch.multiprocessing.spawn(half_a_batch, (tmp_path, z.detach()), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    y, slope, weight, square = normalised(HarmonicBatchNorm(2, 1).double(), z.detach().clone())
+    torch.testing.assert_close([torch.cat((first[i], second[i])) for i in range(2)], [y, slope])
+    torch.testing.assert_close([first[2] + second[2], first[3], second[3]], [weight, square, square])
+    alone = nn.SyncBatchNorm.convert_sync_batchnorm(HarmonicBatchNorm(2, 1).double())  # without other processes
+    torch.testing.assert_close(normalised(alone, z.detach().clone()), [y, slope, weight, square])

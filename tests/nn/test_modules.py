@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from conv_laws import ALGORITHMS, KINDS, Kind, each_kind, misses
+from conv_laws import ALGORITHMS, KINDS
 from equilayers.functional import group_conv2d, group_linear, lift_conv2d, lift_linear
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.nn import GroupConv2d, GroupLinear, InvariantAvgPool2d, LiftingConv2d, LiftingLinear, OrbitPool
@@ -105,22 +105,6 @@ def test_dtypes(kind: type[nn.Module], group: Group) -> None:
     made, _ = make(kind, group, device="meta")
     assert made.weight.is_meta
     assert made.bias.is_meta
-
-
-@each_kind
-@pytest.mark.parametrize("group", [C1, C4, D1], ids=name)
-def test_memory_formats(group: Group, kind: Kind) -> None:
-    memory_format = torch.channels_last if kind is LiftingConv2d else torch.channels_last_3d
-    for algorithm in ALGORITHMS:
-        layer, x = make(kind, group, algorithm)
-        y, other = layer(x), x.to(memory_format=memory_format)
-        assert other.is_contiguous(memory_format=memory_format)
-        for model in (layer, copy.deepcopy(layer).to(memory_format=memory_format)):
-            for given in (x, other, x.mT.clone().mT, x[..., ::2, :].repeat_interleave(2, -2)[..., :7, :]):
-                torch.testing.assert_close(model(given), layer(given.contiguous()), atol=1e-5, rtol=1e-5)
-                if layer.exactness == "bitwise" and group.order > 1:
-                    assert misses(model, group, given) == []
-        assert torch.equal(layer(x), y)
 
 
 def test_repr_and_exactness() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import equilayers.testing
 from equilayers.groups import CyclicRotation, CyclicTranslation, DirectProduct, Group
 from equilayers.nn import InvariantAvgPool2d, LiftingConv2d, OrbitPool
-from equilayers.testing import assert_equivariant, assert_invariant, invariance_error, locate_break
+from equilayers.testing import assert_equivariant, assert_invariant, invariance_error, layer_errors, locate_break
 from equilayers.testing._comparison import compare
 from equilayers.testing._execution import full_precision
 from planted import FAULTS, Does, Net, Output, image, located
@@ -24,6 +24,7 @@ CHECKS: dict[str, Callable[..., object]] = {
     "assert_equivariant": assert_equivariant,
     "invariance_error": invariance_error,
     "locate_break": locate_break,
+    "layer_errors": layer_errors,
 }
 each_check = pytest.mark.parametrize("caller", CHECKS)
 
@@ -313,7 +314,7 @@ def test_flags_that_contradict_each_other_are_left_alone() -> None:
     torch.get_float32_matmul_precision()
 
 
-@pytest.mark.parametrize("caller", [*CHECKS, "layer_errors"])
+@each_check
 def test_refusals(caller: str) -> None:
     check, net, x = getattr(equilayers.testing, caller), Net(C4), image()
     assert_refused(

@@ -16,7 +16,6 @@ from equilayers.groups import CyclicTranslation, Group, PermutationGroup
 from equilayers.nn import BlurPool2d, GroupConv2d, InvariantAvgPool2d, LiftingConv2d, OrbitPool
 from equilayers.testing import Break, assert_invariant, layer_errors, locate_break
 from equilayers.testing._diagnosis.actions import candidates, distance
-from equilayers.testing._diagnosis.trace import trace
 from planted import FAULTS, FIELDS, SIZE, Does, Net, Output, choice, image, located
 from refusals import assert_refused
 from strategies import C4, each_group
@@ -202,22 +201,6 @@ def test_errors_that_a_model_catches_leave_no_trace() -> None:
                 return self.net(x)
 
     assert located(Tries(), image()) == ("net.fault", "Tensor.roll", "structural")
-
-
-def test_a_trace_keeps_one_copy_of_what_one_event_makes_and_another_takes() -> None:
-    net, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), Does(lambda f: f.mT * f.mean())), image()
-    run = trace(net, x)
-    conv, act, last = run.inside
-    assert [event.path for event in run.inside] == ["0", "1", "2"]
-    assert conv.outputs[0] is act.inputs[0]
-    assert (conv.outputs[0] < 0).any()
-    assert not (act.outputs[0] < 0).any()
-    assert act.outputs[0] is last.inputs[0]
-    assert [event.name for event in last.inside] == ["Tensor.mT", "Tensor.mean", "Tensor.mul"]
-    assert last.inside[2].outputs[0] is last.outputs[0] is run.outputs[0]
-    assert conv.inside == []
-    assert run.inputs[0] is conv.inputs[0] is not x
-    assert torch.equal(run.outputs[0], net(x))
 
 
 def test_suggested_settings_sample_symmetrically() -> None:

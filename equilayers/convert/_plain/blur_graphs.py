@@ -1,4 +1,7 @@
-r"""Blur and subsample as a graph of torch's own operations, for maps of every size."""
+r"""Blur and subsample as a graph of torch's own operations, for maps of every size, traced, scripted and exported.
+
+Sizes are numbers that may be symbols: they know sums, products and quotients, and `slice` knows the smaller of two.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ def blur(name: str, spec: BlurSpec) -> fx.GraphModule:
 
     def compute(x: Any) -> Any:
         maps = _windows(x.flatten(1, -3), spec)
-        axes = [_Axis(maps, dim, spec) for dim in (0, 1)]
-        down, right = axes
+        down, right = (_Axis(maps, dim, spec) for dim in (0, 1))
         filters = (down.weights[:, None] * right.weights).expand(maps.size(1), 1, -1, -1)
-        padded = _padded(maps, axes, spec.padding_mode)[:, :, down.skip :, right.skip :]
-        y = F.conv2d(padded, filters, stride=spec.stride, groups=maps.size(1))[..., : down.count, : right.count]
-        return y.reshape(x.shape[:-2] + y.shape[-2:])
+        for dim, axis in ((2, down), (3, right)):
+            maps = axis.padded(maps, dim)
+        y = F.conv2d(maps, filters, stride=spec.stride, groups=maps.size(1))
+        return y.unflatten(1, x.shape[1:-2])
 
     return graph(name, compute)
 
@@ -32,62 +35,86 @@ def blur(name: str, spec: BlurSpec) -> fx.GraphModule:
 class _Axis:
     r"""How an axis is read, in symbols: what `equilayers.functional._resample.axes` says in numbers.
 
-    count: outputs. before, after: pixels of padding. most: a positive number that neither exceeds. skip: pixels that no
-    output reads at the beginning.
+    As many taps at every size, of which the last may weigh nothing: so no shape but that of the map is a symbol.
     """
 
     def __init__(self, maps: Any, dim: int, spec: BlurSpec) -> None:
-        stride, kernel, self.length = spec.stride[dim], spec.kernel_size[dim], maps.size(dim + 2)
-        offset = torch.sym_min(kernel, self.length) - 1 if spec.padding_mode == "circular" else 0
-        self.count = (self.length - 1) // stride + 1
-        reach = (self.count - 1) * stride
+        stride, self.mode, self.length = spec.stride[dim], spec.padding_mode, maps.size(dim + 2)
+        offset = _smaller(maps, dim + 2, spec.kernel_size[dim]) - 1 if self.mode == "circular" else 0
+        reach = (self.length - 1) // stride * stride
         twice = self.length - 1 - offset - reach  # 2c of the symmetric grid
         if spec.taps is None:
             odd = (stride + twice) % 2
-            rows = [[*_normal(binomial(stride + 1)), 0.0], _normal(binomial(stride + 2))]
-            taps: Any = stride + 1 + odd
-            self.weights = maps.new_tensor(rows)[odd][:taps]
+            few, many = [*_normal(binomial(stride + 1)), 0.0], _normal(binomial(stride + 2))
+            more = [b - a for a, b in zip(few, many, strict=True)]
+            self.weights, taps, most = _tensor(few, maps) + odd * _tensor(more, maps), stride + 1 + odd, stride + 2
         else:
-            taps = len(spec.taps)
-            self.weights = maps.new_tensor(_normal(spec.taps))
+            self.weights, taps, most = _tensor(_normal(spec.taps), maps), len(spec.taps), len(spec.taps)
         start = (twice - (taps - 1)) // 2 if spec.on_grid else -((taps - 1) // 2)
-        self.skip, self.before = torch.sym_max(start, 0), torch.sym_max(-start, 0)
-        self.after = torch.sym_max(start + reach + taps - self.length, 0)
-        self.most = (len(spec.taps or range(stride + 2)) + kernel) // 2
+        self.places = _count(maps, reach + most) + start
+
+    def padded(self, maps: Any, dim: int) -> Any:
+        r"""The maps with what is read along this axis, and nothing else."""
+        length, places = self.length, self.places
+        if self.mode == "circular":
+            return maps.index_select(dim, _around(places, length))
+        if self.mode == "reflect":
+            there = _around(places, 2 * length - 2 + 1 // length)  # one pixel has no mirror image
+            return maps.index_select(dim, torch.minimum(there, 2 * length - 2 + 1 // length - there))
+        near = places.clamp(min=0)
+        near = near - (near - (length - 1)).clamp(min=0)
+        if self.mode == "replicate":
+            return maps.index_select(dim, near)
+        outside = (near != places).view([-1, 1] if dim == 2 else [-1])
+        return maps.index_select(dim, near).masked_fill(outside, 0.0)
+
+
+def _tensor(numbers: list[float], like: Any) -> Any:
+    r"""A tensor of these numbers; torch.tensor would warn where it is traced, and new_tensor cannot be scripted."""
+    return torch.cat([like.new_full([1], number) for number in numbers])
 
 
 def _normal(weights: Sequence[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
+def _count(maps: Any, number: Any) -> Any:
+    r"""The tensor 0, 1, ..., number - 1."""
+    return maps.new_ones(number, dtype=torch.int64).cumsum(0) - 1
+
+
+def _around(places: Any, period: Any) -> Any:
+    r"""The remainders; by a tensor, as ONNX does not take them by a symbol."""
+    return places % places.new_ones(period).sum()
+
+
+def _smaller(maps: Any, dim: int, number: int) -> Any:
+    r"""The smaller of the length of an axis and a number."""
+    return maps[:, :, :number].size(2) if dim == 2 else maps[:, :, :, :number].size(3)
+
+
 def _windows(maps: Any, spec: BlurSpec) -> Any:
-    r"""All windows, pooled, as `equilayers.functional._resample.windows` does it."""
+    r"""All windows, pooled, as `equilayers.functional._resample.windows` does it.
+
+    Where the map is smaller than a window, what is missing is filled with what does not count.
+    """
     if spec.window is None:
         return maps
     (ph, pw), largest = spec.padding, spec.window == "max"
+    nothing = -math.inf if largest else 0.0
     if ph or pw:
-        maps = F.pad(maps, [pw, pw, ph, ph], value=-math.inf if largest else 0.0)
-    kh, kw = (torch.sym_min(kernel, maps.size(dim)) for dim, kernel in zip((2, 3), spec.kernel_size, strict=True))
+        maps = F.pad(maps, [pw, pw, ph, ph], value=nothing)
+    height, width = spec.kernel_size
+    kh, kw = _smaller(maps, 2, height), _smaller(maps, 3, width)
+    scale = height * width / (kh * kw)
     if spec.padding_mode == "circular":
-        maps = torch.cat((maps, maps[:, :, : kh - 1]), 2)
-        maps = torch.cat((maps, maps[..., : kw - 1]), 3)
-    return F.max_pool2d(maps, (kh, kw), 1) if largest else F.avg_pool2d(maps, (kh, kw), 1)
-
-
-def _padded(maps: Any, axes: list[_Axis], mode: str) -> Any:
-    r"""The maps with what is read around them; torch itself mirrors and goes around once alone."""
-    down, right = axes
-    missing = [right.before, right.after, down.before, down.after]
-    if mode in ("zeros", "replicate"):
-        return F.pad(maps, missing, mode="constant" if mode == "zeros" else mode)
-    if mode == "circular":
-        maps = maps.repeat(1, 1, *((axis.most - 1) // axis.length + 1 for axis in axes))
-        return F.pad(maps, missing, mode=mode)
-    sizes = [right.length, right.length, down.length, down.length]
-    for _ in range(max(down.most, right.most).bit_length()):  # two pixels become three, then five, ...
-        amounts = [torch.sym_min(amount, size - 1) for amount, size in zip(missing, sizes, strict=True)]
-        maps = F.pad(maps, amounts, mode=mode)
-        missing = [amount - done for amount, done in zip(missing, amounts, strict=True)]
-        across, along = amounts[0] + amounts[1], amounts[2] + amounts[3]
-        sizes = [size + more for size, more in zip(sizes, (across, across, along, along), strict=True)]
-    return F.pad(maps, missing, mode="replicate")  # one pixel has no mirror image
+        if not largest:  # a window as wide as the map holds all of it, once: its mean, wherever it begins
+            maps, scale = maps + (1 - kh // height) * (maps.mean(2, keepdim=True) - maps), 1.0
+            maps = maps + (1 - kw // width) * (maps.mean(3, keepdim=True) - maps)
+        for dim, kernel in ((2, height), (3, width)):
+            maps = maps.index_select(dim, _around(_count(maps, maps.size(dim) + kernel - 1), maps.size(dim)))
+    else:
+        maps = F.pad(maps, [0, width - kw, 0, height - kh], value=nothing)
+    if largest:
+        return F.max_pool2d(maps, spec.kernel_size, 1)
+    return F.avg_pool2d(maps, spec.kernel_size, 1) * scale

@@ -57,18 +57,21 @@ def magnitude_relu(bias: Tensor) -> fx.GraphModule:
     return graph("HarmonicNonlinearity", compute)
 
 
-def averaged(model: nn.Module, group: Group, reduction: str) -> fx.GraphModule:
-    r"""Of `equilayers.convert.symmetrize`: one call of the model on the orbit."""
-    n = group.order
+def averaged(layer: Any) -> fx.GraphModule:
+    r"""Of `equilayers.convert.symmetrize` with a model of one tensor: one call of it on the orbit."""
+    group, reduction, n = layer.group, layer.reduction, layer.group.order
 
     def compute(x: Tensor, model: nn.Module) -> Tensor:
         orbit = torch.cat([_moved(group, g, x) for g in range(n)])
         y: Tensor = model(orbit).unflatten(0, (n, -1))
+        y = y.log_softmax(2) if reduction == "probabilities" else y
+        if layer.output == "image":
+            y = torch.stack([_moved(group, group.inverse(g), y[g]) for g in range(n)])
         if reduction == "probabilities":
-            return y.log_softmax(2).logsumexp(0) - math.log(n)
+            return y.logsumexp(0) - math.log(n)
         return y.mean(0) if reduction == "mean" else y.amax(0)
 
-    return graph("Symmetrized", compute, model=model)
+    return graph("Symmetrized", compute, model=layer.model)
 
 
 def _moved(group: Group, g: int, x: Tensor) -> Tensor:
@@ -88,7 +91,8 @@ def polyphase(stride: Pair, norm: float, exact: bool) -> fx.GraphModule:
     def compute(x: Any) -> Any:
         for dim, step in () if exact else zip((-2, -1), stride, strict=True):
             whole = (x.size(dim) + step - 1) // step * step
-            x = x.index_select(dim, (x.new_ones(whole, dtype=torch.int64).cumsum(0) - 1) % x.size(dim))
+            places, length = (x.new_ones(size, dtype=torch.int64) for size in (whole, x.size(dim)))
+            x = x.index_select(dim, (places.cumsum(0) - 1) % length.sum())
         starts = itertools.product(*map(range, stride))
         components = torch.stack([x[..., i :: stride[0], j :: stride[1]] for i, j in starts], 1)
         rows = components.flatten(2)

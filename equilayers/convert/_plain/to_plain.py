@@ -192,5 +192,5 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     FiberMean: lambda layer: graph("FiberMean", lambda x: x.unflatten(1, (-1, layer.order)).mean(2)),
     FiberLayer: _fiber_norm,
     FiberLinear: _fiber_linear,
-    Symmetrized: lambda layer: averaged(layer.model, layer.group, layer.reduction),
+    Symmetrized: averaged,
 }

@@ -1,36 +1,35 @@
 r"""Weight-tied filters: expanded to an ordinary convolution's, laid out as planes over the group, and reversed.
 
 A filter has N = kh·kw taps t for each pair of channels in a lifting convolution, and N = |G|·kh·kw pairs (u, t) in a
-group convolution. Every function is an index table, made once per group and shape.
+group convolution. Every function is an index table.
 """
 
 from __future__ import annotations
-
-import functools
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from equilayers._checks import Pair
-from equilayers.functional._index_tables import Table, moved_places, to_tensor
+from equilayers._tables import table
+from equilayers.functional._index_tables import moved_places, to_indices
 from equilayers.functional._steerable_basis import steer
 from equilayers.groups import Group, interpolates
 
 
-@functools.lru_cache(maxsize=256)
-def expansion(group: Group, shape: tuple[int, ...]) -> Table:
-    r"""Table (|G|·C·N,) for weights (O, *shape), shape being C and the axes of N.
+@table
+def expansion(group: Group, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    r"""Places (|G|·C·N,) for weights (O, *shape), shape being C and the axes of N.
 
     Entry (h, c, j) is the place of (c, h^-1 · j) in a weight.
     """
     n, channels = group.order, shape[0]
-    table = group.permutations((shape[-2], shape[-1]))  # [h, s] is the place of h^-1 s
+    places = group.permutations((shape[-2], shape[-1]))  # [h, s] is the place of h^-1 s
     if len(shape) == 4:
         back = group.cayley_table[group.inverses]  # [h, k] is h^-1 k
-        table = (back[:, :, None] * table.shape[1] + table[:, None, :]).reshape(n, -1)
-    filters = np.arange(channels)[:, None] * table.shape[1]
-    return np.ascontiguousarray((filters + table[:, None, :]).reshape(-1))
+        places = (back[:, :, None] * places.shape[1] + places[:, None, :]).reshape(n, -1)
+    filters = np.arange(channels)[:, None] * places.shape[1]
+    return to_indices((filters + places[:, None, :]).reshape(-1), device)
 
 
 def expand(weight: Tensor, group: Group) -> Tensor:
@@ -44,24 +43,22 @@ def expand(weight: Tensor, group: Group) -> Tensor:
         act = group.act if weight.ndim == 4 else group.act_regular
         filters = torch.stack([act(h, weight) for h in range(group.order)], 1)
     else:
-        # Made here, without a copy, it belongs to whatever mode or functional transform is on; a kept one might not.
-        table = torch.from_numpy(expansion(group, tuple(weight.shape[1:]))).to(weight.device)
-        filters = weight.flatten(1).index_select(1, table)
+        filters = weight.flatten(1).index_select(1, expansion(group, tuple(weight.shape[1:]), weight.device))
     return filters.view(weight.shape[0] * group.order, -1, *weight.shape[-2:])
 
 
-@functools.lru_cache(maxsize=256)
+@table
 def rotated_taps(group: Group, kernel: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
     r"""Places (|G|·T,) of (u, u·t) in the flat (u, t), and the table that undoes them."""
     moved = moved_places(group, kernel)
-    table = (np.arange(group.order)[:, None] * moved.shape[1] + moved).reshape(-1)
-    return to_tensor(table, device), to_tensor(np.argsort(table), device)
+    places = (np.arange(group.order)[:, None] * moved.shape[1] + moved).reshape(-1)
+    return to_indices(places, device), to_indices(np.argsort(places), device)
 
 
 def to_planes(weight: Tensor, group: Group) -> Tensor:
     r"""Planes (O, |G|, T·C) of a group convolution's weight: `planes[o, u, (t, c)] = weight[o, c, u](u·t)`."""
-    table, _ = rotated_taps(group, (weight.shape[3], weight.shape[4]), weight.device)
-    rotated = weight.flatten(2).index_select(2, table).unflatten(2, (group.order, -1))
+    places, _ = rotated_taps(group, (weight.shape[3], weight.shape[4]), weight.device)
+    rotated = weight.flatten(2).index_select(2, places).unflatten(2, (group.order, -1))
     return rotated.permute(0, 2, 3, 1).flatten(2)
 
 
@@ -72,15 +69,14 @@ def from_planes(planes: Tensor, group: Group, kernel: Pair) -> Tensor:
     return rotated.index_select(2, inverse).unflatten(2, (group.order, *kernel))
 
 
-@functools.lru_cache(maxsize=256)
+@table
 def _reversal(group: Group, kernel: Pair, device: torch.device) -> Tensor:
     undone = group.inverses
     moved = moved_places(group, kernel)[undone]  # [u, t] is the place of u^-1 t
-    table = undone[:, None] * moved.shape[1] + moved[:, ::-1]
-    return to_tensor(table.reshape(-1), device)
+    return to_indices((undone[:, None] * moved.shape[1] + moved[:, ::-1]).reshape(-1), device)
 
 
 def reversed_weight(weight: Tensor, group: Group) -> Tensor:
     r"""The weight (C, O, |G|, kh, kw) whose group convolution is the input adjoint: `weight[o, c, u^-1](-u^-1 t)`."""
-    table = _reversal(group, (weight.shape[3], weight.shape[4]), weight.device)
-    return weight.flatten(2).index_select(2, table).unflatten(2, weight.shape[2:]).transpose(0, 1).contiguous()
+    places = _reversal(group, (weight.shape[3], weight.shape[4]), weight.device)
+    return weight.flatten(2).index_select(2, places).unflatten(2, weight.shape[2:]).transpose(0, 1).contiguous()

@@ -186,7 +186,9 @@ def check_size(caller: str, spec: ConvSpec, size: Pair) -> None:
             hint = "Pad less, or take padding_mode='replicate' or 'zeros', which have no limit."
             refuse(caller, f"padding <= {most} for padding_mode={spec.padding_mode!r} at {name}={length}", pad, hint)
         if axis in reversed_axes(group) and span % stride:
-            settings = " or ".join(_settings_that_work(spec, length, axis, "H=W" if swaps_axes(group) else name))
+            settings = " or ".join(
+                _settings_that_work(spec, length, axis, "H=W" if swaps_axes(group) and size[0] == size[1] else name)
+            )
             hint = f"The grid is lopsided: a rotated input would be sampled elsewhere. What works: {settings}."
             expected = f"{name} + 2·padding - dilation·(kernel_size - 1) - 1 to be a multiple of the stride {stride}"
             refuse(caller, expected, f"{span} at {name}={length}", hint)

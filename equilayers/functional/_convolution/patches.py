@@ -63,10 +63,12 @@ class PatchKernel:
     fast: Fourier
     exact: Fourier
     size: Pair
-    features_axis: int = 1
 
     def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return self.apply(x, self.operators(weight), bias, weight.shape[0])
+
+    def bias_gradient(self, v: Tensor) -> Tensor:
+        return v.sum((0, 2, 3, 4))
 
     def operators(self, weight: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         r"""The matrices of the fast transform of the weight, and those of the exact one."""
@@ -87,7 +89,7 @@ class PatchKernel:
         out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
         last = out.permute(0, 2, 3, 4, 1)
         fast, exact = operators
-        each = sum(part.target.numel() for part in parts(self.spec, self.size, x.device))
+        each = sum(part.outputs for part in parts(self.spec, self.size, x.device))
         results = x.new_empty(0, features)
         orders: dict[int, Tensor] = {}  # where each output stands among the results, by the number of samples
         for samples, steps in self._blocks(x):
@@ -152,9 +154,9 @@ class PatchKernel:
         step = torch.arange(rows, device=x.device, dtype=torch.int32)[:, None]
         inputs, outputs = step * self._inputs, step.long() * self._outputs
         frames = [
-            Frame((inputs + start)[:, :, None] + taps, outputs + target, piece)
+            Frame(_sums(inputs + start, taps), _sums(outputs + place, plane).flatten(1), piece)
             for piece in pieces
-            for start, taps, target in zip(piece.start, piece.taps, piece.target, strict=True)
+            for start, taps, place, plane in zip(piece.start, piece.taps, piece.place, piece.plane, strict=True)
         ]
         buffer = x.new_empty(max(frame.places.numel() for frame in frames), channels)
         source = self._source(x, rows)
@@ -210,3 +212,8 @@ class PatchKernel:
         rows = max(1, round(wanted / max(part.start.shape[1] for part in whole)))
         pieces = [piece for part in whole for piece in part.split(wanted)]
         return max(1, -(-batch // max(1, -(-batch // rows)))), pieces  # blocks of one size, as nearly as may be
+
+
+def _sums(a: Tensor, b: Tensor) -> Tensor:
+    r"""All sums of rows a (R, Q) and b (N,): (R, Q, N)."""
+    return a[:, :, None] + b

@@ -11,7 +11,6 @@ So every fiber element is correlated with the rotated basis, channel by channel,
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equilayers._tables import table
 from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.correlation import PlaneKernel, operators_of, transform
@@ -106,7 +106,7 @@ def weight_coefficients(weight: Tensor, group: Rotations) -> Tensor:
     return torch.einsum("unt,ocut->ounc", back, weight.flatten(-2)).flatten(2)
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def rotated_basis(group: Rotations, kernel_size: int) -> Array:
     r"""The basis rotated by every element, (N, |G|, k, k)."""
     bank = (basis(kernel_size) @ rotation_matrices(group, kernel_size)).transpose(2, 0, 1)

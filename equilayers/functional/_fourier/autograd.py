@@ -20,10 +20,6 @@ from torch.autograd import Function
 class Kernel(Protocol):
     r"""A bilinear map and its adjoints on plain tensors, none of them differentiable by itself."""
 
-    @property
-    def features_axis(self) -> int:
-        r"""The axis of y that the bias stands on."""
-
     def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         r"""The output, y = W * x + bias."""
 
@@ -32,6 +28,9 @@ class Kernel(Protocol):
 
     def weight_gradient(self, v: Tensor, x: Tensor) -> Tensor:
         r"""The W-gradient of <v, W * x>."""
+
+    def bias_gradient(self, v: Tensor) -> Tensor:
+        r"""The bias-gradient of <v, y>; differentiable."""
 
 
 class _BilinearMap(Function):
@@ -43,6 +42,15 @@ class _BilinearMap(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
         ctx.kernel = inputs[-1]
         ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
+
+    @classmethod
+    def jvp(cls, ctx: Any, ta: Tensor | None, tb: Tensor | None, *rest: Tensor | None) -> Tensor:
+        r"""Each map is linear in either of its tensors, and in the bias, whose tangent goes along with the first."""
+        a, b = ctx.saved_tensors
+        bias, none = rest[:-1], [None] * (len(rest) - 1)
+        first: Tensor = cls.apply(torch.zeros_like(a) if ta is None else ta, b, *bias, ctx.kernel)
+        return first if tb is None else first + cls.apply(a, tb, *none, ctx.kernel)
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
@@ -67,8 +75,7 @@ class Correlate(_BilinearMap):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         gx = InputAdjoint.apply(v, weight, ctx.kernel) if needs_x else None
         gw = WeightGradient.apply(v, x, ctx.kernel) if needs_weight else None
-        others = [axis for axis in range(v.ndim) if axis != ctx.kernel.features_axis]
-        return gx, gw, v.sum(others) if needs_bias else None, None
+        return gx, gw, ctx.kernel.bias_gradient(v) if needs_bias else None, None
 
 
 class InputAdjoint(_BilinearMap):

@@ -3,9 +3,10 @@ r"""An orthonormal basis of the functions on any finite group, in which every co
 A correlation `y(h) = sum_u W(u) x(h u)` is a sum of right translations, `(R_u x)(h) = x(h u)`. A real irrep of theirs,
 of dimension w, occurs m times among the functions on the group. In a basis adapted to it
 
-    coefficients(x) = Q x,    the m rows of w coefficients each: row(y) = sum_u W(u) T_u row(x)
+    coefficients(x) = Q x,    for each of the m copies:  y_a = sum_b (sum_u W(u) T_u[a, b]) x_b
 
-with the w x w matrices `T_u` of the irrep, the same for all m rows: |G|^2 products become the sum of m w^2.
+with the w x w matrices `T_u` of the irrep, the same for all copies: |G|^2 products become the sum of m w^2. The real
+matrices of an irrep of complex type and w = 2 are `[[c, -d], [d, c]]`.
 
 Source: Serre 1977, Linear Representations of Finite Groups, sections 2.4 and 13.2; bases are found by splitting with a
 random symmetric element of the commutant, Dixon 1970 (Math. Comp. 24, 707).
@@ -13,7 +14,6 @@ random symmetric element of the commutant, Dixon 1970 (Math. Comp. 24, 707).
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from equilayers._checks import refuse
+from equilayers._tables import table
 from equilayers.functional._fourier.irreps import Fourier
 from equilayers.functional._fourier.transforms import FourierC2, FourierC4, FourierD2, FourierD4, fourier_of
 from equilayers.groups import Group
@@ -32,20 +33,25 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class IrrepBlock:
-    r"""The coefficients of one irrep, from place `first` on: `rows` rows of `width` each.
+    r"""The coefficients of one irrep, from place `first` on: `width` times one for each of its `copies`.
 
-    scale: a fast transform gives the coefficients over its square root, which takes additions alone.
+    pair: whether its matrices are those of a complex number.
     """
 
     first: int
-    rows: int
+    copies: int
     width: int
-    scale: float
+    pair: bool
 
     @property
     def slice(self) -> slice:
         r"""The places of its coefficients."""
-        return slice(self.first, self.first + self.rows * self.width)
+        return slice(self.first, self.first + self.copies * self.width)
+
+    @property
+    def products(self) -> int:
+        r"""Multiplications for each pair of channels; a complex product takes three."""
+        return 3 * self.copies if self.pair else self.copies * self.width**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +59,12 @@ class IrrepBasis:
     r"""The basis of one group.
 
     matrix: Q, orthogonal (|G|, |G|), one coefficient a row. blocks: the irreps, the trivial one first. images: of each
-    block `T` (width, width, |G|), the matrices of its irrep. fast: whether there is a fast transform.
+    block `T` (width, width, |G|), the matrices of its irrep.
     """
 
     matrix: Array
     blocks: tuple[IrrepBlock, ...]
     images: tuple[Array, ...]
-    fast: bool
 
     @property
     def order(self) -> int:
@@ -68,12 +73,12 @@ class IrrepBasis:
 
     @property
     def products(self) -> int:
-        r"""Multiplications per block of |G|^2, the sum of m w^2."""
-        return sum(block.rows * block.width**2 for block in self.blocks)
+        r"""Multiplications per block of |G|^2."""
+        return sum(block.products for block in self.blocks)
 
 
 def irrep_basis(group: Group) -> IrrepBasis:
-    r"""The basis of the group: that of its fast transform where it has one, otherwise found numerically.
+    r"""The basis of the group, found numerically in float64.
 
     Raises:
         ValueError: the group has more than 1024 elements.
@@ -84,30 +89,31 @@ def irrep_basis(group: Group) -> IrrepBasis:
     return _irrep_basis(group)
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def _irrep_basis(group: Group) -> IrrepBasis:
-    table = group.cayley_table
+    product = group.cayley_table
+    rows, blocks, images, first = [], [], [], 0
     fourier = fourier_of(group)
-    fast = fourier if isinstance(fourier, FourierC2 | FourierC4 | FourierD2 | FourierD4) else None
-    rows = _split(table) if fast is None else _rows_of(fast, group.order)
-    scales = (1.0,) * len(rows) if fast is None else fast.scales
-    blocks, first = [], 0
-    for block, scale in zip(rows, scales, strict=True):
-        blocks.append(IrrepBlock(first, len(block), len(block[0]), scale))
+    known = fourier if isinstance(fourier, FourierC2 | FourierC4 | FourierD2 | FourierD4) else None
+    for copies in _split(product) if known is None else _rows_of(known, group.order):
+        t = _images(copies[0], product)
+        pair = t.shape[0] == 2 and np.allclose(t[0, 0], t[1, 1]) and np.allclose(t[0, 1], -t[1, 0])
+        blocks.append(IrrepBlock(first, len(copies), t.shape[0], bool(pair)))
+        rows += list(np.stack(copies, 1).reshape(-1, len(product)))  # (width, copies)
+        images.append(t)
         first = blocks[-1].slice.stop
-    matrix = np.concatenate([row for block in rows for row in block])
-    basis = IrrepBasis(matrix, tuple(blocks), tuple(_images(block[0], table) for block in rows), fast is not None)
-    _verify(basis, table)
+    basis = IrrepBasis(np.stack(rows), tuple(blocks), tuple(images))
+    _verify(basis, product)
     return basis
 
 
 def _rows_of(fourier: Fourier, n: int) -> list[list[Array]]:
-    r"""The rows of each block of a fast transform, by transforming the identity."""
+    r"""The copies of each irrep in a transform of signs, exactly: by transforming the identity."""
     identity = torch.eye(n, dtype=torch.float64, device="cpu").unsqueeze(-1)
     found = []
     for rows, scale in zip(fourier.analysis(identity), fourier.scales, strict=True):
         columns = [row.numpy().T * np.sqrt(scale) for row in rows]
-        pair = len(columns) == 2 and len(columns[0]) == 1  # complex, (c, d): one row of two coefficients
+        pair = len(columns) == 2 and len(columns[0]) == 1  # complex, (c, d): one copy of two coefficients
         found.append([np.concatenate(columns)] if pair else columns)
     return found
 
@@ -117,14 +123,11 @@ def _split(table: NDArray[np.int64]) -> list[list[Array]]:
 
     Left translations commute with the right ones. The eigenspaces of a random symmetric sum of left translations are
     therefore irreducible under the right ones, and any other sum of them maps equivalent eigenspaces onto each other,
-    by a multiple of an orthogonal matrix (Schur).
+    by a multiple of an orthogonal matrix (Schur). Of a few sums the one with eigenvalues farthest apart is taken.
     """
     n, generator = len(table), np.random.default_rng(0)
-    left = np.zeros((n, n))
-    np.add.at(left, (table.T.ravel(), np.repeat(np.arange(n), n)), np.tile(generator.standard_normal(n), n))
-    values, vectors = np.linalg.eigh(left + left.T)
-    ends = np.flatnonzero(np.diff(values) > TOLERANCE * n) + 1
-    spaces = [space.T for space in np.split(vectors, ends, axis=1)]
+    sums = (_eigenspaces(table, generator.standard_normal(n)) for _ in range(8))
+    left, spaces, _ = max(sums, key=lambda found: found[2])
     constant = np.full((1, n), n**-0.5)
     spaces.sort(key=lambda space: (-round(abs(constant @ space.T).max(), 6), len(space)))
     irreps: list[list[Array]] = [[constant]]
@@ -138,7 +141,30 @@ def _split(table: NDArray[np.int64]) -> list[list[Array]]:
                     break
         else:
             irreps.append([space])
-    return irreps
+    return [_polished(rows, table) for rows in irreps]
+
+
+def _polished(rows: list[Array], table: NDArray[np.int64]) -> list[Array]:
+    r"""The rows of one irrep, nearer to `row(h) = T_u row(h u)`: the mean of the right side over u.
+
+    Where eigenvalues lie close, eigenspaces mix by some 1e-13, and `T`, quadratic in the rows, by the square of it.
+    """
+    images, means = _images(rows[0], table), []
+    for row in rows:
+        mean = np.tensordot(images, row[:, table], ([1, 2], [0, 2]))
+        means.append(mean * np.sqrt(len(row) / (mean**2).sum()))
+    return means
+
+
+def _eigenspaces(table: NDArray[np.int64], weights: Array) -> tuple[Array, list[Array], float]:
+    r"""A sum of left translations, the eigenspaces (w, |G|) of its symmetric part, and their smallest distance."""
+    n = len(table)
+    left = np.zeros((n, n))
+    np.add.at(left, (table.T.ravel(), np.repeat(np.arange(n), n)), np.tile(weights, n))
+    values, vectors = np.linalg.eigh(left + left.T)
+    steps = np.diff(values)
+    ends = np.flatnonzero(steps > TOLERANCE * n) + 1
+    return left, [space.T for space in np.split(vectors, ends, axis=1)], float(steps[ends - 1].min(initial=np.inf))
 
 
 def _images(row: Array, table: NDArray[np.int64]) -> Array:
@@ -153,9 +179,8 @@ def _verify(basis: IrrepBasis, table: NDArray[np.int64]) -> None:
     for u in range(n):
         moved = q[:, table[:, u]]  # Q[:, h u]
         for block, images in zip(basis.blocks, basis.images, strict=True):
-            rows = q[block.slice].reshape(block.rows, block.width, n)
-            read = moved[block.slice].reshape(block.rows, block.width, n)
-            error = max(error, abs(np.einsum("ab,rbh->rah", images[:, :, u], read) - rows).max())
+            rows, read = (x[block.slice].reshape(block.width, block.copies, n) for x in (q, moved))
+            error = max(error, abs(np.einsum("ab,brh->arh", images[:, :, u], read) - rows).max())
     if not error < TOLERANCE:
         raise RuntimeError(
             f"irrep_basis: expected a basis to {TOLERANCE}, found an error of {error}. Please report it."

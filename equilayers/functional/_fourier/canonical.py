@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equilayers.functional._hashing import odd_integers
+from equilayers.functional._weight_cache import is_plain
 
 _INTEGER_OF = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -42,7 +43,9 @@ def canonical_start(x: Tensor) -> Start:
 def _verified(bits: Tensor, period: Tensor) -> Tensor:
     r"""The periods (R,) that the bits (R, n, M) have indeed, n in place of those that only a collision suggests."""
     n = bits.shape[1]
-    rows = torch.empty(0) if period.is_meta else (period < n).nonzero().squeeze(1)
+    if period.is_meta or not is_plain(period):  # no numbers that could be read
+        return period
+    rows = (period < n).nonzero().squeeze(1)
     if rows.numel() == 0:  # as for nearly every batch
         return period
     steps = torch.arange(n, device=bits.device)

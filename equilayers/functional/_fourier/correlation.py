@@ -79,7 +79,6 @@ class PlaneKernel:
     r"""The `Kernel` of planes: x (B, |G|, M), weight (O, |G|, M), y (B, |G|, O)."""
 
     fourier: Fourier
-    features_axis: int = 2
 
     def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         operators = operators_of(weight, self.fourier)
@@ -92,3 +91,6 @@ class PlaneKernel:
     def weight_gradient(self, v: Tensor, x: Tensor) -> Tensor:
         rows = _block_rows(x, v)
         return weight_planes_of(zip(v.split(rows), x.split(rows), strict=True), self.fourier)
+
+    def bias_gradient(self, v: Tensor) -> Tensor:
+        return v.sum((0, 1))

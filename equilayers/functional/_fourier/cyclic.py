@@ -8,13 +8,13 @@ the same path to the last bit.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from equilayers._tables import table
 from equilayers.functional._fourier.irreps import REAL, Fourier, PhaseBlock, Rows
 from equilayers.functional._fourier.rotations import cos_sin, weighted_sum
 
@@ -95,4 +95,4 @@ def _dft_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return matrix.to(dtype=dtype, device=device)
 
 
-_cached_dft = functools.lru_cache(maxsize=64)(_dft_matrix)
+_cached_dft = table(_dft_matrix)

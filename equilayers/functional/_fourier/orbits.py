@@ -2,7 +2,6 @@ r"""Index tables that split a space into orbits under a group."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +11,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from equilayers._checks import constant_when_compiled
-from equilayers.functional._index_tables import Table, to_tensor
+from equilayers._tables import table
+from equilayers.functional._index_tables import Table, to_indices
 from equilayers.groups import Group
 
 
@@ -33,7 +33,7 @@ class OrbitTable:
 
     def planes(self, x: Tensor) -> Tensor:
         r"""Planes (R, |G|, M) of x (R, N): `planes[:, k, m] = x[:, k·p_m]`. Differentiable."""
-        return cast(Tensor, _Planes.apply(x, self))
+        return _planes(x, self)
 
     def weight_planes(self, weight: Tensor) -> Tensor:
         r"""Planes of a weight (O, N), each entry divided among the places where it stands. Differentiable."""
@@ -54,7 +54,7 @@ class _Planes(Function):
 
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor, None]:
-        return _Flat.apply(v, ctx.table), None
+        return _flat(v, ctx.table), None
 
 
 class _Flat(Function):
@@ -76,17 +76,40 @@ class _Flat(Function):
 
     @staticmethod
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor, None]:
-        return _Planes.apply(u, ctx.table), None
+        return _planes(u, ctx.table), None
 
 
-@functools.lru_cache(maxsize=256)
+class _DualPlanes(_Planes):
+    r"""The same with tangents, of which a compiler wants to hear nothing."""
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
+        return _planes(t, ctx.table)
+
+
+class _DualFlat(_Flat):
+    r"""As `_DualPlanes`."""
+
+    @staticmethod
+    def jvp(ctx: Any, t: Tensor, _: None) -> Tensor:
+        return _flat(t, ctx.table)
+
+
+def _planes(x: Tensor, table: OrbitTable) -> Tensor:
+    return cast(Tensor, (_Planes if torch.compiler.is_compiling() else _DualPlanes).apply(x, table))
+
+
+def _flat(v: Tensor, table: OrbitTable) -> Tensor:
+    return cast(Tensor, (_Flat if torch.compiler.is_compiling() else _DualFlat).apply(v, table))
+
+
 def orbit_places(group: Group, shape: tuple[int, ...]) -> tuple[Table, Table, Table | None]:
     r"""The arrays of `OrbitTable`: gather, first and count."""
     moved = group.permutations(shape)[group.inverses]  # moved[k, p] is the place of k·p
     representatives = np.flatnonzero(moved.min(axis=0) == np.arange(moved.shape[1]))
     gather = moved[:, representatives].reshape(-1)
     _, first, count = np.unique(gather, return_index=True, return_counts=True)
-    return gather.copy(), first, (None if (count == 1).all() else count)
+    return gather, first, (None if (count == 1).all() else count)
 
 
 def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
@@ -98,14 +121,14 @@ def orbit_table(group: Group, shape: tuple[int, ...], device: torch.device) -> O
     return OrbitTable(group.order, gather, first, count if len(count) else None)
 
 
-@functools.lru_cache(maxsize=256)
+@table
 def _kept_table(group: Group, shape: tuple[int, ...], device: torch.device) -> OrbitTable:
     gather, first, count = orbit_places(group, shape)
-    counts = None if count is None else to_tensor(count, device)
-    return OrbitTable(group.order, to_tensor(gather, device), to_tensor(first, device), counts)
+    counts = None if count is None else to_indices(count, device)
+    return OrbitTable(group.order, to_indices(gather, device), to_indices(first, device), counts)
 
 
 @constant_when_compiled
 def _numbers(group: Group, shape: tuple[int, ...], which: int) -> tuple[int, ...]:
-    table = orbit_places(group, shape)[which]
-    return () if table is None else tuple(table.tolist())
+    places = orbit_places(group, shape)[which]
+    return () if places is None else tuple(places.tolist())

@@ -1,14 +1,14 @@
 r"""Blur and subsample: in an order of sums that rotations leave alone, or as one depthwise convolution.
 
 Why the first is bitwise: taps of equal weight are added in pairs from both ends, which a mirror exchanges; on a square
-map the mean of "rows first" and "columns first" is taken, which a quarter turn exchanges. IEEE addition commutes. No
-product that rounds is fused with a sum, for whether it would be depends on how the numbers lie in memory.
+map the mean of "rows first" and "columns first" is taken, which a quarter turn exchanges, and on any other the short
+axis comes first, which it takes along. IEEE addition commutes. No product that rounds is fused with a sum, for whether
+it would be depends on how the numbers lie in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from equilayers._checks import in_autocast, is_exporting
-from equilayers.functional._index_tables import to_tensor
+from equilayers._tables import table
+from equilayers.functional._index_tables import to_indices, to_tensor
 from equilayers.functional._resample.axes import Axis, BlurSpec, Weights, check_grid, padded_places
 
 Axes = tuple[Axis, Axis]
@@ -69,7 +70,10 @@ def blur_forward(x: Tensor, axes: Axes) -> Tensor:
     swapped = x.ndim == 5 and x.stride(1) < x.stride(2)  # channels innermost: images in channels_last, without a copy
     maps = _padded(_maps(x.transpose(1, 2) if swapped else x), axes)
     total = sum(down.weights) * sum(right.weights)
-    y = _read(_read(maps, -2, down), -1, right)
+    if down.length > right.length:
+        y = _read(_read(maps, -1, right), -2, down)
+    else:
+        y = _read(_read(maps, -2, down), -1, right)
     if down == right and down.symmetric:
         y = y.add_(_read(_read(maps, -1, right), -2, down)).mul_(1 / (2 * total))
     else:
@@ -167,21 +171,20 @@ def _every(x: Tensor, dim: int, first: int, step: int, count: int) -> Tensor:
 
 
 def _filters(axes: Axes, maps: Tensor) -> Tensor:
-    r"""The weights of both axes as a depthwise filter; a table made while exporting would not serve afterwards."""
-    make = _filter.__wrapped__ if is_exporting() else _filter
-    return make(axes[0].weights, axes[1].weights, maps.dtype, maps.device).expand(maps.shape[1], 1, -1, -1)
+    r"""The weights of both axes as a depthwise filter."""
+    return _filter(axes[0].weights, axes[1].weights, maps.dtype, maps.device).expand(maps.shape[1], 1, -1, -1)
 
 
-@functools.lru_cache(maxsize=64)
+@table
 def _filter(down: Weights, right: Weights, dtype: torch.dtype, device: torch.device) -> Tensor:
     weights = np.outer(down, right) / (sum(down) * sum(right))
     return to_tensor(weights, device, dtype)
 
 
-@functools.lru_cache(maxsize=1024)
+@table
 def _border(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor]:
     r"""Where the padding of an axis stands on the padded axis, and what places of the axis it repeats."""
     before, after = axis.padding
     read = np.arange(-before, axis.length + after)
     border = np.flatnonzero((read < 0) | (read >= axis.length))
-    return to_tensor(border, device), to_tensor(padded_places(read[border], axis.length, axis.mode), device)
+    return to_indices(border, device), to_indices(padded_places(read[border], axis.length, axis.mode), device)

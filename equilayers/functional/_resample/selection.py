@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from equilayers._checks import Pair, widened
-from equilayers.functional._hashing import FAR, NEAR, mixed, odd_numbers
+from equilayers.functional._hashing import FAR, NEAR, mixed, odd_integers
 
 MANTISSA = 52  # whole numbers below 2^53 add up exactly in float64
 STEPS = 2**16  # that the numbers of a map are told apart in, for other norms than 1, 2 and infinity
@@ -102,16 +102,13 @@ def _hashes(parts: Tensor) -> list[Tensor]:
     bits = mixed(bits.contiguous().view(torch.int32 if bits.element_size() == 4 else torch.int64).to(torch.int64))
     bits = bits if bits.ndim == 7 else bits.unsqueeze(4)  # (B, s, s, C, |G|, H', W')
     channels, fiber = bits.shape[3:5]
-    of_channels, of_fiber = (
-        odd_numbers(channels, bits.device).view(-1, 1, 1, 1),
-        odd_numbers(fiber, bits.device).view(-1, 1, 1),
-    )
+    of_channels = odd_integers(channels, torch.int64, bits.device).view(-1, 1, 1, 1)
+    of_fiber = odd_integers(fiber, torch.int64, bits.device).view(-1, 1, 1)
     planes = mixed((bits * of_channels).sum(3))
     still, ordered = planes.sum(3), (planes * of_fiber).sum(3)  # whatever becomes of the fiber, and with its order
-    turns = (1, 2, 3) if still.shape[-2] == still.shape[-1] else (2,)
     upright, mirrored = _seen(still), _seen(still.flip(-1))
-    turned = {turn: _seen(torch.rot90(still, turn, (-2, -1))) for turn in turns}
-    mirrored = sum((_seen(torch.rot90(still.flip(-1), turn, (-2, -1))) for turn in turns), mirrored)
+    turned = {turn: _seen(torch.rot90(still, turn, (-2, -1))) for turn in (1, 2, 3)}
+    mirrored = sum((_seen(torch.rot90(still.flip(-1), turn, (-2, -1))) for turn in turned), mirrored)
     of_turns = sum(turned.values(), upright)
     return [of_turns + mirrored, of_turns, upright + turned[2], _seen(ordered)]
 

@@ -170,20 +170,30 @@ def _acts(group: Group, space: Sequence[int]) -> bool:
 
 
 def distance(action: Action, y: Tensor, moved: Sequence[Tensor], elements: Sequence[int] = ()) -> float:
-    r"""The largest entry of `f(gx) - act(g, f(x))` over the moved outputs, by that of the outputs.
+    r"""The largest entry of `f(gx) - act(g, f(x))` over the moved outputs, by that of the channels that vary.
 
     They are those of g = 1, 2, ..., or of the elements. Infinite where the action does not make the shape of f(gx).
     """
-    scale = max(largest(m) for m in (y, *moved)) or 1.0
     plain, *others = map(_wide, (y, *moved))
     if action.anywhere:
         plain, *others = (t - t.mean(0) for t in (plain, *others))
     pairs = zip(elements or range(1, len(moved) + 1), others, strict=True)
     try:
         found = equivariance_gaps("distance", action.move, plain, pairs)
-        return max((largest(gap, finite=False) for gap in found), default=0.0) / scale
+        off = max((largest(gap, finite=False) for gap in found), default=0.0)
     except (ValueError, RuntimeError):
         return math.inf
+    return off / (_size((y, *moved)) or 1.0) if off else 0.0
+
+
+def _size(outputs: Sequence[Tensor]) -> float:
+    r"""The largest finite entry, of channels (axis 1) that are not the same everywhere as those of masked classes."""
+    if all(t.ndim > 1 and len(t) > 1 and t.numel() and t.shape[1] == outputs[0].shape[1] for t in outputs):
+        rows = torch.cat([(t.abs() if t.is_complex() else t).movedim(1, 0).flatten(1).double() for t in outputs], 1)
+        rows = rows.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        varies = rows.amax(1) > rows.amin(1)
+        outputs = [rows[varies]] if bool(varies.any()) else outputs
+    return max(largest(t) for t in outputs)
 
 
 def largest(t: Tensor, *, finite: bool = True) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from equilayers._modules import evaluation
 from equilayers.groups import Group
 from equilayers.testing._diagnosis.advice import Advice, advice
+from equilayers.testing._diagnosis.mixing import first_mixing
 from equilayers.testing._diagnosis.rounds import Runs, all_lost
 from equilayers.testing._diagnosis.search import Lost, Search, course
 from equilayers.testing._diagnosis.trace import Event, trace
@@ -19,6 +20,12 @@ from equilayers.testing._inputs import Given, Inputs, Names
 
 STRUCTURAL = 1e-6  # relative, in float64: what float32 weights leave of a symmetry is smaller
 ROUNDS = 24  # how often the search goes on behind what it has found
+
+
+MIXING = Advice(
+    "it makes something else of a sample when the other samples of the batch are moved otherwise",
+    "Take batch statistics in training alone, or statistics of each sample",
+)
 
 
 @dataclass(frozen=True)
@@ -119,8 +126,11 @@ def _located(caller: str, model: Model, x: Given | Inputs, group: Group | str, d
         if precise is not None and runs is not None:
             with evaluation(precise):
                 found = all_lost(precise, runs, Search(group, depth.tolerance), depth.rounds)
+                mixing = None if found else first_mixing(precise, runs, depth.tolerance)
             if found:
                 return _breaks(found, "structural", group)
+            if mixing is not None:
+                return [_break(mixing[0], "structural", mixing[1], MIXING)]
         kind, rounds = ("structural or numerical", depth.rounds) if runs is None else ("numerical", 1)
         runs = runs_over(caller, model, inputs, group)
         search = Search(group, rounding(model, inputs.first.dtype))

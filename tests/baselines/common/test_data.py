@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from baselines.common import data as data_module
 from baselines.common.data import DATASETS, Dataset, Split, load_arrays, load_dataset
-from baselines.common.download import BASE_URLS, CHECKSUMS, FILES, download
+from baselines.common.download import BASE_URLS, CHECKSUMS, FILES, PACKED_CHECKSUMS, download
 from baselines.common.idx import read_idx
 
 Contents = dict[str, bytes]
@@ -63,7 +63,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> dict[str, Contents]:
     """Small stand-ins for both data sets, their sums in the table."""
     sets = {"mnist": small_set(1), "fashion-mnist": small_set(2)}
     for name, contents in sets.items():
-        monkeypatch.setitem(CHECKSUMS, name, tuple(hashlib.md5(contents[file]).hexdigest() for file in FILES))
+        monkeypatch.setitem(CHECKSUMS, name, tuple(hashlib.sha256(contents[file]).hexdigest() for file in FILES))
     return sets
 
 
@@ -195,7 +195,7 @@ def test_load_arrays_refuses_a_wrong_sum(
     with pytest.raises(ValueError, match=says) as error:
         load_arrays("mnist", fill(tmp_path, contents))
     if change is damaged:
-        assert all(hashlib.md5(each[TEST]).hexdigest() in str(error.value) for each in (contents, known["mnist"]))
+        assert all(hashlib.sha256(each[TEST]).hexdigest() in str(error.value) for each in (contents, known["mnist"]))
 
 
 # --- download
@@ -206,6 +206,8 @@ def server(tmp_path: Path, known: dict[str, Contents], monkeypatch: pytest.Monke
     """A folder of gzipped mnist files behind a file:// address."""
     folder = fill(tmp_path / "server", known["mnist"])
     monkeypatch.setitem(BASE_URLS, "mnist", folder.as_uri() + "/")
+    sums = tuple(hashlib.sha256((folder / f"{file}.gz").read_bytes()).hexdigest() for file in FILES)
+    monkeypatch.setitem(PACKED_CHECKSUMS, "mnist", sums)
     return folder
 
 
@@ -241,8 +243,11 @@ def test_download_goes_where_it_is_told(
     [b"<html>", gzip.compress(b"something else"), gzip.compress(b"cut")[:-4]],
     ids=["no gzip", "another file", "cut short"],  # gzip writes the time: two workers would not agree on the names
 )
-def test_download_of_corrupt_content_leaves_nothing(tmp_path: Path, server: Path, content: bytes) -> None:
+def test_download_of_corrupt_content_leaves_nothing(
+    tmp_path: Path, server: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (server / f"{FILES[0]}.gz").write_bytes(content)
+    monkeypatch.setattr(gzip, "decompress", lambda _: pytest.fail("unpacked before it was checked"))
     with pytest.raises(ValueError, match=f"download: expected file:.*{FILES[0]}"):
         download("mnist", tmp_path / "data")
     assert not (tmp_path / "data").exists()

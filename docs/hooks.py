@@ -59,6 +59,17 @@ def rows() -> list[Row]:
     angles = "exact positions: the tables of the planes are one table, moved"
     found.append(_row(nn.GroupRotaryEmbedding, "", angles, GROUP, 2))
     found.append(_row(nn.GroupTokens, "", "constant over the fiber", 2))
+    over = "sums over channels and fiber, in the order of the fiber"
+    found.append(_row(nn.GroupLayerNorm, "", over, 2))
+    found.append(_row(nn.GroupRMSNorm, "", over, 2))
+    mixed = "sums over channels, fiber and positions, in their order"
+    found.append(_row(nn.GroupMultiheadAttention, "", mixed, GROUP, 2, 1))
+    found.append(_row(nn.GroupFeedForward, "", over, GROUP, 2, 4))
+    found.append(_row(nn.GroupTransformerEncoderLayer, "", mixed, GROUP, 2, 1))
+    layer = nn.GroupTransformerEncoderLayer(GROUP, 2, 1)
+    found.append(_row(nn.GroupTransformerEncoder, "", mixed, layer, 2))
+    found.append(_row(nn.GroupAttentionPool, "", mixed, GROUP, 2, 1))
+    found.append(_row(nn.InvariantHead, "", "a mean of tokens in their order; bitwise of maps", 2, 3))
     tree = "a summation tree that rotations and reflections preserve"
     found.append(_row(nn.InvariantAvgPool2d, "", tree))
     for kind in (nn.BlurPool2d, nn.MaxBlurPool2d, nn.AvgBlurPool2d):

@@ -16,6 +16,7 @@ Array = NDArray[np.float64]
 Pixel = tuple[int, int]
 
 
+@functools.lru_cache(maxsize=64)
 def elements_of(group: PermutationGroup) -> list[tuple[int, ...]]:
     """The permutations of the group, in the order of a breadth-first walk from the identity."""
     found = [tuple(range(len(group.generators[0])))]

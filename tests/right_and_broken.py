@@ -350,7 +350,7 @@ RIGHT: dict[str, Case] = {
         radial(), does(lambda f: F.unfold(f, 3).unflatten(1, (4, 9)).median(2)[0].unflatten(2, (6, 6)))
     ),
     "maxout": net(radial(1, 8), does(lambda f: f.unflatten(1, (4, 2)).amax(2))),
-    "instance normalisation": net(radial(), lambda: nn.InstanceNorm2d(4), nn.ELU),
+    "maps that are no squares": net(radial(), lambda: nn.InstanceNorm2d(4), nn.ELU, shape=(1, 6, 8)),
     "circular convolution": net(lambda: nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"), nn.ReLU, group="T8"),
     "stride 2 under even shifts": net(
         lambda: nn.Conv2d(1, 4, 4, 2, 1, padding_mode="circular"), nn.ReLU, group="T4xT4:-2"

@@ -16,17 +16,25 @@ from equilayers.nn import (
     AvgBlurPool2d,
     BlurConv2d,
     BlurPool2d,
+    GroupAttentionPool,
     GroupConv2d,
+    GroupFeedForward,
+    GroupLayerNorm,
     GroupLinear,
+    GroupMultiheadAttention,
     GroupPositionEmbedding,
     GroupRelativePositionBias,
+    GroupRMSNorm,
     GroupRotaryEmbedding,
     GroupTokens,
+    GroupTransformerEncoder,
+    GroupTransformerEncoderLayer,
     HarmonicBatchNorm,
     HarmonicConv2d,
     HarmonicMagnitude,
     HarmonicNonlinearity,
     InvariantAvgPool2d,
+    InvariantHead,
     LiftingConv2d,
     LiftingLinear,
     MaxBlurPool2d,
@@ -147,6 +155,11 @@ class AtPlaces(nn.Module):
         return x + self.layer() if isinstance(self.layer, GroupRelativePositionBias) else self.layer(x, (3, 3))
 
 
+def _encoder() -> nn.Module:
+    layer = GroupTransformerEncoderLayer(D4, 4, 2, 6, algorithm="fourier")
+    return GroupTransformerEncoder(layer, 2, GroupLayerNorm(4))
+
+
 LAYERS: dict[str, Callable[[], Variants]] = {
     "LiftingLinear": lambda: _linear(
         LiftingLinear, {C1: (3, 3), C4: (5, 5), D4: (5, 5), T3: (2, 6), T4: (8,), T7: (7,), S3: (3,)}
@@ -165,6 +178,32 @@ LAYERS: dict[str, Callable[[], Variants]] = {
     },
     "GroupRelativePositionBias": lambda: _each([lambda: AtPlaces(GroupRelativePositionBias(D1, 2, (2, 3)))], (2, 6, 6)),
     "GroupTokens": lambda: _each([lambda: GroupTokens(3, 2)], (3, 4, 2, 3)),
+    "GroupLayerNorm": lambda: _each([lambda: GroupLayerNorm(4)], (4, 4, 5)),
+    "GroupRMSNorm": lambda: _each([lambda: GroupRMSNorm(4)], (4, 4, 2, 2)),
+    "GroupMultiheadAttention": lambda: {
+        "C4 fourier": Variant(
+            lambda: GroupMultiheadAttention(C4, 4, 2, num_kv_heads=1, algorithm="fourier"), (4, 4, 5), False
+        ),
+        "D4 rotary": Variant(
+            lambda: GroupMultiheadAttention(D4, 4, 2, rotary=GroupRotaryEmbedding(D4, 2)), (4, 8, 3, 3)
+        ),
+    },
+    "GroupFeedForward": lambda: _each([lambda: GroupFeedForward(D4, 4, 6, "swiglu", algorithm="fourier")], (4, 8, 5)),
+    "GroupTransformerEncoderLayer": lambda: {
+        "C4 fourier": Variant(
+            lambda: GroupTransformerEncoderLayer(C4, 4, 2, 6, layer_scale=0.5, algorithm="fourier"), (4, 4, 3, 3)
+        ),
+        "D1 dense": Variant(lambda: GroupTransformerEncoderLayer(D1, 4, 2, 6, norm_first=False), (4, 2, 3), False),
+        "S3 fourier": Variant(
+            lambda: GroupTransformerEncoderLayer(S3, 4, 2, 6, norm="rms", norm_first=False, algorithm="fourier"),
+            (4, 6, 3),
+        ),
+    },
+    "GroupTransformerEncoder": lambda: {"D4 fourier": Variant(_encoder, (4, 8, 3, 3))},
+    "GroupAttentionPool": lambda: _each([lambda: GroupAttentionPool(C4, 4, 2)], (4, 4, 5)),
+    "InvariantHead": lambda: {
+        str(sample): Variant(lambda: InvariantHead(3, 2), sample) for sample in ((3, 4), (3, 4, 5), (3, 4, 3, 3))
+    },
     "OrbitPool": lambda: {
         f"{reduction} of {sample}": Variant(lambda r=reduction: OrbitPool(r), sample)
         for reduction in ("max", "mean", "logsumexp", "norm")

@@ -53,10 +53,10 @@ def group_attention(
         if f.ndim < 4:
             hint = "Tokens stand on the trailing axes: (B, C, |G|, N) or (B, C, |G|, H, W)."
             refuse(caller, f"{name} of shape (B, C, |G|, *positions)", tuple(f.shape), hint)
-        if f.shape[2] != query.shape[2] or f.shape[0] != query.shape[0]:
+        if f.shape[:3:2] != query.shape[:3:2]:
             hint = "All three must have one batch and one fiber."
             refuse(
-                caller, f"{name} with the batch and fiber of query, {tuple(query.shape[::2][:2])}", tuple(f.shape), hint
+                caller, f"{name} with the batch and fiber of query, {tuple(query.shape[:3:2])}", tuple(f.shape), hint
             )
     if key.shape[3:] != value.shape[3:] or key.shape[1] != value.shape[1]:
         hint = "Each key has one value."

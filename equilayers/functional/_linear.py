@@ -179,7 +179,7 @@ def _algorithm(x: Tensor, weight: Tensor, spec: LinearSpec) -> str:
     r"""What is done for a vector."""
     group, entries, features = spec.group, math.prod(weight.shape[1:]), weight.shape[0]
     if spec.algorithm == "fourier":
-        return "fourier" if fourier_of(group) else "tokens" if group.order > 1 else "orbit"
+        return "fourier" if fourier_of(group) else "tokens"
     if spec.algorithm not in ("auto", "bitwise"):
         return spec.algorithm
     if spec.algorithm == "auto" and not spec.lifting and fourier_of(group) is None:
@@ -196,7 +196,7 @@ def _at_positions(
     r"""The group linear map at every position of f (B, C, |G|, *S)."""
     group, algorithm = spec.group, spec.algorithm
     compiling = torch.compiler.is_compiling()  # a compiler reorders sums as it likes: there is no last bit to keep
-    inexact = algorithm == "fourier" and (compiling or (fourier_of(group) is None and group.order > 1))
+    inexact = algorithm == "fourier" and (compiling or fourier_of(group) is None)
     if algorithm == "auto" or (algorithm == "bitwise" and compiling):
         algorithm = cheapest_tokens(group, weight.shape[1], weight.shape[0])
     if algorithm in ("tokens", "dense") or inexact:

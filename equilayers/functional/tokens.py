@@ -6,6 +6,7 @@ pays for a transform where it starts, where it ends, and on both sides of each n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import Pair, autocast, constant_when_compiled, refuse, widened
+from equilayers._checks import Pair, autocast, check_float, constant_when_compiled, refuse, widened
 from equilayers.functional._fourier.tokens import (
     CoefficientKernel,
     Operators,
@@ -230,39 +231,55 @@ def map_size(f: Tensor) -> Pair | None:
     return (f.shape[3], f.shape[4]) if f.ndim == 5 else None
 
 
+def positions(f: Tensor) -> int:
+    r"""The number of positions of a feature (B, C, |G|, *S)."""
+    return math.prod(f.shape[3:])
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
     r"""Attention of heads (B, heads, N, |G|·d), in one orthonormal basis of the fiber; (B, heads, N, |G|·d) back."""
     batch, heads, length, _ = query.shape
     if not length or not key.shape[2]:
         refuse(call.caller, "at least one position", (length, key.shape[2]), "Attention needs tokens to attend to.")
-    if call.mask is not None:
-        _check_mask(call.caller, call.mask, (batch, heads, length, key.shape[2]))
+    mask, is_causal = call.mask, call.is_causal
+    if mask is not None:
+        _check_mask(call.caller, mask, (batch, heads, length, key.shape[2]))
+        mask = mask if mask.dtype == torch.bool else mask.to(query.dtype)
+        if is_causal:  # torch takes one of the two
+            unseen = torch.ones(length, key.shape[2], dtype=torch.bool, device=mask.device).triu(1)
+            mask, is_causal = _without(mask, unseen), False
     grouped = bool(heads != key.shape[1])  # a tracer makes a tensor of it
-    _, _, mask, is_causal, _, dropout = call
-    return F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(query, key, value, mask, call.dropout, is_causal, enable_gqa=grouped)
 
 
-def attention_mask(attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
+def attention_mask(
+    caller: str, attn_mask: Tensor | None, key_padding_mask: Tensor | None, shape: tuple[int, int, int, int]
+) -> Tensor | None:
     r"""The two masks of torch.nn.MultiheadAttention, in which True is not seen, as one for `attend`.
 
-    attn_mask: (N, M), (heads, N, M) or (B, heads, N, M). key_padding_mask: (B, M), bool.
+    attn_mask: (N, M), (heads, N, M) or (B, heads, N, M). key_padding_mask: (B, M), bool. shape: (B, heads, N, M).
     """
-    if key_padding_mask is not None:
-        if key_padding_mask.ndim != 2 or key_padding_mask.dtype != torch.bool:
-            got = f"{tuple(key_padding_mask.shape)}, {key_padding_mask.dtype}"
-            refuse("key_padding_mask", "a bool mask (B, M)", got, "True stands for keys that nobody sees.")
-        padding = key_padding_mask[:, None, None]
-        if attn_mask is None:
-            return ~padding
-        if attn_mask.dtype == torch.bool:
-            return ~(attn_mask | padding)
-        return attn_mask.masked_fill(padding, float("-inf"))
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        return ~attn_mask
-    return attn_mask
+    if attn_mask is not None:
+        _check_mask(caller, attn_mask, shape)
+        attn_mask = ~attn_mask if attn_mask.dtype == torch.bool else attn_mask
+    if key_padding_mask is None:
+        return attn_mask
+    if tuple(key_padding_mask.shape) != shape[::3] or key_padding_mask.dtype != torch.bool:
+        got = f"{tuple(key_padding_mask.shape)} of {key_padding_mask.dtype}"
+        hint = "True stands for keys that nobody sees."
+        refuse(caller, f"key_padding_mask of shape (B, M) = {shape[::3]} of torch.bool", got, hint)
+    padding = key_padding_mask[:, None, None]
+    return ~padding if attn_mask is None else _without(attn_mask, padding)
+
+
+def _without(mask: Tensor, unseen: Tensor) -> Tensor:
+    r"""The mask, as `attend` takes it, without what is not seen."""
+    return mask & ~unseen if mask.dtype == torch.bool else mask.masked_fill(unseen, float("-inf"))
 
 
 def _check_mask(caller: str, mask: Tensor, shape: tuple[int, int, int, int]) -> None:
+    if mask.dtype != torch.bool:
+        check_float(caller, "attn_mask", mask)
     fits = 2 <= mask.ndim <= 4 and all(m in (1, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
     if not fits:
         hint = "A mask tells tokens apart, never the elements of the group: it has no axis for the fiber."
@@ -280,6 +297,7 @@ __all__ = [
     "feature_of",
     "map_size",
     "planes_of",
+    "positions",
     "regular_heads",
     "token_linear",
     "token_space",

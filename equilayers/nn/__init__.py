@@ -7,6 +7,7 @@ from equilayers.nn._blur_pool import AvgBlurPool2d, BlurPool2d, MaxBlurPool2d
 from equilayers.nn._conv import GroupConv2d, LiftingConv2d
 from equilayers.nn._harmonic import HarmonicConv2d
 from equilayers.nn._harmonic_activation import HarmonicBatchNorm, HarmonicMagnitude, HarmonicNonlinearity
+from equilayers.nn._heads import GroupAttentionPool, InvariantHead
 from equilayers.nn._linear import GroupLinear, LiftingLinear
 from equilayers.nn._norm import GroupLayerNorm, GroupRMSNorm
 from equilayers.nn._polyphase import PolyphasePool2d
@@ -23,6 +24,7 @@ __all__ = [
     "AvgBlurPool2d",
     "BlurConv2d",
     "BlurPool2d",
+    "GroupAttentionPool",
     "GroupConv2d",
     "GroupFeedForward",
     "GroupLayerNorm",
@@ -40,6 +42,7 @@ __all__ = [
     "HarmonicMagnitude",
     "HarmonicNonlinearity",
     "InvariantAvgPool2d",
+    "InvariantHead",
     "LiftingConv2d",
     "LiftingLinear",
     "MaxBlurPool2d",

@@ -16,6 +16,7 @@ from equilayers.functional.tokens import (
     attention_mask,
     check_heads,
     map_size,
+    positions,
     token_space,
 )
 from equilayers.groups import Group, as_group
@@ -55,6 +56,10 @@ class GroupMultiheadAttention(nn.Module):
     Law: `layer(act_regular(g, f)) == act_regular(g, layer(f))` for all g, to rounding; with a mask, if it moves with
         the positions. In eval mode, and in training without dropout.
 
+    Note:
+        On CPU torch's flash attention has neither second derivatives nor forward-mode ones; call the layer under
+        `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` for those.
+
     Source: Vaswani et al. 2017, section 3.2 (arXiv:1706.03762); Romero and Cordonnier 2021 (arXiv:2010.00977).
     """
 
@@ -84,7 +89,10 @@ class GroupMultiheadAttention(nn.Module):
         self.num_heads = check_int(caller, "num_heads", num_heads, 1)
         wanted = self.num_heads if num_kv_heads is None else num_kv_heads
         self.num_kv_heads = check_int(caller, "num_kv_heads", wanted, 1)
-        check_heads(caller, self.num_features, self.num_features // self.num_heads * self.num_kv_heads, self.num_heads)
+        check_heads(caller, self.num_features, self.num_features, self.num_heads)
+        if self.num_heads % self.num_kv_heads:
+            hint = "As many query heads share each head of key and value."
+            refuse(caller, f"num_kv_heads that divides num_heads={self.num_heads}", self.num_kv_heads, hint)
         self.dropout = check_probability(caller, "dropout", dropout)
         self.algorithm = check_choice(caller, "algorithm", algorithm, TOKEN_ALGORITHMS)
         rows = self.num_features + 2 * (self.num_features // self.num_heads) * self.num_kv_heads
@@ -137,20 +145,22 @@ class GroupMultiheadAttention(nn.Module):
         value = key if value is None else value
         if value is query and key is not query:
             value = query.view_as(query)  # three inputs, not one
+        caller = "GroupMultiheadAttention"
         for name, f in ("query", query), ("key", key), ("value", value):
-            check_tokens("GroupMultiheadAttention", name, f, self.group, self.in_proj_weight)
-        if value.shape[3:] != key.shape[3:] or len(key) != len(query) or len(value) != len(query):
-            hint = "Each key has one value, and all three one batch."
-            refuse(
-                "GroupMultiheadAttention", f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint
-            )
-        mask = attention_mask(attn_mask, key_padding_mask)
+            check_tokens(caller, name, f, self.group, self.in_proj_weight)
+            if len(f) != len(query):
+                refuse(
+                    caller, f"{name} of the batch of query, {len(query)}", tuple(f.shape), "All three have one batch."
+                )
+        if value.shape[3:] != key.shape[3:]:
+            hint = "Each key has one value."
+            refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
+        shape = len(query), self.num_heads, positions(query), positions(key)
+        mask = attention_mask(caller, attn_mask, key_padding_mask, shape)
         space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
         given = [query] if value is query else [query, key] if value is key else [query, key, value]
         entered = [space.enter(f) for f in given]
-        call = AttentionCall(
-            "GroupMultiheadAttention", len(query), mask, is_causal, map_size(query) if size is None else size
-        )
+        call = AttentionCall(caller, len(query), mask, is_causal, map_size(query) if size is None else size)
         return space.leave(self._on_tokens(space, entered, call), query)
 
     def _on_tokens(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equilayers._checks import check_choice, check_int
+from equilayers._checks import Pair, check_choice, check_int
 from equilayers.functional.tokens import (
     TOKEN_ALGORITHMS,
     AttentionCall,
@@ -18,6 +18,7 @@ from equilayers.functional.tokens import (
     TokenWeight,
     attention_mask,
     map_size,
+    positions,
     token_space,
 )
 from equilayers.groups import Group, as_group
@@ -226,14 +227,19 @@ class GroupTransformerEncoderLayer(nn.Module):
         Returns:
             Regular feature of the same shape.
         """
-        mask = attention_mask(src_mask, src_key_padding_mask)
-        return encode(
-            [self],
-            src,
-            AttentionCall(
-                "GroupTransformerEncoderLayer", len(src), mask, is_causal, map_size(src) if size is None else size
-            ),
-        )
+        call = self._call(src, src_mask, src_key_padding_mask, is_causal, size)
+        space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
+        return space.leave(self._on_tokens(space, space.enter(src), call), src)
+
+    def _call(
+        self, src: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool, size: Pair | None
+    ) -> AttentionCall:
+        r"""What attention is told, checked; arguments as of `forward`."""
+        caller = "GroupTransformerEncoderLayer"
+        check_tokens(caller, "src", src, self.group, self.self_attn.in_proj_weight)
+        n = positions(src)
+        mask = attention_mask(caller, mask, padding, (len(src), self.self_attn.num_heads, n, n))
+        return AttentionCall(caller, len(src), mask, is_causal, map_size(src) if size is None else size)
 
     def _on_tokens(self, space: TokenSpace, x: Tensor, call: AttentionCall) -> Tensor:
         r"""The layer in a space, of B·N tokens."""
@@ -260,6 +266,9 @@ class GroupTransformerEncoderLayer(nn.Module):
 
 class GroupTransformerEncoder(nn.Module):
     r"""Encoder layers one after the other; between them the features stay in coefficients of the group.
+
+    Where hooks or wrappers stand on the layers, such as those of FSDP2 and of activation checkpointing, each layer is
+    called with a regular feature instead.
 
     Args:
         encoder_layer: the layer, copied `num_layers` times, each with its own parameters of the same values, as in
@@ -296,27 +305,28 @@ class GroupTransformerEncoder(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> Tensor:
         r"""The layers on a regular feature (B, C, |G|, *S); arguments as of `GroupTransformerEncoderLayer.forward`."""
-        layers: list[GroupTransformerEncoderLayer] = list(self.layers)  # type: ignore[arg-type]
-        mask = attention_mask(mask, src_key_padding_mask)
-        y = encode(
-            layers,
-            src,
-            AttentionCall(
-                "GroupTransformerEncoderLayer", len(src), mask, is_causal, map_size(src) if size is None else size
-            ),
-        )
+        y, layers = src, list(self.layers)
+        if all(_stays_in_space(layer) for layer in layers):
+            first: GroupTransformerEncoderLayer = layers[0]  # type: ignore[assignment]
+            call = first._call(src, mask, src_key_padding_mask, is_causal, size)
+            space = token_space(first.group, first.num_features, first.num_features, first.algorithm)
+            x = space.enter(src)
+            for layer in layers:
+                x = layer._on_tokens(space, x, call)  # type: ignore[operator]
+            y = space.leave(x, src)
+        else:
+            for layer in layers:
+                y = layer(y, mask, src_key_padding_mask, is_causal, size=size)
         return y if self.norm is None else self.norm(y)
 
 
-def encode(layers: list[GroupTransformerEncoderLayer], src: Tensor, call: AttentionCall) -> Tensor:
-    r"""Encoder layers on a regular feature, in the space that suits the first."""
-    first = layers[0]
-    check_tokens("GroupTransformerEncoderLayer", "src", src, first.group, first.self_attn.in_proj_weight)
-    space = token_space(first.group, first.num_features, first.num_features, first.algorithm)
-    x = space.enter(src)
-    for layer in layers:
-        x = layer._on_tokens(space, x, call)
-    return space.leave(x, src)
+def _stays_in_space(layer: nn.Module) -> bool:
+    r"""Whether an encoder may go past the call of the layer: nothing is hooked to it or put around it.
+
+    Sharding and checkpointing by layers, and probes, hook themselves there; they see regular features.
+    """
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return type(layer) is GroupTransformerEncoderLayer and not hooks
 
 
 def _norm_weight(norm: Norm) -> TokenWeight:

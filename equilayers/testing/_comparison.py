@@ -145,25 +145,27 @@ def call(caller: str, model: Model, x: Inputs, what: str) -> dict[str, Tensor]:
 class Judged(NamedTuple):
     r"""The worst check of all outputs, and what it shows.
 
-    change: how far other inputs change the outputs. sharp: by much more than is allowed. doubtful: the error, or what
-    would be allowed in half precision, is more than a plain sum leaves.
+    change: how far other inputs change the outputs. sharp: by much more than is allowed. units: the error in units of
+    rounding; 0 where the user said what is allowed. half: whether a unit is that of half precision.
     """
 
     check: Check
     change: float
     sharp: bool
-    doubtful: bool
+    units: float
+    half: bool
+
+    @property
+    def doubtful(self) -> bool:
+        r"""Whether the error, or what would be allowed in half precision, is more than a plain sum leaves."""
+        return self.half or self.units > PLAIN
 
 
 def _judged(caller: str, runs: Runs, output: Output | Action, allowed: Allowed) -> Judged:
     found = [_judge(caller, runs, name, output, allowed) for name in runs.plain]
     worst = max((one.check for one in found), key=_badness)
-    change, sharp, doubtful = (
-        max(one.change for one in found),
-        (one.sharp for one in found),
-        (one.doubtful for one in found),
-    )
-    return Judged(worst, change, any(sharp), any(doubtful))
+    change, units = max(one.change for one in found), max(one.units for one in found)
+    return Judged(worst, change, any(one.sharp for one in found), units, any(one.half for one in found))
 
 
 def _badness(check: Check) -> tuple[bool, float]:
@@ -191,11 +193,15 @@ def _judge(caller: str, runs: Runs, name: str, output: Output | Action, allowed:
     if check.passed:
         check = _unmixed(caller, runs, check, limit)
     change = _change(y, noisy, others=runs.whole)
-    sharp = (change > 0) & (allowed.given | (limit.flatten() <= SHARP * change))
-    plain = PLAIN * torch.finfo(y.dtype).eps * scale
-    rough = torch.finfo(y.dtype).eps > torch.finfo(torch.float32).eps
-    doubtful = not allowed.given and (rough or any(bool((off > plain).any()) for off in found))
-    return Judged(check, float(change.max()), bool(sharp.any()), doubtful)
+    if allowed.given:
+        return Judged(check, float(change.max()), bool((change > 0).any()), 0.0, half=False)
+    eps = torch.finfo(y.dtype).eps
+    unit = torch.where(scale > 0, eps * scale, 1.0)
+    units = max((float((off / unit).max()) for off in found if off.numel()), default=0.0)
+    half = eps > torch.finfo(torch.float32).eps
+    least = unit if half and units <= 1 else limit  # what would have passed as well
+    sharp = (change > 0) & (least.flatten() <= SHARP * change)
+    return Judged(check, float(change.max()), bool(sharp.any()), units, half)
 
 
 def _unmixed(caller: str, runs: Runs, check: Check, limit: Tensor) -> Check:
@@ -280,9 +286,16 @@ def _shown(caller: str, runs: Runs, output: Output | Action, found: Judged) -> C
         why = "the output is the same for every input, noise included"
     else:
         precise = None if found.sharp and not found.doubtful else _in_float64(caller, runs, output)
-        if precise is not None or found.sharp:
-            return precise or found.check
+        if precise is not None:
+            return precise
+        if found.sharp and not (found.half and found.units > 1):
+            return found.check
         why = (
+            f"in {found.check.dtype} an error of {found.check.relative_error:.2g} may be rounding or not, and there is "
+            "no copy in float64. Check the model in float32, or pass a tolerance"
+            if found.sharp
+            else ""
+        ) or (
             f"noise changes the output by {found.change:.2g}, and a tolerance of {found.check.tolerance:.2g} for "
             f"{found.check.dtype} is not small beside that. Train the model, take other inputs, or pass a tolerance"
         )

@@ -112,9 +112,14 @@ def in_double(model: Model) -> Model | None:
     if not isinstance(model, nn.Module):
         return _Widened(model) if named_modules(model) else model
     try:
-        return copy.deepcopy(model).double()
+        wide = copy.deepcopy(model).double()
     except (RuntimeError, TypeError, NotImplementedError):
         return None
+    for module in wide.modules():  # tables that are no buffers
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                setattr(module, name, value.double())
+    return wide
 
 
 class _Widened:
@@ -125,7 +130,8 @@ class _Widened:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         modules = [m for _, m in named_modules(self.model)]
-        held = [t for m in modules for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))]
+        tables = [t for m in modules for t in vars(m).values() if isinstance(t, Tensor)]
+        held = [t for m in modules for t in (*m.parameters(recurse=False), *m.buffers(recurse=False))] + tables
         before = [(t, t.data) for t in held if t.is_floating_point()]
         try:
             for t, data in before:

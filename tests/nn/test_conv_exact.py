@@ -187,19 +187,6 @@ def test_zeros_of_both_signs_and_extreme_numbers(group: Group, algorithm: str, k
         assert misses(layer, group, chosen) == [], values
 
 
-@each_kind
-@each_fast
-@each_group
-def test_a_symmetric_input_has_a_symmetric_output(group: Group, algorithm: str, kind: Kind) -> None:
-    for s in (square(5, 3, padding=1), square(6, 4)):
-        layer = make(kind, group, 2, 3, s, algorithm)
-        x = torch.randint(-8, 9, input_of(layer, s.size).shape).float()
-        move = group.act if kind is LiftingConv2d else group.act_regular
-        x = torch.stack([move(g, x) for g in range(group.order)]).sum(0)  # of whole numbers, which add up exactly
-        y = layer(x)
-        assert all(torch.equal(x, move(g, x)) and torch.equal(y, group.act_regular(g, y)) for g in range(group.order))
-
-
 TRAINED = [*((C4, algorithm) for algorithm in ("auto", "fourier")), (D1, "dense"), (D2, "bitwise")]
 
 

@@ -84,6 +84,12 @@ def test_actions_that_do_not_commute(first: CyclicRotation, second: CyclicRotati
     )
 
 
+def test_interpolating_groups_where_exact_ones_are_needed() -> None:
+    c8 = CyclicRotation(8, interpolation="bilinear")
+    assert_refused(lambda: LiftingLinear(c8, (8, 8), 3), ValueError, "LiftingLinear", "an exact group")
+    assert_refused(lambda: DirectProduct(c8, T3), ValueError, "DirectProduct", "exact groups")
+
+
 def test_products_of_arrays_that_cannot_be_the_same() -> None:
     fifths = PermutationGroup([[1, 2, 3, 4, 0]])
     assert_refused(lambda: DirectProduct(S3, fifths), ValueError, "DirectProduct", "last axis")

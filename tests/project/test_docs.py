@@ -161,6 +161,14 @@ INPUTS: dict[str, list[tuple[int, ...]]] = {
     "LiftingConv2d": LIFTING,
     "GroupConv2d": [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)],
     "BlurConv2d": [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)],
+    **{
+        name: [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)]
+        for name in equilayers.nn.__all__
+        if "Norm" in name
+        or "Attention" in name
+        or "Transformer" in name
+        or name in ("GroupFeedForward", "InvariantHead")
+    },
     **{name: [(2, 2, 4, 8, 8)] for name in ("GroupPositionEmbedding", "GroupRelativePositionBias")},
     **{name: [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)] for name in ("GroupRotaryEmbedding", "GroupTokens")},
     "OrbitPool": [(2, 3, 4, 7, 7), (2, 3, 4)],

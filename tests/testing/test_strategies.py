@@ -20,7 +20,7 @@ from equilayers.testing.strategies import _layers as _drawn_layers
 from equilayers.testing.strategies import conv_settings, elements, features, groups, images, layers, spaces
 from equilayers.testing.strategies._layers import MAKERS, OF_ANY_GROUP
 from pages import ROOT, blocks
-from strategies import C4, D4, SOME_GROUPS, T3, name
+from strategies import C4, D4, SOME_GROUPS, name
 
 KINDS = [getattr(layers_of_ours, kind) for kind in MAKERS]
 REGULAR = (GroupLinear, GroupConv2d, OrbitPool, layers_of_ours.BlurConv2d)
@@ -141,16 +141,6 @@ def test_spaces_images_and_features_are_the_groups(group: Group) -> None:
     (f,) = drawn(features(group, batch=2, channels=1, dtype=torch.float64), 1)
     assert (f.ndim, *f.shape[:3], f.dtype) == (5, 2, 1, group.order, torch.float64)
     assert group.act_regular(group.order - 1, f).shape == f.shape
-
-
-def test_what_is_fixed_is_fixed() -> None:
-    for x in drawn(images(C4, batch=2, channels=5, size=(7, 7), dtype=torch.float64), 10):
-        assert (x.shape, x.dtype) == ((2, 5, 7, 7), torch.float64)
-    assert {f.shape[2:] for f in drawn(features(D4, size=()), 10)} == {(8,)}
-    assert {x.shape[-2:] for x in drawn(images(C4, max_size=2), 40)} == {(1, 1), (2, 2)}
-    assert set(drawn(elements(D4), 200)) == set(range(8))
-    assert {len(space) for space in drawn(spaces(T3), 50)} == {1, 2}
-    assert {len(space) for space in drawn(spaces(T3, ndim=1), 50)} == {1}
 
 
 def smallest(strategy: st.SearchStrategy, condition, tries: int = 2000) -> object:  # type: ignore[no-untyped-def,type-arg]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.common.tables import head_lines, row_line
+from baselines.vit.models import vit
 from benchmarks.irreps_peer import IrrepBlock
 from benchmarks.memory import resident
 from benchmarks.timing import Call, in_turn, machine, thread_count, threads
@@ -97,10 +98,28 @@ class Pointwise:
         return {PLAIN: (nn.Conv2d(width, width, 1), image), **ours}
 
 
-Case = Block | Linear | Pointwise
+@dataclass(frozen=True)
+class Vision:
+    r"""A whole vision transformer on images of 224 x 224 pixels, patches of 16."""
+
+    group: str
+    size: str
+    batch: int
+
+    def __str__(self) -> str:
+        return f"ViT-{self.size}/16 {self.group}, {self.batch}x224x224"
+
+    def modules(self) -> dict[str, tuple[nn.Module, Tensor]]:
+        r"""The competitors and their inputs."""
+        x = torch.randn(self.batch, 3, 224, 224)
+        return {PLAIN: (vit(self.size), x), OURS: (vit(self.size, self.group), x)}
+
+
+Case = Block | Linear | Pointwise | Vision
 CASES: tuple[Case, ...] = (
     *(Block(group, width) for group in ("D4", "C4") for width in (192, 384, 768, 1024)),
     *(Linear(group, c, o) for group in ("D4", "C4") for c, o in ((192, 192), (384, 1536), (768, 768), (768, 3072))),
+    *(Vision(group, size, batch) for group in ("D4", "C4") for size, batch in (("S", 1), ("B", 1), ("B", 8), ("L", 1))),
     *(Pointwise(group, fields) for group, fields in (("D4", 96), ("C4", 128), ("D4", 8), ("C4", 8))),
 )
 
@@ -175,6 +194,8 @@ def report(seconds: float) -> Iterator[str]:
     torch.backends.mha.set_fastpath_enabled(False)  # the same operations in eval mode and in training
     for count in (1, 2):
         for case in CASES:
+            if isinstance(case, Vision) and count > 1:
+                continue
             for training in (False, True):
                 with threads(count):
                     timed = in_turn(calls(case, training=training), seconds=seconds)

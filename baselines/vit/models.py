@@ -15,7 +15,9 @@ from equilayers.nn import (
 )
 
 Size = int | tuple[int, int]
-STD = 0.02  # of positions at the start, as of GroupPositionEmbedding
+# Deviation of positions at the start. Beside embedded patches, of about 0.5, attention sees 0.02 only after many steps,
+# and what has no places yet and is averaged over the group tells classes apart worse than a plain network does.
+POSITION_STD = 0.3
 
 
 class Shape(NamedTuple):
@@ -83,7 +85,7 @@ class PlainViT(nn.Module):
         width, depth, heads = shape
         self.embed = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.position = nn.Parameter(self.embed.weight.new_empty(width, *grid))
-        nn.init.trunc_normal_(self.position, std=STD)
+        nn.init.normal_(self.position, std=POSITION_STD)
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
         draw(self.encoder)
@@ -116,6 +118,7 @@ class GroupViT(nn.Module):
         features = width // group.order
         self.embed = LiftingConv2d(group, in_channels, features, patch, stride=patch)
         self.position = GroupPositionEmbedding(group, features, grid)
+        nn.init.normal_(self.position.weight, std=POSITION_STD)
         layer = GroupTransformerEncoderLayer(group, features, heads)
         self.encoder = GroupTransformerEncoder(layer, depth, GroupLayerNorm(features))
         draw(self.encoder)

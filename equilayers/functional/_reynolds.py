@@ -60,19 +60,19 @@ def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str
     group.check_stackable(tuple(x.shape), caller)
     check_model(caller, f)
     orbit, order = _in_order(group.orbit(x))
-    found = f(orbit.flatten(0, 1))
+    found, rows = f(orbit.flatten(0, 1)), orbit.shape[0] * orbit.shape[1]
     if next(tensors(found), None) is None:
-        _refuse_rows(len(orbit) * len(x), type(found).__name__)
+        _refuse_rows(rows, type(found).__name__)
 
     def reduced(y: Tensor) -> Tensor:
         check_tensor(caller, "what f returns", y)
-        if y.ndim < 1 or len(y) != len(orbit) * len(x):
-            _refuse_rows(len(orbit) * len(x), tuple(y.shape))
+        if y.ndim < 1 or y.shape[0] != rows:
+            _refuse_rows(rows, tuple(y.shape))
         if y.ndim < 2 and reduction == "probabilities":
             hint = "Add their axis."
             refuse(caller, "f to return rows of logits with reduction='probabilities'", tuple(y.shape), hint)
         y = y if y.is_floating_point() or y.is_complex() else y.to(torch.get_default_dtype())
-        y = (y.log_softmax(1) if reduction == "probabilities" else y).unflatten(0, (len(orbit), len(x)))
+        y = (y.log_softmax(1) if reduction == "probabilities" else y).unflatten(0, orbit.shape[:2])
         moves = _moves(group, x, y[0], output)
         return _reduced(_turned_back(group, y, order) if moves else y, reduction, moves=moves)
 
@@ -113,11 +113,11 @@ def _turned_back(group: Group, y: Tensor, order: Tensor) -> Tensor:
 def _reduced(y: Tensor, reduction: str, *, moves: bool) -> Tensor:
     r"""Outputs (|G|, B, ...) to one (B, ...)."""
     if reduction == "probabilities":
-        return y.logsumexp(0) - math.log(len(y))
+        return y.logsumexp(0) - math.log(y.shape[0])
     if reduction == "max":
         return y.amax(0)
     # A sum one by one is the same wherever in the map an entry stands.
-    return functools.reduce(torch.add, y.unbind(0)) / len(y) if moves else y.mean(0)
+    return functools.reduce(torch.add, y.unbind(0)) / y.shape[0] if moves else y.mean(0)
 
 
 def _in_order(orbit: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +128,7 @@ def _in_order(orbit: Tensor) -> tuple[Tensor, Tensor]:
     """
     samples = torch.arange(orbit.shape[1], device=orbit.device)
     if torch.compiler.is_compiling():
-        return orbit, torch.arange(len(orbit), device=orbit.device)[:, None].expand(-1, len(samples))
+        return orbit, torch.arange(len(orbit), device=orbit.device)[:, None].expand(-1, orbit.shape[1])
     with torch.no_grad():
         flat = (orbit + 0.0).flatten(2)  # minus zero equals zero
         bits = flat.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]).to(torch.int64)

@@ -145,7 +145,7 @@ class Group(ABC):
 
     def orbit(self, x: Tensor) -> Tensor:
         r"""All images of x: array (|G|, *x.shape) whose entry g is `act(g, x)`; ValueError where shapes change."""
-        self.check_stackable(tuple(x.shape), f"{self!r}.orbit")
+        self.check_stackable(tuple(check_tensor(f"{self!r}.orbit", "x", x).shape), f"{self!r}.orbit")
         return torch.stack([self.act(g, x) for g in range(self.order)])
 
     def check_fiber(self, f: Tensor, caller: str) -> None:

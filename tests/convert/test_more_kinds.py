@@ -80,29 +80,25 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 
 def network(what: str) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        LAYERS[what](),
-        nn.Conv2d(8, 8, 3, padding=1),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, 6),
-        nn.Tanh(),
-        nn.Linear(6, 4),
+        *(nn.Conv2d(3, 8, 3, padding=1), LAYERS[what](), nn.Conv2d(8, 8, 3, padding=1)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 4)),
     )
 
 
-@pytest.mark.parametrize("group", [C4, D4], ids=name)
+@pytest.mark.parametrize(
+    ("group", "settings"),
+    [(C4, {}), (D4, {"width": "equal-parameters"}), (D4, {"from_weights": True})],
+    ids=["C4", "D4, wider", "D4, from weights"],
+)
 @pytest.mark.parametrize("what", LAYERS)
-def test_converted_whole(what: str, group: Group) -> None:
-    model = network(what)
-    for settings in ({}, {"width": "equal-parameters"}, {"from_weights": True}):
-        if settings.get("from_weights") and what in ("strided rows", "scales and shifts"):
-            continue
-        made, report = to_equivariant(model, group, X, **settings)
-        assert report.complete, str(report)
-        settled(made)
-        for size in (31, 32):
-            assert_invariant(made, torch.randn(2, 3, size, size), group)
+def test_converted_whole(what: str, group: Group, settings: dict[str, Any]) -> None:
+    if settings.get("from_weights") and what in ("strided rows", "scales and shifts"):
+        pytest.skip("there are no weights for it")
+    made, report = to_equivariant(network(what), group, X, **settings)
+    assert report.complete, str(report)
+    settled(made)
+    for size in (31, 32):
+        assert_invariant(made, torch.randn(2, 3, size, size), group)
     if what != "SyncBatchNorm":
         plain = to_plain(made)
         assert not any(type(module).__module__.startswith("equilayers") for module in plain.modules())

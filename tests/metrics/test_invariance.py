@@ -198,4 +198,4 @@ def test_errors(measure: Measure, error: type[Exception], change: dict[str, obje
 
 def test_error_of_a_space_the_group_does_not_act_on() -> None:
     with pytest.raises(ValueError, match=r"expected .+, got .+\. .+\.$"):
-        logit_invariance_error(lambda x: x.flatten(1), torch.ones(3, 1, 4, 5), C4)
+        logit_invariance_error(lambda x: x.flatten(1), torch.ones(3, 1, 4, 5), "T3")

@@ -118,8 +118,8 @@ def test_errors(error: type[Exception], arguments: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("error", "x"),
-    [(TypeError, torch.ones(2, 1, 6, 6).int()), (TypeError, [1.0]), (ValueError, torch.ones(2, 1, 4, 6))],
-    ids=["int", "list", "oblong"],
+    [(TypeError, torch.ones(2, 1, 6, 6).int()), (TypeError, [1.0])],
+    ids=["int", "list"],
 )
 def test_errors_of_the_input(error: type[Exception], x: Any) -> None:
     with pytest.raises(error, match=r"expected .+, got .+\. .+\.$"):

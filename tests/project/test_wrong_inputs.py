@@ -60,7 +60,7 @@ LAYERS: dict[str, tuple[Callable[[Any], Any], Tensor, str]] = {
     "polyphase_unpool2d": (lambda x: functional.polyphase_unpool2d(x, torch.zeros(2, 2, dtype=torch.int64)), X, ""),
     "warp": (lambda x: metrics.warp(x, torch.zeros(2, 8, 8)), X, ""),
     "act": (lambda x: C4.act(1, x), X, "CyclicRotation(4).act"),
-    "orbit": (C4.orbit, X, "CyclicRotation(4).act"),
+    "orbit": (C4.orbit, X, "CyclicRotation(4)"),
     "act_regular": (lambda x: C4.act_regular(1, x), F, "CyclicRotation(4).act_regular"),
 }
 WRONG: dict[str, Callable[[Tensor], Any]] = {

@@ -76,10 +76,11 @@ def test_sizes_are_those_of_the_papers_without_the_class_token(size: str, number
 
 def test_layers_are_drawn_apart_and_like_the_plain_ones() -> None:
     plain, tied = (build(Shape(64, 2, 2), group, 8, 4, 5, 3) for group in (None, "D4"))
-    for model in (plain, tied):
+    for model, position in ((plain, plain.position), (tied, tied.position.weight)):
         first, second = (layer.self_attn.in_proj_weight for layer in model.encoder.layers)
         assert not torch.equal(first, second)
         assert 0.8 < float(first.detach().std()) / 64**-0.5 < 1.2
+        assert 0.7 < float(position.detach().std()) / 0.3 < 1.3
 
 
 @pytest.mark.parametrize(

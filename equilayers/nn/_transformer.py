@@ -202,9 +202,17 @@ class GroupTransformerEncoderLayer(nn.Module):
             for _ in range(2)
         ]
         self.norm1, self.norm2 = norms
+        self.layer_scale = layer_scale
         for name in "scale1", "scale2":
-            value = None if layer_scale is None else torch.full((num_features,), float(layer_scale), **factory)
-            self.register_parameter(name, None if value is None else nn.Parameter(value))
+            empty = None if layer_scale is None else nn.Parameter(torch.empty(num_features, **factory))
+            self.register_parameter(name, empty)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Set the factors of the branches to `layer_scale`; the layers within reset their own."""
+        for scale in self.scale1, self.scale2:
+            if scale is not None and self.layer_scale is not None:
+                nn.init.constant_(scale, float(self.layer_scale))
 
     def forward(
         self,

@@ -18,8 +18,10 @@ import equilayers.convert
 import equilayers.nn
 from equilayers.nn import (
     BlurPool2d,
+    GroupLayerNorm,
     GroupLinear,
     GroupPositionEmbedding,
+    GroupRMSNorm,
     GroupTokens,
     GroupTransformerEncoder,
     HarmonicBatchNorm,
@@ -136,7 +138,8 @@ def saved_and_loaded(variant: Variant) -> None:
 
 
 SUMS = (GroupPositionEmbedding, AtPlaces, GroupTokens)
-NO_PRODUCTS = (HarmonicBatchNorm, HarmonicNonlinearity, *SUMS)  # nothing that autocast would take to a lower precision
+# Nothing in them that autocast would take to a lower precision.
+NO_PRODUCTS = (HarmonicBatchNorm, HarmonicNonlinearity, GroupLayerNorm, GroupRMSNorm, *SUMS)
 
 
 @each

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from conv_laws import ALGORITHMS, MODES
 from equilayers.convert import symmetrize, to_antialiased, to_equivariant
@@ -402,8 +403,43 @@ def wrapped() -> Iterator[tuple[str, str, Variant]]:
                 yield row, what, variant
 
 
+def kit() -> Iterator[tuple[str, str, Variant]]:
+    """The transformer layers."""
+    for row, variants in LAYERS.items():
+        if any(word in row for word in ("Transformer", "Attention", "FeedForward", "LayerNorm")):
+            yield from ((row, what, variant) for what, variant in variants().items())
+
+
+class Checkpointed(nn.Module):
+    """A module that keeps nothing for the backward pass, and counts how often it is computed."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.calls = module, 0
+
+    def _computed(self, *args: Any, **more: Any) -> Tensor:
+        self.calls += 1
+        y: Tensor = self.module(*args, **more)
+        return y
+
+    def forward(self, *args: Any, **more: Any) -> Tensor:
+        y: Tensor = checkpoint(self._computed, *args, use_reentrant=False, **more)
+        return y
+
+
+def sharded(variant: Variant) -> nn.Module:
+    """By FSDP2: each layer of an encoder, and the whole."""
+    from torch.distributed.fsdp import fully_shard
+
+    module = variant.make().eval()
+    for layer in getattr(module, "layers", []):
+        fully_shard(layer)
+    fully_shard(module)
+    return module
+
+
 def distributed(index: int, folder: str) -> None:
-    """One of two processes: the gradients of its half of each batch, averaged by DistributedDataParallel."""
+    """One of two processes: the gradients of its half of each batch, averaged by DistributedDataParallel and FSDP2."""
     rank = index + 1
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found = {}
@@ -412,5 +448,10 @@ def distributed(index: int, folder: str) -> None:
         module = nn.parallel.DistributedDataParallel(trained(variant).eval())
         weighted(module(variant.batch(4).chunk(2)[rank])).backward()
         found |= {f"{row}: {what}: {key}": p.grad for key, p in module.module.named_parameters()}
+    for row, what, variant in kit():
+        torch.manual_seed(0)
+        shards = sharded(variant)
+        weighted(shards(variant.batch(4).chunk(2)[rank])).backward()
+        found |= {f"sharded: {row}: {what}: {key}": p.grad.full_tensor() for key, p in shards.named_parameters()}
     torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -127,7 +127,7 @@ def test_pointwise_convolution(group: Group) -> None:
         torch.testing.assert_close(group_linear(f, weight, bias, group), group_conv2d(f, kernel, bias, group))
 
 
-# Rows and width of each irrep: real ones occur as often as they are wide, complex ones half, quaternionic a quarter.
+# Copies and width of each irrep: real ones occur as often as they are wide, complex ones half, quaternionic a quarter.
 IRREPS: dict[Group, list[tuple[int, int]]] = {
     C4: [(1, 1), (1, 1), (1, 2)],
     D4: [(1, 1)] * 4 + [(2, 2)],
@@ -144,23 +144,23 @@ IRREPS: dict[Group, list[tuple[int, int]]] = {
 @pytest.mark.parametrize("group", IRREPS, ids=name)
 def test_irreps_are_those_of_the_character_table(group: Group) -> None:
     basis = irrep_basis(group)
-    assert (basis.blocks[0].rows, basis.blocks[0].width) == (1, 1)
+    assert (basis.blocks[0].copies, basis.blocks[0].width) == (1, 1)
     np.testing.assert_allclose(np.abs(basis.matrix[0]), group.order**-0.5, atol=1e-15)
-    assert sorted((b.rows, b.width) for b in basis.blocks) == sorted(IRREPS[group])
-    assert basis.products == sum(m * w**2 for m, w in IRREPS[group])
+    assert sorted((b.copies, b.width) for b in basis.blocks) == sorted(IRREPS[group])
+    assert basis.products == sum(3 * b.copies if b.pair else b.copies * b.width**2 for b in basis.blocks)
 
 
 @pytest.mark.parametrize("group", [*IRREPS, *TURNING, *PRODUCTS, T3, T36], ids=name)
 def test_bases_block_diagonalise_every_right_translation(group: Group) -> None:
     """Orthogonal, to a few roundings of float64: `Q R_u Q^T` has the image of u in the blocks and zeros elsewhere."""
     basis, table = irrep_basis(group), group.cayley_table
-    assert sum(b.rows * b.width for b in basis.blocks) == group.order
+    assert sum(b.copies * b.width for b in basis.blocks) == group.order
     np.testing.assert_allclose(basis.matrix @ basis.matrix.T, np.eye(group.order), atol=1e-14)
     for u in range(group.order):
         expected = np.zeros((group.order, group.order))
         for b, images in zip(basis.blocks, basis.images, strict=True):
-            expected[b.slice, b.slice] = np.kron(np.eye(b.rows), images[:, :, u])
-        np.testing.assert_allclose(basis.matrix @ basis.matrix[:, table[:, u]].T, expected.T, atol=2e-14)
+            expected[b.slice, b.slice] = np.kron(images[:, :, u], np.eye(b.copies))
+        np.testing.assert_allclose(basis.matrix @ basis.matrix[:, table[:, u]].T, expected, atol=2e-14)
     _verify(basis, table)
 
 

@@ -13,9 +13,18 @@ from equilayers.functional import (
     window_partition,
 )
 from equilayers.groups import CyclicRotation, CyclicTranslation, Group
-from equilayers.nn import GroupConv2d, GroupLinear, HarmonicConv2d, LiftingConv2d, LiftingLinear
+from equilayers.nn import (
+    GroupAttentionPool,
+    GroupConv2d,
+    GroupLinear,
+    GroupTransformerEncoderLayer,
+    HarmonicConv2d,
+    InvariantHead,
+    LiftingConv2d,
+    LiftingLinear,
+)
 from equilayers.testing import assert_equivariant, assert_invariant
-from strategies import C4, D4, filled, name
+from strategies import C4, D4, OCTAHEDRAL, filled, name
 
 GROUPS: list[Group] = [C4, D4, CyclicTranslation(5), CyclicRotation(8, "bilinear")]
 
@@ -61,10 +70,16 @@ def test_other_layers() -> None:
     x = data(2, 1, 10, 10)
     layer = HarmonicConv2d(1, 2, 3, in_order=None, out_order=1)
 
+    tokens, kit = data(2, 4, 4, 9), GroupTransformerEncoderLayer("C4", 4, 2, 6, device="cpu")
+    octahedral = GroupLinear(OCTAHEDRAL, 2, 3, algorithm="fourier", device="cpu")
+    pool, head = GroupAttentionPool("C4", 4, 2, device="cpu"), InvariantHead(4, 3, device="cpu")
+
     def outputs() -> list[Tensor]:
+        encoded = kit(tokens, is_causal=True)
+        found = [encoded, pool(encoded), head(encoded), octahedral(data(2, 2, 24, 3))]
         rotary = rotary_embedding(x.view(2, 25, 1, 4), "C1", 5)
         bias = relative_position_bias(x.view(-1, 8)[:10], "D4", 4)
-        return [blur_pool2d(x), polyphase_pool2d(x), layer(x), rotary, bias, window_partition(x[:, None], 5)]
+        return [*found, blur_pool2d(x), polyphase_pool2d(x), layer(x), rotary, bias, window_partition(x[:, None], 5)]
 
     with torch.device("meta"):
         found = outputs()

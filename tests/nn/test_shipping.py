@@ -21,6 +21,7 @@ from equilayers.nn import (
     GroupLinear,
     GroupPositionEmbedding,
     GroupTokens,
+    GroupTransformerEncoder,
     HarmonicBatchNorm,
     HarmonicNonlinearity,
     InvariantAvgPool2d,
@@ -34,11 +35,13 @@ from shipped import (
     SHIPPED,
     AtPlaces,
     Broken,
+    Checkpointed,
     Together,
     Variant,
     Variants,
     distributed,
     gradients,
+    kit,
     trained,
     weighted,
     wrapped,
@@ -370,6 +373,7 @@ def test_the_matrix_can_fail(way: str, tmp_path: Path, fresh_compiler: None) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Grad strides do not match:UserWarning")
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module:UserWarning")  # features are views, never changed in place
 def test_distributed_gradients_are_those_of_the_whole_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes with half a batch each, and one with all of it; batch norms by their running statistics."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
@@ -389,7 +393,29 @@ def test_distributed_gradients_are_those_of_the_whole_batch(tmp_path: Path, monk
                 assert_same_gradients(found, expected)
         else:
             assert_same_gradients(found, expected)
+    for row, what, variant in kit():
+        torch.manual_seed(0)
+        expected = gradients(variant.make().eval(), variant.batch(4))
+        found = {key: first.pop(f"sharded: {row}: {what}: {key}") for key in expected}
+        assert_same_gradients(found, expected)
     assert not first
+
+
+def test_checkpointed_transformers() -> None:
+    """Computed again in the backward pass: the whole, and each layer of an encoder."""
+    for row, what, variant in kit():
+        module, x = variant.make().eval(), variant.batch()
+        expected = gradients(module, x, of_input=True)
+        runs = [Checkpointed(module)]
+        if isinstance(module, GroupTransformerEncoder):
+            runs.append(copy.deepcopy(module))
+            runs[1].layers = nn.ModuleList(map(Checkpointed, runs[1].layers))
+        for run in runs:
+            found = {key.replace("module.", ""): g for key, g in gradients(run, x, of_input=True).items()}
+            assert_same_gradients(found, expected)
+            assert_near(run(x), module(x))
+            counted = [part.calls for part in run.modules() if isinstance(part, Checkpointed)]
+            assert set(counted) == {3}, (row, what)  # forward, backward, forward
 
 
 @pytest.mark.filterwarnings("ignore")

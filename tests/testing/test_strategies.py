@@ -23,7 +23,8 @@ from pages import ROOT, blocks
 from strategies import C4, D4, SOME_GROUPS, name
 
 KINDS = [getattr(layers_of_ours, kind) for kind in MAKERS]
-REGULAR = (GroupLinear, GroupConv2d, OrbitPool, layers_of_ours.BlurConv2d)
+TOKENS = tuple(getattr(layers_of_ours, n) for n in ("GroupLayerNorm", "GroupRMSNorm", "GroupPositionEmbedding"))
+REGULAR = (GroupLinear, GroupConv2d, *TOKENS, OrbitPool, layers_of_ours.BlurConv2d)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
@@ -33,7 +34,7 @@ def moved_input(layer: nn.Module, group: Group, g: int, x: Tensor) -> Tensor:
 
 
 def moved_output(layer: nn.Module, group: Group, g: int, x: Tensor, y: Tensor) -> Tensor:
-    if isinstance(layer, (LiftingLinear, LiftingConv2d, *REGULAR[:2], layers_of_ours.BlurConv2d)):
+    if isinstance(layer, (LiftingLinear, LiftingConv2d, GroupLinear, GroupConv2d, *TOKENS, layers_of_ours.BlurConv2d)):
         return group.act_regular(g, y)
     if isinstance(layer, OrbitPool):
         return y if y.ndim == 2 else group.act(g, y)
@@ -69,7 +70,15 @@ def test_every_pair_keeps_the_law(kind: type[nn.Module], data: st.DataObject, dt
 
 def test_every_layer_of_the_library_is_drawn() -> None:
     public = {n for n in layers_of_ours.__all__ if isinstance(getattr(layers_of_ours, n), type)}
-    assert set(MAKERS) == {n for n in public if not n.startswith("Harmonic")}  # those are of no finite group
+    harmonic = {n for n in public if n.startswith("Harmonic")}  # of no finite group
+    attention = {
+        "GroupMultiheadAttention",
+        "GroupTransformerEncoderLayer",
+        "GroupTransformerEncoder",
+        "GroupAttentionPool",
+    }
+    others = {"GroupFeedForward", "GroupTokens", "GroupRotaryEmbedding", "GroupRelativePositionBias", "InvariantHead"}
+    assert set(MAKERS) == public - harmonic - attention - others
     assert _drawn_layers.CONVOLUTION_ALGORITHMS == CONVOLUTION
     assert {layer.algorithm for layer, _ in drawn(layers(LiftingLinear, C4), 100)} == set(LINEAR)
 
@@ -208,10 +217,10 @@ def test_drawing_costs_nobody_their_seed() -> None:
         (lambda: elements(4), TypeError, "elements: expected group"),
         (lambda: spaces(C4, 0), ValueError, "spaces: expected max_size >= 1"),
         (lambda: spaces(C4, ndim=1), ValueError, r"expected ndim for CyclicRotation\(4\) in 2..2, got 1"),
-        (lambda: images(C4, size=(4, 5)), ValueError, "images"),
+        (lambda: images(CyclicTranslation(3), size=(4, 5)), ValueError, "images"),
         (lambda: images(C4, batch=1.5), TypeError, "images: expected batch to be an int"),
         (lambda: images(4), TypeError, "images: expected group"),
-        (lambda: features(C4, size=(4, 5)), ValueError, "features"),
+        (lambda: features(CyclicTranslation(3), size=(4, 5)), ValueError, "features"),
         (lambda: features(4), TypeError, "features: expected group"),
         (lambda: layers(nn.Conv2d, C4), TypeError, "draw images"),
         (lambda: layers(nn.Conv2d(1, 1, 1), C4), TypeError, "layers: expected kind among"),

@@ -20,6 +20,7 @@ Settings = dict[str, Any]
 Kind = Callable[..., nn.Module]
 Maker = Callable[[st.DrawFn, Kind, Group], tuple[nn.Module, Shape]]
 MODES = ("zeros", "reflect", "replicate", "circular")
+ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
 CONVOLUTION_ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
 
 
@@ -113,9 +114,19 @@ def _lifting_linear(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Modul
 
 
 def _group_linear(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
-    fields = draw(FEW)
-    layer = kind(group, fields, draw(FEW), bias=draw(st.booleans()), algorithm=_algorithm(draw, group))
-    return layer, (fields, group.order)
+    fields, positions = draw(FEW), draw(st.one_of(st.just(()), spaces(group, 6)))
+    layer = kind(group, fields, draw(FEW), bias=draw(st.booleans()), algorithm=draw(st.sampled_from(ALGORITHMS)))
+    return layer, (fields, group.order, *positions)
+
+
+def _norm(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
+    features = draw(st.integers(2, 4))
+    return kind(features), (features, group.order, *draw(spaces(group, 6)))
+
+
+def _position_embedding(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
+    features, size = draw(FEW), draw(spaces(group, 8))
+    return kind(group, features, size), (features, group.order, *size)
 
 
 def _orbit_pool(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
@@ -167,6 +178,9 @@ MAKERS: dict[str, Maker] = {
     "GroupConv2d": _group_conv,
     "LiftingLinear": _lifting_linear,
     "GroupLinear": _group_linear,
+    "GroupLayerNorm": _norm,
+    "GroupRMSNorm": _norm,
+    "GroupPositionEmbedding": _position_embedding,
     "OrbitPool": _orbit_pool,
     "InvariantAvgPool2d": _average,
     "BlurPool2d": _blur,
@@ -175,9 +189,10 @@ MAKERS: dict[str, Maker] = {
     "BlurConv2d": _blur_conv,
     "PolyphasePool2d": _polyphase,
 }
-# What picks the largest has none to prefer of components that tie and that the group exchanges.
-UNTIED = ("PolyphasePool2d",)
-OF_ANY_GROUP = ("LiftingLinear", "GroupLinear", "OrbitPool")
+# What picks the largest has none to prefer of components that tie and that the group exchanges; what divides by a
+# deviation is only as exact as the deviation is large.
+UNTIED = ("PolyphasePool2d", "GroupLayerNorm", "GroupRMSNorm")
+OF_ANY_GROUP = ("LiftingLinear", "GroupLinear", "GroupLayerNorm", "GroupRMSNorm", "GroupPositionEmbedding", "OrbitPool")
 
 
 def layers(
@@ -186,13 +201,14 @@ def layers(
     r"""A layer of this class with settings that it allows, and an input (B, ...) that it accepts.
 
     The input is an image, moved by `group.act`, for LiftingLinear and LiftingConv2d; a regular feature, moved by
-    `group.act_regular`, for GroupLinear, GroupConv2d, OrbitPool and BlurConv2d; for the other pools an image where it
-    has 4 axes, a regular feature where it has 5. Weights and inputs shrink to zeros and small whole numbers, but
-    for the inputs of PolyphasePool2d, which may not tie.
+    `group.act_regular`, for GroupLinear, GroupConv2d, norms, position embeddings, OrbitPool and BlurConv2d; for the
+    other pools an image where it has 4 axes, a regular feature where it has 5. Weights and inputs shrink to zeros and
+    small whole numbers, but for the inputs of norms and PolyphasePool2d, which may not tie. Layers with attention are
+    not drawn: a softmax turns the rounding of large scores into errors of any size.
 
     Args:
         kind: a layer of `equilayers.nn`, or a class derived from one that is made in the same way.
-        group: the symmetry; CyclicRotation or Dihedral but for LiftingLinear, GroupLinear and OrbitPool.
+        group: the symmetry; CyclicRotation or Dihedral for convolutions and pools of maps.
         dtype: of weights and input.
 
     Returns:

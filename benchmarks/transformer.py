@@ -196,9 +196,10 @@ def report(seconds: float) -> Iterator[str]:
         for case in CASES:
             if isinstance(case, Vision) and count > 1:
                 continue
+            rounds = {"warmup": 1, "rounds": 3} if isinstance(case, Vision) else {}  # calls of seconds
             for training in (False, True):
                 with threads(count):
-                    timed = in_turn(calls(case, training=training), seconds=seconds)
+                    timed = in_turn(calls(case, training=training), seconds=seconds, **rounds)
                 yield _row(case, thread_count(count), "step" if training else "forward", timed)
     yield "\nCompiled, 1 thread.\n"
     yield head_lines(["case", "threads", "what", "torch, ms", *(f"{name}, ms" for name in names), *names])

@@ -63,6 +63,6 @@ def group_attention(
         refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
     kept = check_heads(caller, query.shape[1], key.shape[1], num_heads)
     pairs = (query, num_heads), (key, kept), (value, kept)
-    q, k, v = (regular_heads(planes_of(f), len(query), heads) for f, heads in pairs)
-    y = attend(q, k, v, AttentionCall(caller, len(query), attn_mask, is_causal)).unflatten(3, (query.shape[2], -1))
+    q, k, v = (regular_heads(planes_of(f), query.shape[0], heads) for f, heads in pairs)
+    y = attend(q, k, v, AttentionCall(caller, query.shape[0], attn_mask, is_causal)).unflatten(3, (query.shape[2], -1))
     return feature_of(y.permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2), query)

@@ -148,19 +148,22 @@ class GroupMultiheadAttention(nn.Module):
         caller = "GroupMultiheadAttention"
         for name, f in ("query", query), ("key", key), ("value", value):
             check_tokens(caller, name, f, self.group, self.in_proj_weight)
-            if len(f) != len(query):
+            if f.shape[0] != query.shape[0]:
                 refuse(
-                    caller, f"{name} of the batch of query, {len(query)}", tuple(f.shape), "All three have one batch."
+                    caller,
+                    f"{name} of the batch of query, {query.shape[0]}",
+                    tuple(f.shape),
+                    "All three have one batch.",
                 )
         if value.shape[3:] != key.shape[3:]:
             hint = "Each key has one value."
             refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
-        shape = len(query), self.num_heads, positions(query), positions(key)
+        shape = query.shape[0], self.num_heads, positions(query), positions(key)
         mask = attention_mask(caller, attn_mask, key_padding_mask, shape)
         space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
         given = [query] if value is query else [query, key] if value is key else [query, key, value]
         entered = [space.enter(f) for f in given]
-        call = AttentionCall(caller, len(query), mask, is_causal, map_size(query) if size is None else size)
+        call = AttentionCall(caller, query.shape[0], mask, is_causal, map_size(query) if size is None else size)
         return space.leave(self._on_tokens(space, entered, call), query)
 
     def _on_tokens(

@@ -73,7 +73,7 @@ class GroupAttentionPool(nn.Module):
     def forward(self, f: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
         r"""The pooled feature; key_padding_mask (B, N) is True for positions that nobody sees."""
         query = self.weight.mT[:, None].expand(-1, self.group.order, -1)
-        y: Tensor = self.attention(query.expand(len(f), -1, -1, -1), f, key_padding_mask=key_padding_mask)
+        y: Tensor = self.attention(query.expand(f.shape[0], -1, -1, -1), f, key_padding_mask=key_padding_mask)
         return y.squeeze(3) if self.num_queries is None else y
 
     def extra_repr(self) -> str:

@@ -22,7 +22,7 @@ def check_tokens(caller: str, name: str, f: Tensor, group: Group, weight: Tensor
     if f.ndim < 4 or f.shape[1] != weight.shape[1]:
         hint = "Tokens stand on the trailing axes: (B, C, |G|, N) or (B, C, |G|, H, W)."
         refuse(caller, f"{name} of shape (B, {weight.shape[1]}, {group.order}, *positions)", tuple(f.shape), hint)
-    if not f[0, 0, 0].numel() and len(f):
+    if not f[0, 0, 0].numel() and f.shape[0]:
         refuse(caller, f"{name} with at least one position", tuple(f.shape), "Attention needs tokens.")
     if not in_autocast(f):
         check_same_dtype(caller, name, f, weight)

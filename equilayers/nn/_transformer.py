@@ -246,8 +246,8 @@ class GroupTransformerEncoderLayer(nn.Module):
         caller = "GroupTransformerEncoderLayer"
         check_tokens(caller, "src", src, self.group, self.self_attn.in_proj_weight)
         n = positions(src)
-        mask = attention_mask(caller, mask, padding, (len(src), self.self_attn.num_heads, n, n))
-        return AttentionCall(caller, len(src), mask, is_causal, map_size(src) if size is None else size)
+        mask = attention_mask(caller, mask, padding, (src.shape[0], self.self_attn.num_heads, n, n))
+        return AttentionCall(caller, src.shape[0], mask, is_causal, map_size(src) if size is None else size)
 
     def _on_tokens(self, space: TokenSpace, x: Tensor, call: AttentionCall) -> Tensor:
         r"""The layer in a space, of B·N tokens."""

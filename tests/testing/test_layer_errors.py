@@ -27,15 +27,15 @@ def error_by_loops(net: nn.Sequential, depth: int, group: Group, x: Tensor) -> f
 
 @pytest.mark.parametrize("group", [C4, D4, CyclicTranslation(4)], ids=name)
 def test_errors_are_those_of_a_loop(group: Group) -> None:
-    """Images from one end to the other: a filter of one pixel keeps the symmetry, one of nine does not."""
-    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 3, padding=1), nn.Sigmoid(), nn.Conv2d(2, 2, 1))
+    """Images from one end to the other: one pixel keeps the symmetry, nine do not. Five channels are no vectors."""
+    net = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 5, 3, padding=1), nn.Sigmoid(), nn.Conv2d(5, 5, 1))
     x = image()
     rows = layer_errors(net, x, group)
     assert [(row.path, row.name) for row in rows] == [(f"{i}", type(layer).__name__) for i, layer in enumerate(net)]
-    assert [row.parameters for row in rows] == [6, 56, 0, 6]
+    assert [row.parameters for row in rows] == [6, 140, 0, 30]
     assert [row.lost for row in rows] == [False, True, False, False]
     assert [row.action for row in rows] == ["image", "", "", ""]
-    assert (rows[1].input_shape, rows[1].output_shape) == ((3, 3, SIZE, SIZE), (3, 2, SIZE, SIZE))
+    assert (rows[1].input_shape, rows[1].output_shape) == ((3, 3, SIZE, SIZE), (3, 5, SIZE, SIZE))
     for depth, row in enumerate(rows, start=1):
         assert row.error == pytest.approx(error_by_loops(net, depth, group, x), rel=1e-9, abs=1e-15)
 

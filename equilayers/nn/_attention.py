@@ -23,7 +23,7 @@ from equilayers.groups import Group, as_group
 from equilayers.nn._init import reset
 from equilayers.nn._linear import GroupLinear
 from equilayers.nn._position import GroupRotaryEmbedding
-from equilayers.nn._tokens import check_probability, check_tokens
+from equilayers.nn._tokens import check_probability, check_tokens, untouched
 
 
 class GroupMultiheadAttention(nn.Module):
@@ -164,7 +164,10 @@ class GroupMultiheadAttention(nn.Module):
         given = [query] if value is query else [query, key] if value is key else [query, key, value]
         entered = [space.enter(f) for f in given]
         call = AttentionCall(caller, query.shape[0], mask, is_causal, map_size(query) if size is None else size)
-        return space.leave(self._on_tokens(space, entered, call), query)
+        if untouched(self.out_proj, kinds=(GroupLinear,)):
+            return space.leave(self._on_tokens(space, entered, call), query)
+        made: Tensor = self.out_proj(space.leave(self._merged(space, entered, call), query))
+        return made
 
     def _on_tokens(
         self,
@@ -179,6 +182,12 @@ class GroupMultiheadAttention(nn.Module):
 
         norm: what stands before the layer, by its `gain`, `shift` and `centred`. scale: (C,), multiplies the output.
         """
+        return self.out_proj._on_tokens(space, self._merged(space, inputs, call, norm), scale=scale)
+
+    def _merged(
+        self, space: TokenSpace, inputs: list[Tensor], call: AttentionCall, norm: TokenWeight | None = None
+    ) -> Tensor:
+        r"""What `out_proj` takes, the heads side by side."""
         width = self.num_features // self.num_heads
         sizes = [self.num_features, self.num_kv_heads * width, self.num_kv_heads * width]
         # How many of query, key and value each input makes, in one product.
@@ -194,7 +203,7 @@ class GroupMultiheadAttention(nn.Module):
             made = [self._turned(space, made[0], call), self._turned(space, made[1], call), made[2]]
         query, key, value = (space.heads(x, call.batch, width) for x in made)
         y = attend(query, key, value, call._replace(dropout=self.dropout if self.training else 0.0))
-        return self.out_proj._on_tokens(space, space.merged(y), scale=scale)
+        return space.merged(y)
 
     def _turned(self, space: TokenSpace, x: Tensor, call: AttentionCall) -> Tensor:
         r"""Queries or keys turned by their positions, which is done in the regular basis."""

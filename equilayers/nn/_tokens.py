@@ -1,8 +1,8 @@
-r"""Checks that the layers of a transformer share."""
+r"""What the layers of a transformer share: checks, and whether they may go past the calls of their parts."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from equilayers._checks import check_float, check_same_dtype, in_autocast, refuse
 from equilayers.groups import Group
@@ -26,3 +26,15 @@ def check_tokens(caller: str, name: str, f: Tensor, group: Group, weight: Tensor
         refuse(caller, f"{name} with at least one position", tuple(f.shape), "Attention needs tokens.")
     if not in_autocast(f):
         check_same_dtype(caller, name, f, weight)
+
+
+def untouched(*modules: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    r"""Whether nothing is hooked to these modules or put in their place: all are of one of these classes, no other.
+
+    Then nobody notices that a layer goes past their calls. Sharding, checkpointing, adapters and probes stand there.
+    """
+    return all(
+        type(m) in kinds
+        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+        for m in modules
+    )

@@ -26,7 +26,7 @@ from equilayers.nn._attention import GroupMultiheadAttention
 from equilayers.nn._linear import GroupLinear
 from equilayers.nn._norm import GroupLayerNorm, GroupRMSNorm
 from equilayers.nn._position import GroupRotaryEmbedding
-from equilayers.nn._tokens import check_probability, check_tokens
+from equilayers.nn._tokens import check_probability, check_tokens, untouched
 
 Norm = GroupLayerNorm | GroupRMSNorm
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
@@ -91,6 +91,12 @@ class GroupFeedForward(nn.Module):
         )
 
     def forward(self, f: Tensor) -> Tensor:
+        if not untouched(self.linear1, self.linear2, kinds=(GroupLinear,)):
+            regular = TokenSpace(self.group, False)
+            h = self._activated(self.linear1(f), 1)
+            h = regular.leave(regular.dropped(regular.enter(h), self.dropout if self.training else 0.0, 0.0, 1), h)
+            made: Tensor = self.linear2(h)
+            return made
         check_tokens("GroupFeedForward", "f", f, self.group, self.linear1.weight)
         space = token_space(self.group, self.num_features, self.hidden_features, self.algorithm)
         return space.leave(self._on_tokens(space, space.enter(f)), f)
@@ -104,14 +110,16 @@ class GroupFeedForward(nn.Module):
         scale: Tensor | None = None,
     ) -> Tensor:
         r"""The layer in a space, see `GroupLinear._on_tokens`."""
-        h = space.planes(self.linear1._on_tokens(space, x, norm=norm))
-        if self.activation == "swiglu":
-            gate, up = h.chunk(2, -1)
-            h = F.silu(gate) * up
-        else:
-            h = ACTIVATIONS[self.activation](h)
+        h = self._activated(space.planes(self.linear1._on_tokens(space, x, norm=norm)), -1)
         hidden = space.dropped(space.from_planes(h), self.dropout if self.training else 0.0, 0.0, 1)
         return self.linear2._on_tokens(space, hidden, scale=scale)
+
+    def _activated(self, h: Tensor, channels: int) -> Tensor:
+        r"""The activation of hidden features, whose channels are on this axis."""
+        if self.activation != "swiglu":
+            return ACTIVATIONS[self.activation](h)
+        gate, up = h.chunk(2, channels)
+        return F.silu(gate) * up
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}, dropout={self.dropout}, algorithm={self.algorithm!r}"
@@ -235,9 +243,32 @@ class GroupTransformerEncoderLayer(nn.Module):
         Returns:
             Regular feature of the same shape.
         """
-        call = self._call(src, src_mask, src_key_padding_mask, is_causal, size)
-        space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
-        return space.leave(self._on_tokens(space, space.enter(src), call), src)
+        if untouched(*list(self.modules())[1:], kinds=PARTS):
+            call = self._call(src, src_mask, src_key_padding_mask, is_causal, size)
+            space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
+            return space.leave(self._on_tokens(space, space.enter(src), call), src)
+
+        def attended(x: Tensor) -> Tensor:
+            masks = {"key_padding_mask": src_key_padding_mask, "attn_mask": src_mask, "is_causal": is_causal}
+            return self.self_attn(x, **masks, size=size)
+
+        return self._called(src, attended)
+
+    def _called(self, src: Tensor, attended: Callable[[Tensor], Tensor]) -> Tensor:
+        r"""The layer by the calls of its parts, each with a regular feature."""
+
+        def added(x: Tensor, y: Tensor, scale: Tensor | None) -> Tensor:
+            y = y if scale is None else y * scale.view(-1, *[1] * (y.ndim - 2))
+            fibers, samples = (self.dropout, self.drop_path) if self.training else (0.0, 0.0)
+            space = TokenSpace(self.group, False)
+            return x + space.leave(space.dropped(space.enter(y), fibers, samples, y.shape[0]), y)
+
+        if self.norm_first:
+            x = added(src, attended(self.norm1(src)), self.scale1)
+            return added(x, self.feed_forward(self.norm2(x)), self.scale2)
+        x = self.norm1(added(src, attended(src), self.scale1))
+        y: Tensor = self.norm2(added(x, self.feed_forward(x), self.scale2))
+        return y
 
     def _call(
         self, src: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool, size: Pair | None
@@ -314,7 +345,7 @@ class GroupTransformerEncoder(nn.Module):
     ) -> Tensor:
         r"""The layers on a regular feature (B, C, |G|, *S); arguments as of `GroupTransformerEncoderLayer.forward`."""
         y, layers = src, list(self.layers)
-        if all(_stays_in_space(layer) for layer in layers):
+        if untouched(*layers, *(part for layer in layers for part in list(layer.modules())[1:]), kinds=PARTS):
             first: GroupTransformerEncoderLayer = layers[0]  # type: ignore[assignment]
             call = first._call(src, mask, src_key_padding_mask, is_causal, size)
             space = token_space(first.group, first.num_features, first.num_features, first.algorithm)
@@ -328,15 +359,6 @@ class GroupTransformerEncoder(nn.Module):
         return y if self.norm is None else self.norm(y)
 
 
-def _stays_in_space(layer: nn.Module) -> bool:
-    r"""Whether an encoder may go past the call of the layer: nothing is hooked to it or put around it.
-
-    Sharding and checkpointing by layers, and probes, hook themselves there; they see regular features.
-    """
-    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return type(layer) is GroupTransformerEncoderLayer and not hooks
-
-
 def _norm_weight(norm: Norm) -> TokenWeight:
     r"""What a norm does after the division, to be folded into the map that comes next."""
     centred = isinstance(norm, GroupLayerNorm)
@@ -347,3 +369,10 @@ def _normalised(space: TokenSpace, x: Tensor, norm: Norm) -> Tensor:
     r"""The division of a norm."""
     eps = torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
     return space.normalised(x, eps, centred=isinstance(norm, GroupLayerNorm))
+
+
+# What an encoder is made of: past the calls of these it may go.
+PARTS = (
+    *(GroupTransformerEncoderLayer, GroupMultiheadAttention, GroupFeedForward, GroupLinear),
+    *(GroupLayerNorm, GroupRMSNorm, GroupRotaryEmbedding),
+)

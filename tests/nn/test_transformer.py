@@ -414,3 +414,30 @@ def test_hooks_and_wrappers_of_layers_are_called() -> None:
     model.layers[0] = Wrapper(model.layers[0])
     torch.testing.assert_close(model(f), expected)
     assert model.layers[0].calls == 1
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize(
+    "path", ["self_attn", "self_attn.out_proj", "feed_forward", "feed_forward.linear1", "feed_forward.linear2", "norm2"]
+)
+def test_hooks_and_wrappers_of_parts_are_called(path: str, norm_first: bool) -> None:
+    """As adapters stand there; the layer is the same by the calls of its parts."""
+    model = nn.Sequential(
+        GroupTransformerEncoderLayer(
+            D4, 8, 2, 12, activation="swiglu", norm_first=norm_first, layer_scale=0.3, dtype=torch.float64
+        )
+    )
+    drawn(model)
+    f, seen = filled((2, 8, 8, 3, 3), torch.float64), []
+    mask = torch.rand(9, 9) > 0.7
+    mask.fill_diagonal_(False)
+    expected = model[0](f, mask)
+    handle = model[0].get_submodule(path).register_forward_pre_hook(lambda part, given: seen.append(part))
+    torch.testing.assert_close(model[0](f, mask), expected)
+    assert len(seen) == 1
+    handle.remove()
+    parent, _, leaf = f"0.{path}".rpartition(".")
+    wrapped = nn.Sequential(model.get_submodule(f"0.{path}")) if leaf.startswith(("linear", "out", "norm")) else None
+    if wrapped is not None:
+        setattr(model.get_submodule(parent), leaf, wrapped)
+        torch.testing.assert_close(model[0](f, mask), expected)

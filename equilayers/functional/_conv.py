@@ -131,10 +131,10 @@ def convolve(
         bias = None if bias is None else autocast(bias)
     else:
         check_same_dtype(caller, name, x, weight)
-    if spec.pointwise and spec.algorithm == "auto":
-        check_convolution(caller, x.shape, weight.shape, spec)
-        spectral = cheapest_tokens(spec.group, weight.shape[1], len(weight)) == "tokens"
+    if spec.pointwise and spec.algorithm == "auto" and x.ndim == 5:
+        spectral = cheapest_tokens(spec.group, weight.shape[1], weight.shape[0]) == "tokens"
         if spectral or x.permute(0, 3, 4, 2, 1).is_contiguous():  # what lies in memory as tokens stays so
+            check_convolution(caller, x.shape, weight.shape, spec)
             return token_linear(x, TokenWeight(weight.flatten(2), bias), TokenSpace(spec.group, spectral), cache)
     # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
     if torch.compiler.is_compiling() or spec.group.order == 1:

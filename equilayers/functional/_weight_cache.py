@@ -79,14 +79,17 @@ def _checksum(weight: Tensor) -> list[tuple[int, float]]:
     Odd numbers have an inverse: whatever changes one entry, if by its last bit, changes the first. Of many signs or
     exponents at once little is left modulo a power of two; the second sees those. A NaN equals nothing, not itself.
     """
-    sums = []
-    for flat in weight.flatten().split(CHUNK):
-        bits = flat.view(torch.int32 if flat.dtype == torch.float32 else torch.int64)
-        odd, probe = odd_integers(len(bits), bits.dtype, bits.device), _probe(power_of_two(len(flat)), flat.dtype)
-        sums.append((int(bits.dot(odd)), float(flat.dot(probe[: len(flat)]))))
+    whole, sums = weight.flatten(), []
+    for flat in whole.split(CHUNK) if whole.numel() > CHUNK else (whole,):
+        count = flat.numel()
+        odd, probe = _projections(power_of_two(count), flat.dtype)
+        bits = flat.view(odd.dtype)
+        sums.append((int(bits.dot(odd[:count])), float(flat.dot(probe[:count]))))
     return sums
 
 
 @table
-def _probe(count: int, dtype: torch.dtype) -> Tensor:
-    return torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count))
+def _projections(count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    r"""Odd numbers of the width of the dtype, and random ones, (count,) both."""
+    odd = odd_integers(count, torch.int32 if dtype == torch.float32 else torch.int64, torch.device("cpu"))
+    return odd, torch.randn(count, dtype=dtype, generator=torch.Generator().manual_seed(count))

@@ -88,6 +88,15 @@ def settings_of(run: Any, format_: int, **more: Any) -> Result:
     return {"format": format_, "torch": torch.__version__.split("+")[0], **settings, **more}
 
 
+def load_checkpoint(caller: str, path: Path, settings: Result) -> dict[str, Any]:
+    r"""What was kept of a run; ValueError where it is of other settings."""
+    kept: dict[str, Any] = torch.load(path, weights_only=True)
+    if kept["settings"] != settings:
+        hint = "Name another --out, or leave --resume out to begin anew."
+        raise ValueError(f"{caller}: expected {path} to be of the settings asked for, got others. {hint}")
+    return kept
+
+
 def stored_result(caller: str, path: Path, settings: Result) -> Result | None:
     r"""The result in a file, or None without the file; ValueError where it is of other settings, or no JSON."""
     if not path.exists():

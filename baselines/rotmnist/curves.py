@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from baselines.common.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, figure
+from baselines.common.runner import load_checkpoint
 from baselines.rotmnist.models import build
-from baselines.rotmnist.runs import Run, digits_of, load_checkpoint
+from baselines.rotmnist.runs import Run, digits_of
 from equilayers.metrics import RotationErrorCurve, rotation_error_curve
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def invariance_curves(runs: list[Run], out: Path) -> dict[str, RotationErrorCurv
         if run.model in found or not path.exists():
             continue
         model = build(run.model, run.seed)
-        model.load_state_dict(load_checkpoint(path, run)["model"])
+        model.load_state_dict(load_checkpoint("rotmnist", path, run.settings())["model"])
         _, test = digits_of(run.data_dir, run.validate)
         found[run.model] = rotation_error_curve(model, test.x[:DIGITS], ANGLES)
     return found

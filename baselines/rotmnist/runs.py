@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from baselines.common.data import load_arrays
 from baselines.common.files import write_json, write_tensors
-from baselines.common.runner import Advance, Result, settings_of, stored_result
+from baselines.common.runner import Advance, Result, load_checkpoint, settings_of, stored_result
 from baselines.rotmnist.models import build, parameters
 from equilayers.functional import rotate
 
@@ -130,7 +130,7 @@ def _train(model: nn.Module, data: Digits, run: Run, checkpoint: Path, advance: 
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     done, seconds = 0, 0.0
     if checkpoint.exists():
-        kept = load_checkpoint(checkpoint, run)
+        kept = load_checkpoint("rotmnist", checkpoint, run.settings())
         for name, part in parts.items():
             part.load_state_dict(kept[name])
         generator.set_state(kept["generator"])
@@ -150,15 +150,6 @@ def _train(model: nn.Module, data: Digits, run: Run, checkpoint: Path, advance: 
         write_tensors(checkpoint, state)
         advance(epoch)
     return seconds
-
-
-def load_checkpoint(path: Path, run: Run) -> dict[str, Any]:
-    r"""What was kept of a run; ValueError where it is of other settings."""
-    kept: dict[str, Any] = torch.load(path, weights_only=True)
-    if kept["settings"] != run.settings():
-        hint = "Name another --out, or leave --resume out to begin anew."
-        raise ValueError(f"rotmnist: expected {path} to be of the settings asked for, got others. {hint}")
-    return kept
 
 
 def wrong_answers(model: nn.Module, data: Digits) -> int:

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.common.data import load_dataset
-from baselines.common.files import write, write_json
-from baselines.common.runner import Advance, Result, settings_of, stored_result
+from baselines.common.files import write_json, write_tensors
+from baselines.common.runner import Advance, Result, load_checkpoint, settings_of, stored_result
 from baselines.study.measures import invariance, orbit_logits
 from baselines.vit.models import Shape, build, parameters
 from equilayers.groups import group_from_name
@@ -187,7 +187,7 @@ def _train(model: nn.Module, train: Images, test: Images, job: ViTJob, advance: 
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     done, seconds, curve = 0, 0.0, []
     if job.checkpoint.exists():
-        kept = load_checkpoint(job.checkpoint, run)
+        kept = load_checkpoint("vit", job.checkpoint, run.settings())
         for name, part in parts.items():
             part.load_state_dict(kept[name])
         done, seconds, curve = kept["step"], kept["seconds"], kept["curve"]
@@ -207,18 +207,9 @@ def _train(model: nn.Module, train: Images, test: Images, job: ViTJob, advance: 
             curve.append((step, seconds, reached))
             state = {name: part.state_dict() for name, part in parts.items()}
             state |= {"step": step, "seconds": seconds, "curve": curve, "settings": run.settings()}
-            write(job.checkpoint, partial(torch.save, state))
+            write_tensors(job.checkpoint, state)
         advance(step)
     return Trained(seconds, curve)
-
-
-def load_checkpoint(path: Path, run: Run) -> dict[str, Any]:
-    r"""What was kept of a run; ValueError where it is of other settings."""
-    kept: dict[str, Any] = torch.load(path, weights_only=True)
-    if kept["settings"] != run.settings():
-        hint = "Name another --out, or leave --resume out to begin anew."
-        raise ValueError(f"vit: expected {path} to be of the settings asked for, got others. {hint}")
-    return kept
 
 
 def accuracy(model: nn.Module, data: Images, batch_size: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from equilayers._checks import check_float, check_same_dtype, check_tensor, refuse
-from equilayers.functional.tokens import AttentionCall, attend, check_heads, feature_of, planes_of, regular_heads
+from equilayers.functional.tokens import AttentionCall, attend, check_heads, feature_of, heads_of, planes_of
 
 
 def group_attention(
@@ -61,8 +61,8 @@ def group_attention(
     if key.shape[3:] != value.shape[3:] or key.shape[1] != value.shape[1]:
         hint = "Each key has one value."
         refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
-    kept = check_heads(caller, query.shape[1], key.shape[1], num_heads)
-    pairs = (query, num_heads), (key, kept), (value, kept)
-    q, k, v = (regular_heads(planes_of(f), query.shape[0], heads) for f, heads in pairs)
+    check_heads(caller, query.shape[1], key.shape[1], num_heads)
+    width = query.shape[1] // num_heads
+    q, k, v = (heads_of(planes_of(f), query.shape[0], width) for f in (query, key, value))
     y = attend(q, k, v, AttentionCall(caller, query.shape[0], attn_mask, is_causal)).unflatten(3, (query.shape[2], -1))
     return feature_of(y.permute(3, 0, 2, 1, 4).flatten(3).flatten(1, 2), query)

@@ -123,7 +123,7 @@ class TokenSpace:
         return CoefficientKernel(self.group).apply(x.contiguous(), operators, bias, len(w.weight))
 
     def normalised(self, x: Tensor, eps: float, *, centred: bool) -> Tensor:
-        r"""X over its deviation, or root mean square, at each token.
+        r"""Tokens over their deviation, or root mean square, one by one.
 
         In coefficients the mean, that of the trivial irrep, is not subtracted: a `TokenWeight` that is `centred` does.
         """
@@ -162,9 +162,7 @@ class TokenSpace:
 
         The one copy that attention over a fiber costs: a head's channels lie side by side only within a plane.
         """
-        token_first = x.transpose(0, 1) if self.spectral else x
-        split = token_first.unflatten(0, (batch, -1)).unflatten(3, (-1, width))  # (B, N, |G|, heads, width)
-        return split.permute(0, 3, 1, 2, 4).flatten(3)
+        return heads_of(x if self.spectral else x.transpose(0, 1), batch, width)
 
     def merged(self, y: Tensor) -> Tensor:
         r"""The result of attention (B, heads, N, |G|·width), of heads·width channels: the inverse of `heads`."""
@@ -194,13 +192,13 @@ def token_linear(f: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCach
     return space.leave(space.map(space.enter(f), w, cache), f)
 
 
-def regular_heads(planes: Tensor, batch: int, heads: int) -> Tensor:
-    r"""Planes (|G|, B·N, heads·d) to what attention takes, (B, heads, N, |G|·d)."""
-    return planes.unflatten(1, (batch, -1)).unflatten(3, (heads, -1)).permute(1, 3, 2, 0, 4).flatten(3)
+def heads_of(planes: Tensor, batch: int, width: int) -> Tensor:
+    r"""Planes (|G|, B·N, heads·width) to what attention takes, (B, heads, N, |G|·width)."""
+    return planes.unflatten(1, (batch, -1)).unflatten(3, (-1, width)).permute(1, 3, 2, 0, 4).flatten(3)
 
 
-def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -> int:
-    r"""The number of key heads, checked."""
+def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -> None:
+    r"""Refuse heads that do not divide the channels, of the query or of the key."""
     if num_heads < 1 or channels % num_heads:
         hint = "Each head has the same number of channels, with the whole fiber."
         refuse(caller, f"num_heads that divides the {channels} channels", num_heads, hint)
@@ -209,7 +207,6 @@ def check_heads(caller: str, channels: int, key_channels: int, num_heads: int) -
     if key_channels % width or not heads or num_heads % heads:
         hint = f"They are the channels of a number of heads of width {width} that divides num_heads={num_heads}."
         refuse(caller, "channels of the key that make whole heads", key_channels, hint)
-    return heads
 
 
 class AttentionCall(NamedTuple):
@@ -295,10 +292,10 @@ __all__ = [
     "attention_mask",
     "check_heads",
     "feature_of",
+    "heads_of",
     "map_size",
     "planes_of",
     "positions",
-    "regular_heads",
     "token_linear",
     "token_space",
 ]

@@ -13,7 +13,7 @@ from equilayers import nn as ours
 from equilayers._checks import refuse
 from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberLayer, FiberLinear, FiberMean
 from equilayers.convert._plain.blur_graphs import blur
-from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase
+from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase, unpolyphase, upsampling
 from equilayers.convert._report import copied
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional import expand, expand_matrix
@@ -85,6 +85,17 @@ class _Plain:
 def _conv(layer: ours.LiftingConv2d | ours.GroupConv2d) -> nn.Conv2d:
     r"""The convolution with the expanded filter, fibers in the channels."""
     return _filled(_unfilled_conv(layer, expand(layer.weight, layer.group), layer.weight), layer)
+
+
+def _transposed(layer: ours.GroupConvTranspose2d) -> nn.Module:
+    r"""The transposed convolution with the expanded filter, between the fibers in the channels and on their axis."""
+    spec, filters, n = layer.spec, expand(layer.weight, layer.group), layer.group.order
+    names = ("kernel_size", "stride", "padding", "dilation", "groups")
+    settings = {name: getattr(spec.conv, name) for name in names} | {"output_padding": spec.output_padding}
+    channels = layer.in_channels * n, layer.out_channels * n
+    made = nn.ConvTranspose2d(*channels, bias=layer.bias is not None, device="meta", **settings)
+    made.weight = _parameter(filters, layer.weight)
+    return nn.Sequential(nn.Flatten(1, 2), _filled(made, layer), nn.Unflatten(1, (layer.out_channels, n)))
 
 
 def _unfilled_conv(layer: Any, filters: Tensor, like: Tensor) -> nn.Conv2d:
@@ -181,7 +192,10 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     ours.InvariantAvgPool2d: lambda _: graph("MapMean", lambda x: x.mean((-2, -1))),
     **dict.fromkeys((ours.BlurPool2d, ours.MaxBlurPool2d, ours.AvgBlurPool2d), _blur),
     ours.BlurConv2d: _blur_conv,
-    ours.PolyphasePool2d: lambda layer: polyphase(layer.stride, layer.norm, layer.exact),
+    ours.PolyphasePool2d: polyphase,
+    ours.PolyphaseUnpool2d: unpolyphase,
+    ours.GroupUpsample: upsampling,
+    ours.GroupConvTranspose2d: _transposed,
     ours.HarmonicConv2d: _harmonic,
     ours.HarmonicNonlinearity: lambda layer: magnitude_relu(layer.bias),
     ours.HarmonicBatchNorm: _harmonic_norm,

@@ -2,10 +2,8 @@ r"""Token-wise layers and transformer blocks against torch's of the same width, 
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from baselines.common.tables import head_lines, row_line
 from baselines.vit.models import vit
 from benchmarks.irreps_peer import IrrepBlock
-from benchmarks.memory import resident
+from benchmarks.memory import allocated_peak
 from benchmarks.timing import Call, in_turn, machine, thread_count, threads
 from equilayers.groups import group_from_name
 from equilayers.nn import GroupConv2d, GroupLinear, GroupTransformerEncoderLayer
@@ -167,23 +165,12 @@ def gigaflops(model: nn.Module, x: Tensor) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def peak(case: Case, name: str) -> float:
-    r"""Peak memory in megabytes that a few training steps add to a process of their own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (case, name))
-
-
-def _peak(case: Case, name: str) -> float:
-    torch.set_num_threads(1)
-    step(nn.Linear(8, 8), torch.randn(2, 8))()  # libraries load what they load at first
-    step(*Block("D4", 64, 4, 1).modules()[OURS])()
-    model, x = case.modules()[name]
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
+def peak(model: nn.Module, x: Tensor) -> float:
+    r"""Peak of what a training step allocates, gradients included, in megabytes; the parameters are there before."""
     run = step(model, x)
-    for _ in range(3):
-        run()
-    return (resident("VmHWM") - before) / 1e3
+    run()  # tables and buffers are made at first
+    model.zero_grad(set_to_none=True)
+    return allocated_peak(run)
 
 
 def report(seconds: float) -> Iterator[str]:
@@ -208,12 +195,13 @@ def report(seconds: float) -> Iterator[str]:
             with threads(1):
                 timed = in_turn(calls(case, training=training, compiled=True), seconds=seconds)
             yield _row(case, thread_count(1), "step" if training else "forward", timed)
-    yield "\nSizes, and peak memory of a training step in megabytes.\n"
-    yield head_lines(["case", "layer", "parameters", "GFLOP forward", "peak memory"])
+    yield "\nSizes: parameters, and the peak of what a training step allocates beside them, gradients included.\n"
+    yield head_lines(["case", "layer", "parameters", "GFLOP forward", "parameters, MB", "step, MB", "sum, MB"])
     for case in CASES:
         for name, (model, x) in case.modules().items():
             parameters = sum(p.numel() for p in model.parameters())
-            cells = f"{parameters:,}", f"{gigaflops(model, x):.2f}", f"{peak(case, name):.0f}"
+            own, added = 4e-6 * parameters, peak(model, x)
+            cells = f"{parameters:,}", f"{gigaflops(model, x):.2f}", f"{own:.1f}", f"{added:.1f}", f"{own + added:.1f}"
             yield row_line([str(case), name, *cells])
 
 

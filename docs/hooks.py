@@ -50,6 +50,7 @@ def rows() -> list[Row]:
             why = {"auto": "may take the expanded filter", "dense": EXPANDED}.get(algorithm, EXCHANGED)
             settings: dict[str, Any] = {"padding": 1, "algorithm": algorithm}
             found.append(_row(kind, f'algorithm="{algorithm}"', why, GROUP, 2, 3, 3, **settings))
+    found += _enlarging()
     for reduction in ("max", "mean", "norm", "logsumexp"):
         why = "a sum of exponentials, in the order of the fiber" if reduction == "logsumexp" else SORTED
         found.append(_row(nn.OrbitPool, f'"{reduction}"', why, reduction))
@@ -91,6 +92,23 @@ def rows() -> list[Row]:
     found.append(_row(nn.HarmonicNonlinearity, "", phases, 2, 1))
     found.append(_row(nn.HarmonicBatchNorm, "", phases, 2, 1))
     found.append(_row(nn.HarmonicMagnitude, "", phases))
+    return found
+
+
+def _enlarging() -> list[Row]:
+    r"""The layers that enlarge maps."""
+    found = []
+    rotated = "a transposed convolution of every rotation of the input, on memory of its own"
+    for algorithm in ("bitwise", "orbit", "auto", "dense"):
+        why, setting = rotated if algorithm in ("bitwise", "orbit") else EXPANDED, f'algorithm="{algorithm}"'
+        found.append(_row(nn.GroupConvTranspose2d, setting, why, GROUP, 2, 3, 4, algorithm=algorithm))
+    found.append(_row(nn.GroupUpsample, "", "pixels are repeated, equally often", scale_factor=2))
+    pairs = "taps that a mirror exchanges are added first, with mirrored weights; rows and columns in both orders"
+    both = {"bitwise": pairs, "auto": "places follow from both sizes; sums in an order of their own"}
+    for algorithm, why in both.items():
+        settings: dict[str, Any] = {"scale_factor": 1.5, "mode": "bilinear", "algorithm": algorithm}
+        found.append(_row(nn.GroupUpsample, f'mode="bilinear", algorithm="{algorithm}"', why, **settings))
+    found.append(_row(nn.PolyphaseUnpool2d, "", "samples are put back where the pool found them"))
     return found
 
 

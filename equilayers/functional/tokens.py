@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import Pair, autocast, check_float, constant_when_compiled, refuse, widened
+from equilayers._checks import Pair, autocast, check_float, constant_when_compiled, refuse
 from equilayers.functional._fourier.tokens import (
     CoefficientKernel,
     Operators,
@@ -23,6 +23,7 @@ from equilayers.functional._fourier.tokens import (
     feature_of,
     fiber_analysis,
     fiber_synthesis,
+    normalised,
     operators_of,
     planes_of,
     product,
@@ -130,11 +131,7 @@ class TokenSpace:
         if not self.spectral:
             shape = x.shape[1:]
             return F.layer_norm(x, shape, eps=eps) if centred else F.rms_norm(x, shape, eps=eps)
-        wide, n = widened(x), self.group.order
-        square = torch.linalg.vector_norm(wide, dim=2).square().sum(0) / (n * x.shape[2])
-        if centred:
-            square = square - wide[0].mean(1).square() / n
-        return (wide * torch.rsqrt(square.clamp(min=0) + eps)[:, None]).to(x.dtype)
+        return normalised(x, eps, centred=centred)
 
     def affine(self, x: Tensor, norm: TokenWeight) -> Tensor:
         r"""`gain · x + shift` of what is `normalised`, less its mean if `centred`, where no map follows."""

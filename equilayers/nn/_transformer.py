@@ -110,9 +110,10 @@ class GroupFeedForward(nn.Module):
         scale: Tensor | None = None,
     ) -> Tensor:
         r"""The layer in a space, see `GroupLinear._on_tokens`."""
-        h = self._activated(space.planes(self.linear1._on_tokens(space, x, norm=norm)), -1)
-        hidden = space.dropped(space.from_planes(h), self.dropout if self.training else 0.0, 0.0, 1)
-        return self.linear2._on_tokens(space, hidden, scale=scale)
+        # In one expression, so that what is wide is freed as soon as the next step has read it.
+        h = space.from_planes(self._activated(space.planes(self.linear1._on_tokens(space, x, norm=norm)), -1))
+        h = space.dropped(h, self.dropout if self.training else 0.0, 0.0, 1)
+        return self.linear2._on_tokens(space, h, scale=scale)
 
     def _activated(self, h: Tensor, channels: int) -> Tensor:
         r"""The activation of hidden features, whose channels are on this axis."""

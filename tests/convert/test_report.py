@@ -345,6 +345,26 @@ def test_from_weights_says_what_it_cannot_take() -> None:
     assert complete(ended(nn.GroupNorm(4, 8), nn.ReLU()))[0][1].layer.num_groups == 2
 
 
+@pytest.mark.parametrize("depthwise", ["planes", "fields"])
+def test_distances_from_weights(depthwise: str) -> None:
+    """Zero for weights that are equivariant, sqrt(1 - 1/|G|) or so for random ones; P W is the nearest one."""
+    middle = nn.Conv2d(64, 64, 3, 1, 1, groups=64) if depthwise == "planes" else nn.Conv2d(64, 64, 3, 1, 1)
+    model = ended(nn.Conv2d(8, 64, 3), middle, nn.ReLU(), features=64)
+    made, report = to_equivariant(model, C4, X, from_weights=True)
+    far = {entry.path: entry.distance for entry in report.of("replaced")}
+    assert len(far) == 4
+    for path in ("0", "1", "2"):
+        assert far[path] == pytest.approx(0.75**0.5, abs=0.1)
+        assert f"{far[path]:.2f} from equivariant" in str(report)
+    nearest = {name: p for name, p in to_plain(made).state_dict().items() if name.endswith("weight")}
+    for name, weight in nearest.items():
+        rest = model.state_dict()[name] - weight
+        assert abs(float((rest * weight).sum())) < 1e-3 * float(weight.square().sum())  # orthogonal
+    model.load_state_dict(to_plain(made).state_dict())
+    for entry in to_equivariant(model, C4, X, from_weights=True)[1].of("replaced"):
+        assert entry.distance < 1e-6
+
+
 def test_the_example() -> None:
     seen = []
     model = nn.Sequential(Does(lambda x: seen.append(tuple(x.shape)) or x), nn.Conv2d(5, 8, 3))

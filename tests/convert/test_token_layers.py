@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import token_reference as slow
 from conv_reference import correlate
 from equilayers.convert import to_plain
+from equilayers.convert._equivariant.attention import FiberMultiheadAttention
 from equilayers.convert._equivariant.fiber_layers import FiberDepthwiseConv2d
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.groups import Group
@@ -110,6 +111,44 @@ def test_depthwise(group: Group, each: int) -> None:
     torch.testing.assert_close(to_plain(layer)(x), y)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_first": True},
+        {"add_bias_kv": True, "add_zero_attn": True},
+        {"kdim": 16, "vdim": 24, "bias": False, "dropout": 0.5},
+    ],
+)
+@torch.no_grad()
+def test_attention_is_that_of_torch_with_tied_weights(settings: dict[str, Any]) -> None:
+    layer = FiberMultiheadAttention(D4, nn.MultiheadAttention(48, 3, **settings, **DOUBLE)).eval()
+    for parameter in layer.parameters():
+        parameter.normal_()
+    plain = to_plain(layer)
+    assert type(plain) is nn.MultiheadAttention
+    widths = (48, settings.get("kdim", 48), settings.get("vdim", 48))
+    inputs = [torch.randn(5 if i else 4, 2, width, **DOUBLE) for i, width in enumerate(widths)]
+    one = [x[:, 0] for x in inputs]
+    if settings.get("batch_first"):
+        inputs = [x.transpose(0, 1) for x in inputs]
+    unseen = torch.rand(4, 5) > 0.8
+    masks: list[dict[str, Any]] = [
+        {"need_weights": False},
+        {"average_attn_weights": False},
+        {
+            "attn_mask": unseen,
+            "is_causal": True,
+            "key_padding_mask": torch.tensor([[False] * 5, [False] * 3 + [True] * 2]),
+        },
+        {"attn_mask": torch.randn(6, 4, 5, **DOUBLE), "key_padding_mask": torch.randn(2, 5, **DOUBLE)},
+    ]
+    for given, mask in [*((inputs, mask) for mask in masks), (one, {"key_padding_mask": torch.arange(5) > 3})]:
+        torch.testing.assert_close(layer(*given, **mask), plain(*given, **mask))
+    for g in range(8):
+        moved = layer(*(turned(D4, g, x) for x in inputs), attn_mask=unseen)[0]
+        torch.testing.assert_close(moved, turned(D4, g, layer(*inputs, attn_mask=unseen)[0]))
+
+
 SHIPPED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "token linear": (lambda: token_linear(D4, 24, 24), (2, 3, 192)),
     "small token linear": (lambda: token_linear(C4, 2, 3), (2, 3, 8)),
@@ -137,6 +176,9 @@ def test_refusals() -> None:
     assert order(D4) == 8
     linear = token_linear(D4, 3, 2)
     assert_refused(lambda: linear(torch.zeros(2, 23)), ValueError, "FiberTokenLinear", "(..., 24)", "side by side")
+    attention = FiberMultiheadAttention(C4, nn.MultiheadAttention(8, 2))
+    x = torch.zeros(3, 1, 8)
+    assert_refused(lambda: attention(x, x, x, is_causal=True), ValueError, "FiberMultiheadAttention", "attn_mask with")
     tied = TiedLinear(C4, patch_permutations(C4, 2, 1), 1)
     assert_refused(lambda: tied(torch.zeros(2, 5)), ValueError, "TiedLinear", "(..., 4)", "permutes")
     for wrong in (patch_permutations(C2, 2, 1), torch.zeros(4, 4, dtype=torch.int64)):

@@ -113,6 +113,27 @@ def test_derivatives(group: Group) -> None:
     assert gradgradcheck(run, inputs, fast_mode=True)
 
 
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("group", [C4, D4, T3, OCTAHEDRAL], ids=name)
+def test_norms_in_coefficients(group: Group, centred: bool) -> None:
+    """The same as in the regular basis, with two derivatives; the input is not kept for them."""
+    f = filled((2, 3, group.order, 4), torch.float64).requires_grad_()
+    spectral, regular = TokenSpace(group, True), TokenSpace(group, False)
+
+    def normed(f: Tensor, space: TokenSpace = spectral) -> Tensor:
+        x = space.normalised(space.enter(f), 1e-5, centred=centred)
+        return space.leave(space.affine(x, TokenWeight(x, centred=centred)), f)
+
+    torch.testing.assert_close(normed(f), normed(f, regular))
+    assert gradcheck(normed, f, fast_mode=True)
+    assert gradgradcheck(normed, f, fast_mode=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        x = spectral.enter(f)
+        spectral.normalised(x, 1e-5, centred=centred)
+    assert all(t.data_ptr() != x.data_ptr() for t in kept)
+
+
 @pytest.mark.parametrize("group", TURNING, ids=name)
 def test_pointwise_convolution(group: Group) -> None:
     """Of one pixel, as of tokens where it is so fast, the same as through the expanded filter."""

@@ -2,6 +2,8 @@ r"""Attention on tokens whose fibers are innermost, in the place of torch.nn.Mul
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,11 +35,14 @@ class FiberMultiheadAttention(nn.Module):
     # What torch.nn.TransformerEncoderLayer asks for before it goes past the calls of its parts, which it then does not.
     in_proj_weight = in_proj_bias = None
     _qkv_same_embed_dim = False
+    bias_k: Tensor | None
+    bias_v: Tensor | None
 
     def __init__(self, group: Group, plain: nn.MultiheadAttention) -> None:
         super().__init__()
         self.group = group
-        n, factory = group.order, {"device": plain.out_proj.weight.device, "dtype": plain.out_proj.weight.dtype}
+        n, like = group.order, plain.out_proj.weight
+        factory: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         self.embed_dim, self.num_heads, self.head_dim = plain.embed_dim, plain.num_heads, plain.head_dim
         self.batch_first, self.dropout, self.add_zero_attn = plain.batch_first, plain.dropout, plain.add_zero_attn
 
@@ -74,7 +79,7 @@ class FiberMultiheadAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         r"""As torch.nn.MultiheadAttention.forward."""
         if is_causal and attn_mask is None:
-            hint = "is_causal says of a mask that it is causal, as in torch."
+            hint = "It says of a mask that it is causal, as in torch."
             refuse("FiberMultiheadAttention", "attn_mask with is_causal=True", None, hint)
         batched = query.ndim == 3
         if not batched:

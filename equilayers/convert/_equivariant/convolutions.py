@@ -39,8 +39,9 @@ def convolution(module: nn.Conv2d, call: Call, conversion: Conversion) -> Outcom
         if isinstance(taken, Refused):
             return taken
         away = taken
-    planes = isinstance(conv, LiftingConv2d) and call.input.kind != IMAGE
-    steps: list[nn.Module] = [(FiberDepthwiseConv2d if planes else FiberConv2d)(conv)]
+    lifted = call.input.kind != IMAGE
+    each = FiberDepthwiseConv2d(conv) if lifted and isinstance(conv, LiftingConv2d) else FiberConv2d(conv)
+    steps: list[nn.Module] = [each]
     if module.stride[0] != 1:
         steps.insert(0 if size == 1 and not pad else 1, BlurPool2d(stride=module.stride[0], algorithm="dense"))
     made = _finished(steps, module.out_channels, call, conversion)

@@ -50,8 +50,8 @@ class FiberTokenLinear(nn.Module):
 class TiedLinear(nn.Module):
     r"""A linear layer (..., D) to (..., O·|G|), fibers innermost, from entries that the group permutes in any way.
 
-    `y[(o, h)] = sum_i weight[o, i] x[pi_h i] + bias_o`, where g moves entry i to entry `pi_g i`: `(g·x)[pi_g i] = x[i]`.
-    Of a patch of pixels, or of features of several places side by side.
+    `y[(o, h)] = sum_i weight[o, i] x[pi_h i] + bias_o`, where g moves entry i to pi_g i: `(g·x)[pi_g i] = x[i]`. So are
+    the pixels of a patch, or features of several places side by side.
 
     Args:
         group: the symmetry.
@@ -71,6 +71,8 @@ class TiedLinear(nn.Module):
     """
 
     permutations: Tensor
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, group: Group, permutations: Tensor, out_fields: int, bias: bool = True, **factory: Any) -> None:
         super().__init__()

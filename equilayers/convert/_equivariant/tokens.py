@@ -16,7 +16,7 @@ from equilayers.convert._report import CONTAINER, Kept, Outcome, Refused, Replac
 from equilayers.nn import GroupLinear
 
 
-def token_linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
+def token_linear(module: nn.Linear, conversion: Conversion) -> Outcome:
     r"""A group linear layer at every token."""
     group, n = conversion.group, conversion.group.order
     problem = _not_whole(n, **{"in_features": module.in_features, "out_features": module.out_features})

@@ -21,7 +21,7 @@ from equilayers.convert._equivariant.fiber_layers import (
 )
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._plain.blur_graphs import blur
-from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase
+from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase, unpolyphase, upsampling
 from equilayers.convert._report import copied
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional import expand, expand_matrix
@@ -95,6 +95,17 @@ def _conv(layer: ours.LiftingConv2d | ours.GroupConv2d) -> nn.Conv2d:
     return _filled(_unfilled_conv(layer, expand(layer.weight, layer.group), layer.weight), layer)
 
 
+def _transposed(layer: ours.GroupConvTranspose2d) -> nn.Module:
+    r"""The transposed convolution with the expanded filter, between the fibers in the channels and on their axis."""
+    spec, filters, n = layer.spec, expand(layer.weight, layer.group), layer.group.order
+    names = ("kernel_size", "stride", "padding", "dilation", "groups")
+    settings = {name: getattr(spec.conv, name) for name in names} | {"output_padding": spec.output_padding}
+    channels = layer.in_channels * n, layer.out_channels * n
+    made = nn.ConvTranspose2d(*channels, bias=layer.bias is not None, device="meta", **settings)
+    made.weight = _parameter(filters, layer.weight)
+    return nn.Sequential(nn.Flatten(1, 2), _filled(made, layer), nn.Unflatten(1, (layer.out_channels, n)))
+
+
 def _unfilled_conv(layer: Any, filters: Tensor, like: Tensor) -> nn.Conv2d:
     r"""A convolution of torch with these filters and the settings of the layer."""
     names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -135,7 +146,8 @@ def _attention(layer: FiberMultiheadAttention) -> nn.MultiheadAttention:
     if made._qkv_same_embed_dim:
         made.in_proj_weight = _parameter(torch.cat((q.weight, k.weight, v.weight)), q.weight)
     else:
-        made.q_proj_weight, made.k_proj_weight, made.v_proj_weight = q.weight, k.weight, v.weight
+        for name, part in (("q", q), ("k", k), ("v", v)):
+            setattr(made, f"{name}_proj_weight", part.weight)
     made.out_proj.weight = out.weight
     if out.bias is not None:
         made.in_proj_bias, made.out_proj.bias = _parameter(torch.cat((q.bias, k.bias, v.bias)), q.bias), out.bias
@@ -221,7 +233,10 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     ours.InvariantAvgPool2d: lambda _: graph("MapMean", lambda x: x.mean((-2, -1))),
     **dict.fromkeys((ours.BlurPool2d, ours.MaxBlurPool2d, ours.AvgBlurPool2d), _blur),
     ours.BlurConv2d: _blur_conv,
-    ours.PolyphasePool2d: lambda layer: polyphase(layer.stride, layer.norm, layer.exact),
+    ours.PolyphasePool2d: polyphase,
+    ours.PolyphaseUnpool2d: unpolyphase,
+    ours.GroupUpsample: upsampling,
+    ours.GroupConvTranspose2d: _transposed,
     ours.HarmonicConv2d: _harmonic,
     ours.HarmonicNonlinearity: lambda layer: magnitude_relu(layer.bias),
     ours.HarmonicBatchNorm: _harmonic_norm,

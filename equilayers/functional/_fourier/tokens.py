@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from equilayers._checks import constant_when_compiled, in_autocast
+from equilayers._checks import constant_when_compiled, in_autocast, widened
 from equilayers._matmul import matmul_into
 from equilayers._tables import table
 from equilayers.functional._fourier.autograd import Correlate
@@ -152,6 +154,54 @@ class CoefficientKernel:
         for b, operator in zip(blocks_of(self.group), operators, strict=True):
             _product(_by_width(x, b), operator, _by_width(y, b), pair=b.pair)
         return y
+
+
+def normalised(x: Tensor, eps: float, *, centred: bool) -> Tensor:
+    r"""Coefficients (|G|, R, C) over the root of the mean square, or of the variance if `centred`, of each token.
+
+    The mean itself stays in them.
+    """
+    wide = widened(x)
+    if wide is x and is_plain(x) and not torch.compiler.is_compiling():
+        made: Tensor = _Normalise.apply(x, eps, centred)[0]
+        return made
+    return (wide * _inverse_deviation(wide, eps, centred)).to(x.dtype)
+
+
+def _inverse_deviation(x: Tensor, eps: float, centred: bool) -> Tensor:
+    r"""`1 / sqrt(v + eps)` of each token, (R, 1)."""
+    square = torch.linalg.vector_norm(x, dim=2).square().sum(0) / (len(x) * x.shape[2])
+    if centred:  # the coefficient of the trivial irrep is the mean over the group times the root of |G|
+        square = square - x[0].mean(1).square() / len(x)
+    return torch.rsqrt(square.clamp(min=0) + eps)[:, None]
+
+
+class _Normalise(Function):
+    r"""`y = r x` and `r`, (R, 1), of which the backward pass is made: x is not kept.
+
+    With `v = sum x^2 / N - mean^2` of the N numbers of a token, `dr/dv = -r^3 / 2` and `dv/dx = 2 (x - mean) / N`.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, eps: float, centred: bool) -> tuple[Tensor, Tensor]:
+        r = _inverse_deviation(x, eps, centred)
+        return x * r, r
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.centred = inputs[-1]
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, dr: Tensor) -> tuple[Tensor, None, None]:
+        y, r = ctx.saved_tensors
+        change = r * (r * dr + torch.linalg.vecdot(dy, y).sum(0)[:, None]) / (len(y) * y.shape[2])
+        dx = (dy * r).addcmul_(y, change, value=-1)
+        if ctx.centred:
+            dx[0] += change * y[0].mean(1, keepdim=True)
+        return dx, None, None
 
 
 def _by_width(x: Tensor, block: IrrepBlock) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conversions import ResNet, Wired, assert_holds, settled
-from equilayers.convert import Report, to_antialiased, to_equivariant
+from equilayers.convert import Report, to_antialiased, to_equivariant, to_plain
 from equilayers.convert._equivariant.maps import pool
 from equilayers.convert._report import Kept, Outcome, Refused
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, PermutationGroup
@@ -345,11 +345,10 @@ def test_from_weights_says_what_it_cannot_take() -> None:
     assert complete(ended(nn.GroupNorm(4, 8), nn.ReLU()))[0][1].layer.num_groups == 2
 
 
-@pytest.mark.parametrize("depthwise", ["planes", "fields"])
-def test_distances_from_weights(depthwise: str) -> None:
+@pytest.mark.parametrize("groups", [1, 64])
+def test_distances_from_weights(groups: int) -> None:
     """Zero for weights that are equivariant, sqrt(1 - 1/|G|) or so for random ones; P W is the nearest one."""
-    middle = nn.Conv2d(64, 64, 3, 1, 1, groups=64) if depthwise == "planes" else nn.Conv2d(64, 64, 3, 1, 1)
-    model = ended(nn.Conv2d(8, 64, 3), middle, nn.ReLU(), features=64)
+    model = ended(nn.Conv2d(8, 64, 3), nn.Conv2d(64, 64, 3, groups=groups), nn.ReLU(), features=64)
     made, report = to_equivariant(model, C4, X, from_weights=True)
     far = {entry.path: entry.distance for entry in report.of("replaced")}
     assert len(far) == 4

@@ -118,9 +118,9 @@ def convert_modules(
 ) -> tuple[nn.Module, list[Entry]]:
     r"""Replace modules of the model in place; an entry for each of which `convert(path, module)` is not None."""
     entries: list[Entry] = []
-    within: tuple[str, ...] = ()
+    within: set[nn.Module] = set()
     for path, module in list(model.named_modules()):
-        if path.startswith(within):  # a part of what was replaced as a whole
+        if module in within:  # a part of what was replaced as a whole
             continue
         outcome = convert(path, module)
         if isinstance(outcome, Replaced) and any(getattr(module, name) for name in STATE_HOOKS):
@@ -128,7 +128,7 @@ def convert_modules(
         if outcome is not None:
             entries.append(entry(path, _described(module), outcome))
         if isinstance(outcome, Replaced):
-            within = (*within, f"{path}.") if path else within
+            within |= set(module.modules())
             outcome.module.train(module.training)
             for name in HOOKS:
                 setattr(outcome.module, name, getattr(module, name))

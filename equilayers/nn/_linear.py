@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from equilayers._checks import check_int
 from equilayers.functional import WeightCache, linear, linear_spec
 from equilayers.functional.cost import ALGORITHMS
-from equilayers.functional.tokens import TokenSpace, TokenWeight, fiber_linear, token_space
+from equilayers.functional.tokens import TokenSpace, TokenWeight
 from equilayers.groups import Group
 from equilayers.nn._algorithm import algorithm
 from equilayers.nn._init import add_parameters, reset
@@ -166,11 +166,6 @@ class GroupLinear(nn.Module):
     ) -> Tensor:
         r"""The layer in a space; `norm` and `scale` as of `TokenWeight`."""
         return space.map(x, TokenWeight(self.weight, self.bias, scale=scale).after(norm), self._cache)
-
-    def _on_fibers(self, x: Tensor) -> Tensor:
-        r"""The layer on numbers (..., C·|G|) whose fibers are innermost, by "auto"."""
-        space = token_space(self.group, self.in_features, self.out_features, "auto")
-        return fiber_linear(x, TokenWeight(self.weight, self.bias), space, self._cache)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}"

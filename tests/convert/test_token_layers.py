@@ -17,7 +17,7 @@ from equilayers.convert._equivariant.attention import FiberMultiheadAttention
 from equilayers.convert._equivariant.fiber_layers import FiberDepthwiseConv2d
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.groups import Group
-from equilayers.nn import GroupLinear, LiftingConv2d
+from equilayers.nn import LiftingConv2d
 from reference import act, order
 from refusals import assert_refused
 from strategies import C2, C4, D1, D2, D4, name
@@ -37,10 +37,6 @@ def turned(group: Group, g: int, x: Tensor) -> Tensor:
     return group.act_regular(g, x.reshape(-1, x.shape[-1] // group.order, group.order)).reshape(x.shape)
 
 
-def token_linear(group: Group, channels: int, features: int, **factory: Any) -> FiberTokenLinear:
-    return FiberTokenLinear(GroupLinear(group, channels, features, algorithm="auto", **factory))
-
-
 def depthwise(group: Group, each: int = 1, **settings: Any) -> FiberDepthwiseConv2d:
     return FiberDepthwiseConv2d(LiftingConv2d(group, 2, 2 * each, 3, groups=2, **settings, **DOUBLE))
 
@@ -49,11 +45,11 @@ def depthwise(group: Group, each: int = 1, **settings: Any) -> FiberDepthwiseCon
 @pytest.mark.parametrize("sizes", [(3, 2), (48, 64)], ids=["dense", "fourier"])
 def test_token_linear(group: Group, sizes: tuple[int, int]) -> None:
     n, (channels, features) = group.order, sizes
-    layer = token_linear(group, channels, features, **DOUBLE)
+    layer = FiberTokenLinear(group, channels, features, **DOUBLE)
     x = torch.randn(2, 5, channels * n, requires_grad=True, **DOUBLE)
     y = layer(x)
     f = x.detach().unflatten(-1, (channels, n)).permute(0, 2, 3, 1).numpy()
-    expected = slow.token_linear(f, *(p.detach().numpy() for p in layer.linear.parameters()), group)
+    expected = slow.token_linear(f, *(p.detach().numpy() for p in layer.parameters()), group)
     np.testing.assert_allclose(y.detach().unflatten(-1, (features, n)).permute(0, 2, 3, 1), expected, atol=1e-12)
     for g in range(n):
         torch.testing.assert_close(layer(turned(group, g, x)), turned(group, g, y), atol=1e-12, rtol=0)
@@ -64,7 +60,7 @@ def test_token_linear(group: Group, sizes: tuple[int, int]) -> None:
     ours = torch.autograd.grad(y.square().sum(), given)
     torch.testing.assert_close(ours[0], theirs[0])
     torch.testing.assert_close(ours[2], theirs[2].unflatten(0, (-1, n)).sum(1))
-    layer.linear.algorithm = "bitwise"
+    layer.algorithm = "dense"
     with torch.no_grad():
         torch.testing.assert_close(layer(x), y)
     assert layer(x[:, :0]).shape == (2, 0, features * n)
@@ -150,8 +146,8 @@ def test_attention_is_that_of_torch_with_tied_weights(settings: dict[str, Any]) 
 
 
 SHIPPED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "token linear": (lambda: token_linear(D4, 24, 24), (2, 3, 192)),
-    "small token linear": (lambda: token_linear(C4, 2, 3), (2, 3, 8)),
+    "token linear": (lambda: FiberTokenLinear(D4, 24, 24), (2, 3, 192)),
+    "small token linear": (lambda: FiberTokenLinear(C4, 2, 3), (2, 3, 8)),
     "tied linear": (lambda: TiedLinear(D4, patch_permutations(D4, 4, 3), 2), (2, 3, 48)),
     "depthwise": (lambda: depthwise(C4).float(), (2, 8, 6, 6)),
 }
@@ -174,7 +170,7 @@ def test_shipping(what: str) -> None:
 
 def test_refusals() -> None:
     assert order(D4) == 8
-    linear = token_linear(D4, 3, 2)
+    linear = FiberTokenLinear(D4, 3, 2)
     assert_refused(lambda: linear(torch.zeros(2, 23)), ValueError, "FiberTokenLinear", "(..., 24)", "side by side")
     attention = FiberMultiheadAttention(C4, nn.MultiheadAttention(8, 2))
     x = torch.zeros(3, 1, 8)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from equilayers._checks import refuse
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear
 from equilayers.groups import Group
-from equilayers.nn import GroupLinear
 
 
 class FiberMultiheadAttention(nn.Module):
@@ -48,7 +47,7 @@ class FiberMultiheadAttention(nn.Module):
 
         def linear(width: int) -> FiberTokenLinear:
             bias = plain.in_proj_bias is not None
-            return FiberTokenLinear(GroupLinear(group, width // n, self.embed_dim // n, bias, "auto", **factory))
+            return FiberTokenLinear(group, width // n, self.embed_dim // n, bias, **factory)
 
         self.q_proj, self.out_proj = linear(self.embed_dim), linear(self.embed_dim)
         self.k_proj, self.v_proj = linear(plain.kdim), linear(plain.vdim)
@@ -60,8 +59,8 @@ class FiberMultiheadAttention(nn.Module):
     def reset_parameters(self) -> None:
         r"""Biases zero, as in torch.nn.MultiheadAttention; the layers within draw their own weights."""
         for layer in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
-            if layer.linear.bias is not None:
-                nn.init.zeros_(layer.linear.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         for bias in (self.bias_k, self.bias_v):
             if bias is not None:
                 nn.init.normal_(bias, std=self.embed_dim**-0.5)

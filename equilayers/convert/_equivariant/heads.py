@@ -10,8 +10,8 @@ from equilayers.convert._equivariant.convolutions import projected
 from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.fiber_layers import FiberLayer, FiberLinear
 from equilayers.convert._equivariant.norms import over_fields
+from equilayers.convert._equivariant.token_layers import FiberTokenLinear
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced, distance
-from equilayers.functional import expand_matrix
 from equilayers.nn import GroupLinear
 
 
@@ -51,7 +51,7 @@ def _gate(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     return Replaced(FiberLayer(made, n), "it gates features", away)
 
 
-def take_over(made: GroupLinear, weight: Tensor, bias: Tensor | None) -> float:
+def take_over(made: GroupLinear | FiberTokenLinear, weight: Tensor, bias: Tensor | None) -> float:
     r"""Copy the weights of a plain layer, (O·|G|, C·|G|), made equivariant; how far they were from it."""
     n = made.group.order
     with torch.no_grad():
@@ -59,7 +59,8 @@ def take_over(made: GroupLinear, weight: Tensor, bias: Tensor | None) -> float:
         if bias is not None and made.bias is not None:
             made.bias.copy_(bias.unflatten(0, (-1, n)).mean(1))
             made.bias.requires_grad_(bias.requires_grad)
-        away = distance(weight, expand_matrix(made.weight, made.spec))
+        rows = [made.group.act_regular(h, made.weight).flatten(1) for h in range(n)]
+        away = distance(weight, torch.stack(rows, 1).flatten(0, 1))
     made.weight.requires_grad_(weight.requires_grad)
     return away
 

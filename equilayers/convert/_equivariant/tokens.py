@@ -13,7 +13,6 @@ from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.heads import take_over
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._report import CONTAINER, Kept, Outcome, Refused, Replaced, distance
-from equilayers.nn import GroupLinear
 
 
 def token_linear(module: nn.Linear, conversion: Conversion) -> Outcome:
@@ -22,10 +21,10 @@ def token_linear(module: nn.Linear, conversion: Conversion) -> Outcome:
     problem = _not_whole(n, **{"in_features": module.in_features, "out_features": module.out_features})
     if problem is not None:
         return problem
-    sizes = module.in_features // n, module.out_features // n
-    made = GroupLinear(group, *sizes, module.bias is not None, "auto").to(module.weight.device, module.weight.dtype)
+    made = FiberTokenLinear(group, module.in_features // n, module.out_features // n, module.bias is not None)
+    made.to(module.weight.device, module.weight.dtype)
     away = take_over(made, module.weight, module.bias) if conversion.from_weights else None
-    return Replaced(FiberTokenLinear(made), distance=away)
+    return Replaced(made, distance=away)
 
 
 def moved_linear(module: nn.Linear, permutations: Tensor, conversion: Conversion) -> Outcome:
@@ -71,7 +70,7 @@ def _take_over_attention(made: FiberMultiheadAttention, module: nn.MultiheadAtte
     layers = (made.q_proj, made.k_proj, made.v_proj, made.out_proj)
     theirs = (*parts, module.out_proj.weight)
     away = [
-        take_over(layer.linear, weight, bias)
+        take_over(layer, weight, bias)
         for layer, weight, bias in zip(layers, theirs, (*biases, module.out_proj.bias), strict=True)
     ]
     with torch.no_grad():

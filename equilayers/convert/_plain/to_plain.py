@@ -128,9 +128,10 @@ def _depthwise(layer: FiberDepthwiseConv2d) -> nn.Conv2d:
     return made
 
 
-def _linear(layer: ours.LiftingLinear | ours.GroupLinear | TiedLinear) -> nn.Linear:
+def _linear(layer: Any) -> nn.Linear:
     r"""The product with the expanded matrix."""
-    matrix = layer.expanded() if isinstance(layer, TiedLinear) else expand_matrix(layer.weight, layer.spec)
+    tokens = isinstance(layer, FiberTokenLinear | TiedLinear)
+    matrix: Tensor = layer.expanded() if tokens else expand_matrix(layer.weight, layer.spec)
     made = nn.Linear(matrix.shape[1], matrix.shape[0], layer.bias is not None, device="meta")
     made.weight = _parameter(matrix, layer.weight)
     return _filled(made, layer)
@@ -138,7 +139,7 @@ def _linear(layer: ours.LiftingLinear | ours.GroupLinear | TiedLinear) -> nn.Lin
 
 def _attention(layer: FiberMultiheadAttention) -> nn.MultiheadAttention:
     r"""The attention of torch with the expanded matrices."""
-    q, k, v, out = (_linear(p.linear) for p in (layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj))
+    q, k, v, out = (_linear(p) for p in (layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj))
     made = nn.MultiheadAttention(
         *(layer.embed_dim, layer.num_heads, layer.dropout, out.bias is not None, layer.bias_k is not None),
         *(layer.add_zero_attn, k.in_features, v.in_features, layer.batch_first, "meta"),
@@ -245,7 +246,7 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     ),
     FiberConv2d: lambda layer: _conv(layer.conv),
     FiberDepthwiseConv2d: _depthwise,
-    FiberTokenLinear: lambda layer: _linear(layer.linear),
+    FiberTokenLinear: _linear,
     TiedLinear: _linear,
     FiberMultiheadAttention: _attention,
     FiberMean: lambda layer: graph("FiberMean", lambda x: x.unflatten(1, (-1, layer.order)).mean(2)),

@@ -19,8 +19,10 @@ from equilayers.nn._position import (
     GroupTokens,
 )
 from equilayers.nn._transformer import GroupFeedForward, GroupTransformerEncoder, GroupTransformerEncoderLayer
+from equilayers.nn._vectors import AngleHead, VectorHead, VectorLiftingConv2d, VectorLiftingLinear
 
 __all__ = [
+    "AngleHead",
     "AvgBlurPool2d",
     "BlurConv2d",
     "BlurPool2d",
@@ -48,5 +50,8 @@ __all__ = [
     "MaxBlurPool2d",
     "OrbitPool",
     "PolyphasePool2d",
+    "VectorHead",
+    "VectorLiftingConv2d",
+    "VectorLiftingLinear",
     "set_algorithm",
 ]

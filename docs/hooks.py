@@ -50,20 +50,11 @@ def rows() -> list[Row]:
             why = {"auto": "may take the expanded filter", "dense": EXPANDED}.get(algorithm, EXCHANGED)
             settings: dict[str, Any] = {"padding": 1, "algorithm": algorithm}
             found.append(_row(kind, f'algorithm="{algorithm}"', why, GROUP, 2, 3, 3, **settings))
+    found += _enlarging()
     for reduction in ("max", "mean", "norm", "logsumexp"):
         why = "a sum of exponentials, in the order of the fiber" if reduction == "logsumexp" else SORTED
         found.append(_row(nn.OrbitPool, f'"{reduction}"', why, reduction))
-    signs = f"{EXCHANGED}; components are swapped and negated"
-    cosets = "a sum over cosets, whose branches are exchanged; components are swapped and negated"
-    for kind, size, exact in (
-        (nn.VectorLiftingLinear, (2, 3), signs),
-        (nn.VectorLiftingConv2d, (2, 3, 3), signs),
-        (nn.VectorHead, (2, 3), cosets),
-    ):
-        for algorithm in ("bitwise", "orbit", "auto", "dense"):
-            why = EXPANDED if algorithm in ("auto", "dense") else exact
-            found.append(_row(kind, f'algorithm="{algorithm}"', why, GROUP, *size, algorithm=algorithm))
-    found.append(_row(nn.AngleHead, "", "the arc tangent rounds", GROUP, 2))
+    found += _of_vectors()
     once = "each number is added to one, and those that the group exchanges are the same"
     found.append(_row(nn.GroupPositionEmbedding, "", once, GROUP, 2, (8, 8)))
     found.append(_row(nn.GroupRelativePositionBias, "", once, GROUP, 2, 8))
@@ -102,6 +93,39 @@ def rows() -> list[Row]:
     found.append(_row(nn.HarmonicNonlinearity, "", phases, 2, 1))
     found.append(_row(nn.HarmonicBatchNorm, "", phases, 2, 1))
     found.append(_row(nn.HarmonicMagnitude, "", phases))
+    return found
+
+
+def _enlarging() -> list[Row]:
+    r"""The layers that enlarge maps."""
+    found = []
+    rotated = "a transposed convolution of every rotation of the input, on memory of its own"
+    for algorithm in ("bitwise", "orbit", "auto", "dense"):
+        why, setting = rotated if algorithm in ("bitwise", "orbit") else EXPANDED, f'algorithm="{algorithm}"'
+        found.append(_row(nn.GroupConvTranspose2d, setting, why, GROUP, 2, 3, 4, algorithm=algorithm))
+    found.append(_row(nn.GroupUpsample, "", "pixels are repeated, equally often", scale_factor=2))
+    pairs = "taps that a mirror exchanges are added first, with mirrored weights; rows and columns in both orders"
+    both = {"bitwise": pairs, "auto": "places follow from both sizes; sums in an order of their own"}
+    for algorithm, why in both.items():
+        settings: dict[str, Any] = {"scale_factor": 1.5, "mode": "bilinear", "algorithm": algorithm}
+        found.append(_row(nn.GroupUpsample, f'mode="bilinear", algorithm="{algorithm}"', why, **settings))
+    found.append(_row(nn.PolyphaseUnpool2d, "", "samples are put back where the pool found them"))
+    return found
+
+
+def _of_vectors() -> list[Row]:
+    found: list[Row] = []
+    signs = f"{EXCHANGED}; components are swapped and negated"
+    cosets = "a sum over cosets, whose branches are exchanged; components are swapped and negated"
+    for kind, size, exact in (
+        (nn.VectorLiftingLinear, (2, 3), signs),
+        (nn.VectorLiftingConv2d, (2, 3, 3), signs),
+        (nn.VectorHead, (2, 3), cosets),
+    ):
+        for algorithm in ("bitwise", "orbit", "auto", "dense"):
+            why = EXPANDED if algorithm in ("auto", "dense") else exact
+            found.append(_row(kind, f'algorithm="{algorithm}"', why, GROUP, *size, algorithm=algorithm))
+    found.append(_row(nn.AngleHead, "", "the arc tangent rounds", GROUP, 2))
     return found
 
 

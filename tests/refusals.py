@@ -8,8 +8,8 @@ import pytest
 FORM = re.compile(r"(?P<caller>[^ ].*?): expected (?P<wanted>.+), got (?P<got>.+?)\. (?P<hint>[A-Z].*\.)", re.DOTALL)
 
 
-def assert_refused(call: Callable[[], object], error: type[Exception], caller: str, *words: str) -> None:
-    """The call raises exactly this error, in the form of the house, in the name of `caller`, with these words."""
+def assert_refused(call: Callable[[], object], error: type[Exception], caller: str, *words: str) -> str:
+    """The call raises this error, in the form of the house, in the name of `caller`, with these words; the message."""
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
     assert type(caught.value) is error, repr(caught.value)
@@ -19,3 +19,4 @@ def assert_refused(call: Callable[[], object], error: type[Exception], caller: s
     assert match["caller"] == caller, message
     for word in words:
         assert word in message, f"{word!r} is not in: {message}"
+    return message

@@ -20,6 +20,7 @@ from equilayers.nn import (
     BlurPool2d,
     GroupAttentionPool,
     GroupConv2d,
+    GroupConvTranspose2d,
     GroupFeedForward,
     GroupLayerNorm,
     GroupLinear,
@@ -31,6 +32,7 @@ from equilayers.nn import (
     GroupTokens,
     GroupTransformerEncoder,
     GroupTransformerEncoderLayer,
+    GroupUpsample,
     HarmonicBatchNorm,
     HarmonicConv2d,
     HarmonicMagnitude,
@@ -42,6 +44,7 @@ from equilayers.nn import (
     MaxBlurPool2d,
     OrbitPool,
     PolyphasePool2d,
+    PolyphaseUnpool2d,
     VectorHead,
     VectorLiftingConv2d,
     VectorLiftingLinear,
@@ -149,6 +152,34 @@ def _polyphase() -> Variants:
     return plain | {"fiber": fiber, "inexact": Variant(lambda: PolyphasePool2d(3, exact=False), (3, 8, 11))}
 
 
+def _transposed() -> Variants:
+    settings = {"stride": 2, "padding": 1, "groups": 2}
+    made = lambda group, algorithm: GroupConvTranspose2d(group, 2, 4, 4, algorithm=algorithm, **settings)  # noqa: E731
+    return {
+        f"{name(group)} {algorithm}": Variant(
+            lambda g=group, a=algorithm: made(g, a), (2, group.order, 5, 5), (group, algorithm) == (C4, "auto")
+        )
+        for group, algorithm in itertools.product((C1, C4, D4), ("auto", "bitwise"))
+    }
+
+
+def _upsample() -> Variants:
+    kinds = [{"scale_factor": 2}, {"size": 8, "mode": "bilinear"}, {"scale_factor": 1.5, "mode": "bicubic"}]
+    kinds += [{"size": 7, "mode": "bilinear", "align_corners": True, "algorithm": "bitwise"}]
+    return _each([lambda s=s: GroupUpsample(**s) for s in kinds], (3, 4, 4, 4))
+
+
+class ThereAndBack(nn.Module):
+    """A pool with its unpool, which takes the choice of the pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.unpool = PolyphasePool2d(2, return_choice=True), PolyphaseUnpool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.unpool(*self.pool(x))
+
+
 class AtPlaces(nn.Module):
     """A layer of positions as a model calls it: the bias added to scores, the rotary embedding told the map."""
 
@@ -177,6 +208,9 @@ LAYERS: dict[str, Callable[[], Variants]] = {
     "GroupLinear": lambda: _linear(GroupLinear, dict.fromkeys((C1, C4, D4, T3, T4, T7, S3), 3)),
     "LiftingConv2d": lambda: _convolution(LiftingConv2d),
     "GroupConv2d": lambda: _convolution(GroupConv2d),
+    "GroupConvTranspose2d": _transposed,
+    "GroupUpsample": _upsample,
+    "PolyphaseUnpool2d": lambda: _each([ThereAndBack], (3, 4, 8, 8)),
     "GroupPositionEmbedding": lambda: {
         name(group): Variant(
             lambda g=group, s=space: GroupPositionEmbedding(g, 3, s), (3, group.order, *space), group == C4

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import refuse
 from equilayers.interop._escnn_fields import Fields, escnn_nn, fields_of
-from equilayers.nn import GroupConv2d, LiftingConv2d, OrbitPool
+from equilayers.nn import GroupConv2d, GroupConvTranspose2d, GroupUpsample, LiftingConv2d, OrbitPool
 
 Builder = Callable[[Any, Fields, str], nn.Module]
 
@@ -22,6 +22,8 @@ def counterparts() -> dict[type, Builder]:
     library = escnn_nn()
     return {
         library.R2Conv: _convolution,
+        library.R2ConvTransposed: _transposed,
+        library.R2Upsampling: _upsampling,
         library.InnerBatchNorm: _batch_norm,
         library.GroupPooling: lambda _, fields, __: OrbitPool("max") if fields.regular else nn.Identity(),
         library.PointwiseMaxPool2D: _pool(nn.MaxPool2d, nn.MaxPool3d, kernel_size=1, stride=1, padding=0, dilation=1),
@@ -38,18 +40,22 @@ def counterparts() -> dict[type, Builder]:
 
 
 def blocks_and_bias(module: Any, source: Fields, target: Fields) -> tuple[Tensor, Tensor | None]:
-    r"""The filter (O, t, C/groups, s, kh, kw) with its fibers in our order, and the bias (O,), as detached copies."""
+    r"""The filter (O, t, C/groups, s, kh, kw) with its fibers in our order, and the bias (O,), as detached copies.
+
+    Of a transposed convolution (C, s, O/groups, t, kh, kw).
+    """
+    rows, columns = (source, target) if isinstance(module, escnn_nn().R2ConvTransposed) else (target, source)
     with torch.no_grad():
         weight, bias = module.expand_parameters() if module.training else (module.filter, module.expanded_bias)
-        blocks = weight.unflatten(0, (target.channels, -1)).unflatten(2, (-1, len(source.places)))
-        blocks = blocks[:, target.places][:, :, :, source.places]
+        blocks = weight.unflatten(0, (rows.channels, -1)).unflatten(2, (-1, len(columns.places)))
+        blocks = blocks[:, rows.places][:, :, :, columns.places]
         return blocks, None if bias is None else bias.view(target.channels, -1)[:, 0].clone()
 
 
 def _convolution(module: Any, source: Fields, what: str) -> nn.Module:
     target = fields_of("from_escnn", f"{what} (R2Conv)", module.out_type)
     blocks, bias = blocks_and_bias(module, source, target)
-    weight = _tied_weight(blocks, source, what)
+    weight = _tied_weight(blocks, source, f"{what} (R2Conv)")
     names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     settings: dict[str, Any] = {name: getattr(module, name) for name in names}
     settings |= {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
@@ -67,6 +73,32 @@ def _convolution(module: Any, source: Fields, what: str) -> nn.Module:
     return layer if target.regular or isinstance(layer, nn.Conv2d) else nn.Sequential(layer, OrbitPool("mean"))
 
 
+def _transposed(module: Any, source: Fields, what: str) -> nn.Module:
+    described = f"{what} (R2ConvTransposed)"
+    target = fields_of("from_escnn", described, module.out_type)
+    if not source.regular or not target.regular:
+        hint = "Put an R2Conv between them and it."
+        refuse("from_escnn", f"{described} between regular fields", "trivial ones", hint)
+    blocks, bias = blocks_and_bias(module, source, target)
+    weight = _tied_weight(blocks, target, described)
+    names = ("kernel_size", "stride", "padding", "output_padding", "groups", "dilation")
+    settings: dict[str, Any] = {name: getattr(module, name) for name in names}
+    settings |= {"bias": bias is not None, "device": weight.device, "dtype": weight.dtype}
+    layer = GroupConvTranspose2d(source.group, source.channels, target.channels, **settings)
+    layer.weight = nn.Parameter(weight, requires_grad=module.weights.requires_grad)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=module.bias.requires_grad)
+    return layer
+
+
+def _upsampling(module: Any, _: Fields, what: str) -> nn.Module:
+    scale, corners = module._scale_factor, module._align_corners
+    if scale is not None and not corners and scale % 1:
+        hint = "There the places of its pixels follow from the factor, and are not symmetric: pass it a size."
+        refuse("from_escnn", f"{what} (R2Upsampling) to have a whole scale_factor", scale, hint)
+    return GroupUpsample(module._size, scale, module._mode, corners)
+
+
 def _tied_weight(blocks: Tensor, source: Fields, what: str) -> Tensor:
     r"""The weight (O, C, kh, kw) or (O, C, |G|, kh, kw) that the blocks are images of; ValueError if they are not."""
     group = source.group
@@ -78,7 +110,7 @@ def _tied_weight(blocks: Tensor, source: Fields, what: str) -> Tensor:
     if deviation > max(1e-4, 2 * torch.finfo(blocks.dtype).eps) * largest:
         got = f"one that is off by {float(deviation / largest):.1g} of its largest entry"
         hint = "Call train() and then eval() on it, so that escnn expands the filter from the weights again."
-        refuse("from_escnn", f"{what} (R2Conv) to have an equivariant filter", got, hint)
+        refuse("from_escnn", f"{what} to have an equivariant filter", got, hint)
     return weight
 
 

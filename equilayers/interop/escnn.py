@@ -27,6 +27,7 @@ def from_escnn(module: nn.Module) -> nn.Module:
 
     - `R2Conv`: LiftingConv2d from trivial fields, GroupConv2d from regular ones; to trivial fields, that and
       OrbitPool("mean"), or nn.Conv2d where it is 1 x 1 without stride and comes from trivial fields.
+    - `R2ConvTransposed`: GroupConvTranspose2d, between regular fields; `R2Upsampling`: GroupUpsample.
     - `GroupPooling`: OrbitPool("max").
     - `InnerBatchNorm`, `PointwiseMaxPool2D`, `PointwiseAvgPool2D`, `PointwiseAdaptiveMaxPool2D`,
       `PointwiseAdaptiveAvgPool2D`: torch's own, 3-D with windows (1, k, k) on regular fields, 2-D on trivial ones.

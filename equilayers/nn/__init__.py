@@ -10,7 +10,7 @@ from equilayers.nn._harmonic_activation import HarmonicBatchNorm, HarmonicMagnit
 from equilayers.nn._heads import GroupAttentionPool, InvariantHead
 from equilayers.nn._linear import GroupLinear, LiftingLinear
 from equilayers.nn._norm import GroupLayerNorm, GroupRMSNorm
-from equilayers.nn._polyphase import PolyphasePool2d
+from equilayers.nn._polyphase import PolyphasePool2d, PolyphaseUnpool2d
 from equilayers.nn._pool import InvariantAvgPool2d, OrbitPool
 from equilayers.nn._position import (
     GroupPositionEmbedding,
@@ -19,6 +19,7 @@ from equilayers.nn._position import (
     GroupTokens,
 )
 from equilayers.nn._transformer import GroupFeedForward, GroupTransformerEncoder, GroupTransformerEncoderLayer
+from equilayers.nn._upsample import GroupConvTranspose2d, GroupUpsample
 from equilayers.nn._vectors import AngleHead, VectorHead, VectorLiftingConv2d, VectorLiftingLinear
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "BlurPool2d",
     "GroupAttentionPool",
     "GroupConv2d",
+    "GroupConvTranspose2d",
     "GroupFeedForward",
     "GroupLayerNorm",
     "GroupLinear",
@@ -39,6 +41,7 @@ __all__ = [
     "GroupTokens",
     "GroupTransformerEncoder",
     "GroupTransformerEncoderLayer",
+    "GroupUpsample",
     "HarmonicBatchNorm",
     "HarmonicConv2d",
     "HarmonicMagnitude",
@@ -50,6 +53,7 @@ __all__ = [
     "MaxBlurPool2d",
     "OrbitPool",
     "PolyphasePool2d",
+    "PolyphaseUnpool2d",
     "VectorHead",
     "VectorLiftingConv2d",
     "VectorLiftingLinear",

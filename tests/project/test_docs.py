@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import equilayers.nn
 from commands import commands, problem
-from equilayers.functional import rotate, rotate_harmonic
+from equilayers.functional import polyphase_pool2d, rotate, rotate_harmonic
 from equilayers.functional.vectors import vector_norm
 from equilayers.groups import CyclicRotation, Group
 from equilayers.nn import GroupConv2d
@@ -172,6 +172,8 @@ INPUTS: dict[str, list[tuple[int, ...]]] = {
     },
     **{name: [(2, 2, 4, 8, 8)] for name in ("GroupPositionEmbedding", "GroupRelativePositionBias")},
     **{name: [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)] for name in ("GroupRotaryEmbedding", "GroupTokens")},
+    "GroupConvTranspose2d": [(2, 2, 4, 4, 4), (2, 2, 4, 5, 5)],
+    "PolyphaseUnpool2d": [(2, 2, 4, 8, 8)],
     "OrbitPool": [(2, 3, 4, 7, 7), (2, 3, 4)],
     **{key: [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)] for key in ("VectorHead", "AngleHead")},
     **{name: [(2, 2, 4, 8, 8)] for name in ("HarmonicNonlinearity", "HarmonicBatchNorm", "HarmonicMagnitude")},
@@ -194,6 +196,7 @@ MAPS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "GroupRelativePositionBias": lambda layer, f: (
         (layer()[0] + f.flatten(3).unsqueeze(3)).amax(-1).unflatten(3, f.shape[3:])
     ),
+    "PolyphaseUnpool2d": lambda layer, f: layer(*polyphase_pool2d(f, layer.stride, return_choice=True)),
     "GroupTokens": lambda layer, f: layer(f)[..., 1:].unflatten(3, f.shape[3:]),
     # The gradient of an image is a field; the length of a vector and four times an angle turn no more.
     **dict.fromkeys(("VectorLiftingConv2d", "VectorLiftingLinear"), lambda layer, x: layer(slopes(x))),
@@ -262,7 +265,7 @@ def test_the_names_of_escnn_are_its_names(escnn: types.ModuleType) -> None:
     theirs = "".join(row.split("|")[1] for row in table.splitlines() if row.startswith("| `"))
     modules, spaces = re.findall(r"`([A-Z]\w+)", theirs), re.findall(r"`gspaces\.(\w+)", theirs)
     methods = re.findall(r"`module\.(\w+)", theirs)
-    assert (len(modules), len(spaces), len(methods)) == (13, 5, 2)
+    assert (len(modules), len(spaces), len(methods)) == (15, 5, 2)
     assert not [name for name in modules if not hasattr(escnn.nn, name)]
     assert not [name for name in spaces if not hasattr(escnn.gspaces, name)]
     assert not [name for name in methods if not hasattr(escnn.nn.EquivariantModule, name)]

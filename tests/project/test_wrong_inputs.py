@@ -17,7 +17,9 @@ from equilayers.nn import (
     BlurConv2d,
     BlurPool2d,
     GroupConv2d,
+    GroupConvTranspose2d,
     GroupLinear,
+    GroupUpsample,
     HarmonicBatchNorm,
     HarmonicConv2d,
     HarmonicMagnitude,
@@ -28,6 +30,7 @@ from equilayers.nn import (
     MaxBlurPool2d,
     OrbitPool,
     PolyphasePool2d,
+    PolyphaseUnpool2d,
     VectorHead,
     VectorLiftingConv2d,
     VectorLiftingLinear,
@@ -37,6 +40,7 @@ from refusals import FORM
 C4 = CyclicRotation(4)
 V = torch.randn(2, 2, 2, 8, 8)
 X, F, Z = torch.randn(2, 1, 8, 8), torch.randn(2, 2, 4, 8, 8), torch.randn(2, 2, 2, 8, 8)
+CHOICE = torch.zeros(2, 2, dtype=torch.int64)
 TARGET = torch.tensor([0, 1])
 WEIGHT = torch.randn(64, 3)
 # A good input, and the names by which a refusal may begin: its own, or that of the function or layer it is made of.
@@ -52,6 +56,13 @@ LAYERS: dict[str, tuple[Callable[[Any], Any], Tensor, str]] = {
     "MaxBlurPool2d": (MaxBlurPool2d(), X, ""),
     "AvgBlurPool2d": (AvgBlurPool2d(), X, ""),
     "BlurConv2d": (BlurConv2d(C4, 2, 4, 3), F, "GroupConv2d"),
+    "GroupConvTranspose2d": (GroupConvTranspose2d(C4, 2, 4, 4, 2, 1), F, ""),
+    "GroupUpsample": (GroupUpsample(scale_factor=2), X, ""),
+    "PolyphaseUnpool2d": (
+        lambda x: PolyphaseUnpool2d()(x, torch.zeros(2, 2, dtype=torch.int64)),
+        X,
+        "polyphase_unpool2d",
+    ),
     "PolyphasePool2d": (PolyphasePool2d(), X, "polyphase_pool2d"),
     "HarmonicConv2d": (HarmonicConv2d(1, 2, 5), X, ""),
     "HarmonicNonlinearity": (HarmonicNonlinearity(2, 0), Z, ""),
@@ -68,7 +79,7 @@ LAYERS: dict[str, tuple[Callable[[Any], Any], Tensor, str]] = {
     "group_conv2d": (lambda x: functional.group_conv2d(x, torch.ones(2, 2, 4, 3, 3), None, C4), F, ""),
     "rotate": (lambda x: functional.rotate(x, 30.0), X, ""),
     "rotate_harmonic": (lambda x: functional.rotate_harmonic(x, 30.0), Z, "rotate"),
-    "polyphase_unpool2d": (lambda x: functional.polyphase_unpool2d(x, torch.zeros(2, 2, dtype=torch.int64)), X, ""),
+    "polyphase_unpool2d": (lambda x: functional.polyphase_unpool2d(x, CHOICE), X, ""),
     "warp": (lambda x: metrics.warp(x, torch.zeros(2, 8, 8)), X, ""),
     "act": (lambda x: C4.act(1, x), X, "CyclicRotation(4).act"),
     "orbit": (C4.orbit, X, "CyclicRotation(4)"),

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from equilayers._checks import Pair
 from equilayers.groups import DirectProduct, Group, PermutationGroup
 
 
@@ -22,22 +22,39 @@ class _Tracer(fx.Tracer):
 
 
 class _Computed(nn.Module):
-    def __init__(self, compute: Callable[..., Tensor], parts: dict[str, nn.Module]) -> None:
+    def __init__(self, compute: Callable[..., Any], parts: dict[str, nn.Module]) -> None:
         super().__init__()
         self.compute, self.names = compute, list(parts)
         for name, part in parts.items():
             self.add_module(name, part)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.compute(x, *(getattr(self, name) for name in self.names))
 
 
-def graph(name: str, compute: Callable[..., Tensor], **parts: nn.Module) -> fx.GraphModule:
+class _ComputedOfTwo(nn.Module):
+    def __init__(self, compute: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self.compute = compute
+
+    def forward(self, x: Tensor, other: Any) -> Any:
+        return self.compute(x, other)
+
+
+def graph(name: str, compute: Callable[..., Any], **parts: nn.Module) -> fx.GraphModule:
     r"""A module called `name` from x to `compute(x, *parts)`.
 
     Sizes are symbols while it is traced: they know arithmetic and torch.sym_min, but no `if`.
     """
-    root = _Computed(compute, parts)
+    return _traced(name, _Computed(compute, parts))
+
+
+def graph_of_two(name: str, compute: Callable[[Any, Any], Any]) -> fx.GraphModule:
+    r"""A module called `name` from x and another argument to `compute(x, other)`."""
+    return _traced(name, _ComputedOfTwo(compute))
+
+
+def _traced(name: str, root: nn.Module) -> fx.GraphModule:
     traced = _Tracer().trace(root)
     traced._tracer_cls = None  # or pickle would look for ours
     for node in traced.nodes:
@@ -85,8 +102,9 @@ def _moved(group: Group, g: int, x: Tensor) -> Tensor:
     return group._move(g, x) if g else x
 
 
-def polyphase(stride: Pair, norm: float, exact: bool) -> fx.GraphModule:
+def polyphase(layer: Any) -> fx.GraphModule:
     r"""Of `equilayers.nn.PolyphasePool2d`; of components with equal norms it keeps the first."""
+    stride, norm, exact = layer.stride, layer.norm, layer.exact
 
     def compute(x: Any) -> Any:
         for dim, step in () if exact else zip((-2, -1), stride, strict=True):
@@ -96,7 +114,37 @@ def polyphase(stride: Pair, norm: float, exact: bool) -> fx.GraphModule:
         starts = itertools.product(*map(range, stride))
         components = torch.stack([x[..., i :: stride[0], j :: stride[1]] for i, j in starts], 1)
         rows = components.flatten(2)
-        largest = rows.double().norm(norm, 2).argmax(1)[:, None, None]
-        return rows.gather(1, largest.expand(-1, -1, rows.size(2))).reshape(components[:, 0].shape)
+        largest = rows.double().norm(norm, 2).argmax(1)
+        y = rows.gather(1, largest[:, None, None].expand(-1, -1, rows.size(2))).reshape(components[:, 0].shape)
+        return (y, torch.stack([largest // stride[1], largest % stride[1]], 1)) if layer.return_choice else y
 
     return graph("PolyphasePool2d", compute)
+
+
+def unpolyphase(layer: Any) -> fx.GraphModule:
+    r"""Of `equilayers.nn.PolyphaseUnpool2d`."""
+
+    def compute(y: Any, choice: Any) -> Any:
+        down, right = (choice[:, k, None] == choice.new_ones(step).cumsum(0) - 1 for k, step in enumerate(layer.stride))
+        here = (down[:, :, None] & right[:, None, :])[:, :, None, :]  # (B, s, 1, s)
+        maps = y.flatten(1, -3)
+        cells = here[:, None, None] * maps[:, :, :, None, :, None]
+        return cells.flatten(-2).flatten(-3, -2).unflatten(1, y.shape[1:-2])
+
+    return graph_of_two("PolyphaseUnpool2d", compute)
+
+
+def upsampling(layer: Any) -> fx.GraphModule:
+    r"""Of `equilayers.nn.GroupUpsample`; without a size of its own it takes one in the call, as the layer does."""
+    spec = layer.spec
+    mode, corners = ("nearest-exact", None) if spec.mode == "nearest" else (spec.mode, spec.corners)
+
+    def resized(x: Any, size: Any) -> Any:
+        factor = None if size is not None else spec.scale
+        again = None if factor is None else True
+        y = F.interpolate(x.flatten(1, -3), size, factor, mode, corners, again)
+        return y.unflatten(1, x.shape[1:-2])
+
+    if spec.size is None and spec.scale is None:
+        return graph_of_two("GroupUpsample", resized)
+    return graph("GroupUpsample", lambda x: resized(x, spec.size))

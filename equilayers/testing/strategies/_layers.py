@@ -104,6 +104,29 @@ def _group_conv(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, S
     return _convolution(draw, kind, group, (group.order,))
 
 
+def _transposed(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
+    r"""Taps enough that an output is left; pixels appended where the group does not reverse the axis."""
+    channel_groups, counts = draw(FEW), [draw(st.integers(1, 2)) for _ in range(2)]
+    names = {"kernel_size": (2, 4), "stride": (1, 3), "dilation": (1, 2), "padding": (0, 1)}
+    settings: Settings = {name: _pair(draw, group, st.integers(*ends)) for name, ends in names.items()}
+    extra = [draw(st.integers(0, settings["stride"][axis] - 1)) for axis in (0, 1)]
+    settings["output_padding"] = tuple(0 if axis in reversed_axes(group) else extra[axis] for axis in (0, 1))
+    settings |= {"bias": draw(st.booleans()), "algorithm": draw(st.sampled_from(["auto", "bitwise", "orbit", "dense"]))}
+    inputs, outputs = (channel_groups * count for count in counts)
+    size = _pair(draw, group, st.integers(2, 5))
+    return kind(group, inputs, outputs, groups=channel_groups, **settings), (inputs, group.order, *size)
+
+
+def _upsample(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
+    mode = draw(st.sampled_from(["nearest", "bilinear", "bicubic"]))
+    factor = FEW if mode == "nearest" else st.sampled_from([0.75, 1.5, 2.0, 3.0])
+    settings: Settings = {"scale_factor": _pair(draw, group, factor), "mode": mode}  # type: ignore[arg-type]
+    settings["algorithm"] = draw(st.sampled_from(["auto", "bitwise"]))
+    if mode != "nearest":
+        settings["align_corners"] = draw(st.booleans())
+    return kind(**settings), _map(draw, group, _pair(draw, group, st.integers(3, 8)))
+
+
 def _algorithm(draw: st.DrawFn, group: Group) -> str:
     r"""Of a linear layer; the Fourier transform of products and of permutations is not known."""
     fourier = group.order == 1 or isinstance(group, CyclicRotation | Dihedral | CyclicTranslation)
@@ -199,6 +222,8 @@ def _polyphase(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Sh
 MAKERS: dict[str, Maker] = {
     "LiftingConv2d": _lifting_conv,
     "GroupConv2d": _group_conv,
+    "GroupConvTranspose2d": _transposed,
+    "GroupUpsample": _upsample,
     "VectorLiftingConv2d": _vector_lifting_conv,
     "VectorLiftingLinear": _vector_lifting_linear,
     "VectorHead": _vector_head,
@@ -227,11 +252,12 @@ def layers(
     r"""A layer of this class with settings that it allows, and an input (B, ...) that it accepts.
 
     The input is an image, moved by `group.act`, for LiftingLinear and LiftingConv2d; a regular feature, moved by
-    `group.act_regular`, for GroupLinear, GroupConv2d, norms, position embeddings, OrbitPool, BlurConv2d and VectorHead;
-    vectors, moved by `group.act_vectors` with the `axes` of the `spec`, for those that lift vectors; for the other
-    pools an image where it has 4 axes, a regular feature where it has 5. Weights and inputs shrink to zeros and small
-    whole numbers, but for the inputs of norms and PolyphasePool2d, which may not tie. Layers with attention are
-    not drawn: a softmax turns the rounding of large scores into errors of any size.
+    `group.act_regular`, for GroupLinear, GroupConv2d, GroupConvTranspose2d, norms, position embeddings, OrbitPool,
+    BlurConv2d and VectorHead; vectors, moved by `group.act_vectors` with the `axes` of the `spec`, for those that lift
+    vectors; for the other pools and GroupUpsample an image where it has 4 axes, a regular feature where it has 5.
+    Weights and inputs shrink to zeros and small whole numbers, but for the inputs of norms and PolyphasePool2d, which
+    may not tie. Layers with attention are not drawn: a softmax turns the rounding of large scores into errors of any
+    size.
 
     Args:
         kind: a layer of `equilayers.nn`, or a class derived from one that is made in the same way.

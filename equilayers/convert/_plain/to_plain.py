@@ -18,6 +18,7 @@ from equilayers.convert._equivariant.fiber_layers import (
     FiberLayer,
     FiberLinear,
     FiberMean,
+    Steps,
 )
 from equilayers.convert._equivariant.softness import settled
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
@@ -246,6 +247,7 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
         "HarmonicMagnitude", lambda z: z.unflatten(2, (-1, 2)).norm(dim=3).flatten(1, 2)
     ),
     FiberConv2d: lambda layer: _conv(layer.conv),
+    Steps: lambda layer: nn.Sequential(*layer),
     FiberDepthwiseConv2d: _depthwise,
     FiberTokenLinear: _linear,
     TiedLinear: _linear,

@@ -2,7 +2,7 @@ r"""The trainings of `python -m baselines finetune`: a plain network, and what b
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -151,11 +151,9 @@ class FinetuneJob:
 
 
 def _pretraining(run: Run) -> Result:
-    r"""The settings of the plain network that a run begins with; the group is none of them."""
-    settings = Run(run.data, run.data_dir, "", PRETRAINED, run.seed).settings()
-    return {key: value for key, value in settings.items() if key != "protocol"} | {
-        "protocol": {key: value for key, value in settings["protocol"].items() if key != "steps"}
-    }
+    r"""The settings of the plain network that a run begins with: neither the group nor what follows is among them."""
+    settings = replace(run, group="", method=PRETRAINED, softness=0.0).settings()
+    return settings | {"protocol": settings["protocol"] | {"steps": 0}}
 
 
 def _converted(model: nn.Module, group: Group, train: Images, *, from_weights: bool) -> nn.Module:

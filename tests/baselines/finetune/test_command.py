@@ -12,7 +12,6 @@ from baselines.common.runner import SerialExecutor
 from baselines.finetune import command, runs
 from baselines.finetune.runs import METHODS, FinetuneJob, Run
 from baselines.vit.models import Shape
-from studies import refused
 
 TINY = replace(
     runs.PROTOCOLS["digits"], splits=(64, 40, 17), shape=Shape(16, 1, 1), pretrain=4, steps=4, batch=16, tested=20
@@ -54,5 +53,5 @@ def test_weights_of_other_settings_are_refused(tmp_path: Path, monkeypatch: pyte
     plain = FinetuneJob(Run("digits", None, "D1", "plain", 0), tmp_path)
     plain.carry_out(lambda step: None)
     monkeypatch.setitem(runs.PROTOCOLS, "digits", replace(TINY, lr=1.0))
-    with refused("finetune", "to be of the settings asked for"):
+    with pytest.raises(ValueError, match="finetune: expected .* to be of the settings asked for"):
         FinetuneJob(Run("digits", None, "D1", "converted", 0), tmp_path).carry_out(lambda step: None)

@@ -48,7 +48,7 @@ class Protocol:
     steps: int
     patch: int = 4
     batch: int = 32
-    lr: float = 1e-3  # the peak of one cycle; a tenth of it for what was trained before
+    lr: float = 1e-3  # the peak of one cycle
     decay: float = 0.05
     tested: int = 2000
     test_batch: int = 100
@@ -180,7 +180,7 @@ def images_of(data: str, data_dir: str | None) -> tuple[Images, Images, int]:
 def _train(model: nn.Module, train: Images, job: FinetuneJob, advance: Advance) -> None:
     r"""AdamW on one cycle of the learning rate, gradients cut at norm 1; the softness falls along with it."""
     run, protocol = job.run, PROTOCOLS[job.run.data]
-    rate = protocol.lr * (1.0 if run.method in (PRETRAINED, "scratch") else 0.1)
+    rate = protocol.lr
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=protocol.decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=job.steps)
     model.train()

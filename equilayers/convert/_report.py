@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from equilayers._checks import refuse
 
+CONTAINER = "its parts are converted"
 OWN = "its class computes something of its own, or its weight is parametrised"
 
 HOOKS = (
@@ -22,12 +24,17 @@ STATE_HOOKS = (
 )
 
 
+Sizes = tuple[tuple[int, int], ...]
+Lopsided = tuple[tuple[tuple[int, int], str], ...]
+
+
 @dataclass(frozen=True)
 class Replaced:
-    r"""The module that takes the place of another."""
+    r"""The module that takes the place of another; distance: of the weights it took over, see `Entry`."""
 
     module: nn.Module
     reason: str = ""
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,30 +56,39 @@ Outcome = Replaced | Kept | Refused
 
 @dataclass(frozen=True)
 class Entry:
-    r"""One module: what became of it and why. Paths are those of `named_modules`."""
+    r"""One module: what became of it and why. Paths are those of `named_modules`.
+
+    distance: with from_weights how far its weight W was from equivariant, `||W - P W|| / ||W||`, P W the nearest
+    equivariant one: 0 if it was, about `sqrt(1 - 1/|G|)` for random numbers.
+    """
 
     path: str
     before: str
     done: Literal["replaced", "kept", "refused"]
     after: str = ""
     reason: str = ""
+    distance: float | None = None
 
     def __str__(self) -> str:
         arrow = f" -> {self.after}" if self.after else ""
-        return f"{self.done:8} {self.path}: {self.before}{arrow}{f' ({self.reason})' if self.reason else ''}"
+        away = "" if self.distance is None else f"{self.distance:.2f} from equivariant"
+        notes = "; ".join(filter(None, (self.reason, away)))
+        return f"{self.done:8} {self.path}: {self.before}{arrow}{f' ({notes})' if notes else ''}"
 
 
 @dataclass(frozen=True)
 class Report:
     r"""Every module that was looked at, in the order of `named_modules`, and the numbers of parameters.
 
-    verified: the sizes (height, width) that the result was run at and found to be what it should be.
+    verified: the sizes (height, width) that the result was run at and found to be what it should be. lopsided: sizes
+    that a model on tokens takes without being symmetric there, and why: its windows and places are of one size.
     """
 
     entries: tuple[Entry, ...]
     parameters_before: int
     parameters_after: int
-    verified: tuple[tuple[int, int], ...] = ()
+    verified: Sizes = ()
+    lopsided: Lopsided = ()
 
     def of(self, done: str) -> list[Entry]:
         r"""The entries "replaced", "kept" or "refused"."""
@@ -89,7 +105,9 @@ class Report:
         lines = [f"{count}; {change}", *map(str, self.entries)]
         if self.verified:
             sizes = ", ".join(f"{height}x{width}" for height, width in self.verified)
-            lines.append(f"verified at {sizes}" + ("" if len(self.verified) > 1 else " alone: it takes no other tried"))
+            alone = len(self.verified) == 1 and not self.lopsided
+            lines.append(f"verified at {sizes}" + (" alone: it takes no other tried" if alone else ""))
+        lines += [f"not symmetric at {height}x{width}: {why}" for (height, width), why in self.lopsided]
         return "\n".join(lines)
 
 
@@ -107,14 +125,18 @@ def convert_modules(
     model: nn.Module, convert: Callable[[str, nn.Module], Outcome | None]
 ) -> tuple[nn.Module, list[Entry]]:
     r"""Replace modules of the model in place; an entry for each of which `convert(path, module)` is not None."""
-    entries = []
+    entries: list[Entry] = []
+    within: set[nn.Module] = set()
     for path, module in list(model.named_modules()):
+        if module in within:  # a part of what was replaced as a whole
+            continue
         outcome = convert(path, module)
         if isinstance(outcome, Replaced) and any(getattr(module, name) for name in STATE_HOOKS):
             outcome = Refused("it has hooks on its state dict, the names in which would be others")
         if outcome is not None:
             entries.append(entry(path, _described(module), outcome))
         if isinstance(outcome, Replaced):
+            within |= set(module.modules())
             outcome.module.train(module.training)
             for name in HOOKS:
                 setattr(outcome.module, name, getattr(module, name))
@@ -125,16 +147,21 @@ def convert_modules(
 def entry(path: str, before: str, outcome: Outcome) -> Entry:
     r"""The line of a report about one outcome."""
     if isinstance(outcome, Replaced):
-        return Entry(path, before, "replaced", _described(outcome.module), outcome.reason)
+        return Entry(path, before, "replaced", _described(outcome.module), outcome.reason, outcome.distance)
     return Entry(path, before, "kept" if isinstance(outcome, Kept) else "refused", reason=outcome.reason)
 
 
+def distance(weight: Tensor, nearest: Tensor) -> float:
+    r"""`||W - P W|| / ||W||`, zero for zeros."""
+    return float((weight - nearest).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
+
+
 def report(
-    entries: list[Entry], before: nn.Module, after: nn.Module, verified: tuple[tuple[int, int], ...] = ()
+    entries: list[Entry], before: nn.Module, after: nn.Module, verified: Sizes = (), lopsided: Lopsided = ()
 ) -> Report:
     r"""The report of a conversion."""
     first, last = (sum(p.numel() for p in model.parameters()) for model in (before, after))
-    return Report(tuple(entries), first, last, verified)
+    return Report(tuple(entries), first, last, verified, lopsided)
 
 
 def _replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

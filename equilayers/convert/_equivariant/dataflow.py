@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from equilayers._modules import CallTracer, evaluation, tensors
 from equilayers.convert._equivariant.functions import asymmetry
-from equilayers.convert._equivariant.labels import Labels, Lost, Moved, Raw, fresh_map, fresh_rows, last_axis
+from equilayers.convert._equivariant.labels import (
+    Labels,
+    Lost,
+    Moved,
+    Raw,
+    fresh_map,
+    fresh_rows,
+    last_axis,
+    turns_as_map,
+)
 from equilayers.convert._equivariant.rules import Rules
 from equilayers.convert._equivariant.ties import Ties
 from equilayers.groups import Group
@@ -78,6 +87,11 @@ class Dataflow:
     single: bool
     shapes: list[torch.Size]
 
+    @property
+    def tokens(self) -> bool:
+        r"""Whether a layer reads tokens: sequences of features."""
+        return any(call.moves is not None and len(call.shape) > 2 for calls in self.calls.values() for call in calls)
+
 
 def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: Ties) -> Dataflow:
     r"""Run the model on x in eval mode, without gradients, and record what each module reads.
@@ -102,6 +116,8 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
             whole = out if len(x) <= LABELLED else model(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    for where, why in tracer.sliced.values():
+        tracer.broken.setdefault(where, why)
     flows, shapes = [tracer.get(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
     return Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, isinstance(out, Tensor), shapes)
 
@@ -116,6 +132,7 @@ class _FlowTracer(CallTracer):
         self.labels: dict[int, tuple[Tensor, Labels]] = {}
         self.calls: dict[str, list[Call]] = {}
         self.broken: dict[str, str] = {}
+        self.sliced: dict[int, tuple[str, str]] = {}  # of each slice that takes every so many: where, and why it breaks
         self.inside: list[str] = []  # paths of the modules that are running, the innermost last
         self.busy: list[str] = []  # of those that others take the place of
 
@@ -128,12 +145,16 @@ class _FlowTracer(CallTracer):
 
     def put(self, t: Tensor, flow: Flow, label: Labels | None) -> None:
         channels = t.shape[1] if t.ndim == 4 else flow.channels
-        if t.ndim == 4 and channels == 1 and flow.kind == LIFTED and self.rules.is_map(label):
+        if t.ndim == 4 and channels == 1 and flow.kind == LIFTED and self.is_image(label):
             flow = Flow(IMAGE, 1)  # a gate, or a mean over all planes
         whole = sum(count for _, count in flow.parts) == channels
         self.flows[id(t)] = t, Flow(flow.kind, channels, flow.producers, flow.parts if whole else ())
         if label is not None:
             self.labels[id(t)] = t, label
+
+    def is_image(self, label: Labels | None) -> bool:
+        r"""Whether nothing is known against that the group does not touch the channels."""
+        return not isinstance(label, Moved) or turns_as_map(self.rules.group, label.names, fibered=False)
 
     def get(self, t: Tensor) -> Flow | None:
         return self.flows[id(t)][1] if id(t) in self.flows else None
@@ -189,7 +210,14 @@ class _FlowTracer(CallTracer):
             flow = self.concatenated(flow, given, labels[0]) if flow and name in CONCATENATIONS else flow
             why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
             if why is not None:
-                self.broken.setdefault(self.inside[-1] if self.inside else "", why)
+                where = self.inside[-1] if self.inside else ""
+                if name == "__getitem__" and isinstance(labels[0], Moved):
+                    self.sliced[id(made[0])] = where, why  # until it stands beside the rest
+                else:
+                    self.broken.setdefault(where, why)
+            if name in CONCATENATIONS and isinstance(labels[0], Moved):
+                for t in given:
+                    self.sliced.pop(id(t), None)
         for t, label in zip(made, labels, strict=True):
             if flow is not None:
                 self.put(t, flow, label)

@@ -58,13 +58,12 @@ def hashed(names: Tensor) -> Tensor:
     return h ^ (h >> 31)
 
 
-def mixed(*parts: Tensor | int) -> Tensor:
+def mixed(*parts: Tensor) -> Tensor:
     r"""Names made of several, entry by entry."""
-    total: Tensor | int = 0
+    total = torch.zeros((), dtype=torch.long)
     for part in parts:
-        total = part + total * 31  # type: ignore[assignment]
-        total = hashed(total) if isinstance(total, Tensor) else total
-    return torch.as_tensor(total)
+        total = hashed(part + total * 31)
+    return total
 
 
 def gathered(names: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
@@ -89,7 +88,7 @@ def balanced(names: Sequence[Tensor]) -> bool:
 
 
 def matched(before: Tensor, after: Tensor) -> Tensor | None:
-    r"""pi with `after[pi[i]] == before[i]` of flat names; None if there is none."""
+    r"""The permutation pi with `after[pi[i]] == before[i]` of flat names; None if there is none."""
     first, second = before.sort(stable=True), after.sort(stable=True)
     if not torch.equal(first.values, second.values):
         return None
@@ -102,6 +101,11 @@ def regular(group: Group, g: int, width: int) -> Tensor:
     r"""pi_g of an axis of whole fields, fibers innermost: entry (c, h) moves to (c, g·h)."""
     fiber = torch.tensor([group.compose(g, h) for h in range(group.order)])
     return (torch.arange(width).view(-1, group.order)[:, fiber]).flatten()
+
+
+def regular_action(group: Group, width: int) -> Tensor:
+    r"""The permutations of an axis of whole fields, (|G|, width)."""
+    return torch.stack([regular(group, g, width) for g in range(group.order)])
 
 
 def fresh_map(group: Group, shape: Sequence[int], salt: int, *, fibered: bool) -> Moved:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equilayers._modules import mapped, tensors
+from equilayers.convert._equivariant import kinds
 from equilayers.convert._equivariant.labels import (
     Labels,
     Lost,
@@ -32,48 +33,6 @@ from equilayers.convert._equivariant.ties import Ties
 from equilayers.groups import Group
 
 ASYMMETRIC = "of even width, shifted by half of it, windows are symmetric where they divide the map"
-JOINING = ("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack")
-CASTS = ("to", "type", "float", "double", "half", "bfloat16", "type_as", "cpu", "cuda", "requires_grad", "detach")
-MOVEMENT = frozenset(
-    (
-        *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "permute", "transpose", "t", "swapaxes"),
-        *("swapdims", "movedim", "moveaxis", "contiguous", "clone", "expand", "expand_as", "broadcast_to", "repeat"),
-        *("tile", "repeat_interleave", "roll", "flip", "fliplr", "flipud", "rot90", "getitem", "narrow", "select"),
-        *("index_select", "gather", "take_along_dim", "split", "split_with_sizes", "chunk", "tensor_split", "unbind"),
-        *("squeeze", "unsqueeze", "pad", "unfold", "im2col", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
-        *("diagonal", "as_strided", "get", "alias", "hsplit", "vsplit", "dsplit", "unsafe_chunk", "unsafe_split"),
-        *("constant_pad_nd", "identity", "resolve_conj", "pin_memory", "view_copy", "atleast_2d", "atleast_3d"),
-    )
-)
-POINTWISE = frozenset(
-    (
-        *CASTS,
-        *("add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "truediv", "rdiv"),
-        *("radd", "rmul", "rtruediv", "iadd", "isub", "imul", "idiv", "itruediv", "floor_divide", "pow", "rpow"),
-        *("neg", "negative", "positive", "abs", "absolute", "exp", "expm1", "exp2", "log", "log1p", "log2", "sqrt"),
-        *("rsqrt", "sigmoid", "logsigmoid", "tanh", "relu", "relu6", "gelu", "silu", "mish", "elu", "celu", "selu"),
-        *("leaky_relu", "hardswish", "hardsigmoid", "hardtanh", "softplus", "softsign", "threshold", "erf", "sin"),
-        *("cos", "atan", "arctan", "clamp", "clip", "clamp_min", "clamp_max", "minimum", "maximum", "where", "lerp"),
-        *("masked_fill", "addcmul", "addcdiv", "sign", "square", "reciprocal", "dropout", "alpha_dropout", "round"),
-        *("nan_to_num", "floor", "ceil", "hypot", "fmod", "remainder", "eq", "ne", "gt", "ge", "lt", "le", "prelu"),
-        *("fill_like", "tanhshrink", "softshrink", "hardshrink", "xlogy", "float_power", "logical_not", "sgn"),
-    )
-)
-# Of sums over axes, where the argument of the axes stands.
-REDUCTIONS = {
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "nanmean", "nansum", "prod"), 1),
-    **dict.fromkeys(("max", "min", "median", "all", "any", "count_nonzero"), 1),
-    **dict.fromkeys(("norm", "linalg_vector_norm", "linalg_norm", "renorm"), 2),
-}
-# Of what keeps its shape, but mixes entries along axes.
-ALONG = {"softmax": 1, "log_softmax": 1, "softmin": 1, "normalize": 2}
-PRODUCTS = ("matmul", "rmatmul", "bmm", "mm", "einsum", "mv", "inner")
-MAPS = frozenset(
-    (
-        *("interpolate", "upsample", "avg_pool2d", "max_pool2d", "lp_pool2d", "adaptive_avg_pool2d"),
-        *("adaptive_max_pool2d", "max_pool2d_with_indices", "upsample_bilinear", "upsample_nearest"),
-    )
-)
 Lookup = Callable[[Tensor], Labels | None]
 
 
@@ -121,39 +80,36 @@ class Rules:
 
     def _made(self, name: str, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
         given = [get(t) for t in tensors((args, kwargs))]
-        if name == "setitem":
-            return self._assigned(function, args, get)
-        if name in JOINING:
-            return self._joined(function, args, kwargs, get)
-        if name in MOVEMENT:
-            return self._moved(function, args, kwargs, get)
-        if name in ("max", "min") and len(list(tensors(args))) == 2:
+        by_name: dict[str, Callable[[], Any]] = {
+            "setitem": lambda: self._assigned(function, args, get),
+            "linear": lambda: self.linear(given),
+            "scaled_dot_product_attention": lambda: self._attention(args, kwargs, given, get),
+        }
+        by_name |= dict.fromkeys(kinds.JOINING, lambda: self._joined(function, args, kwargs, get))
+        by_name |= dict.fromkeys(kinds.MOVEMENT, lambda: self._moved(function, args, kwargs, get))
+        by_name |= dict.fromkeys(kinds.POINTWISE, lambda: lambda out: [self.met(given, next(tensors(out)).shape, name)])
+        by_name |= dict.fromkeys(
+            kinds.REDUCTIONS, lambda: self._reduced(args, kwargs, given[0], kinds.REDUCTIONS[name])
+        )
+        by_name |= dict.fromkeys(kinds.CASTS, lambda: given[0])
+        by_name |= dict.fromkeys(kinds.ALONG, lambda: self.along(given[0], (_axis(name, args, kwargs),)))
+        by_name |= dict.fromkeys(kinds.NORMS, lambda: self._normed(name, args, kwargs, given))
+        by_name |= dict.fromkeys(kinds.SUMS, lambda: self._added(name, given))
+        by_name |= dict.fromkeys(kinds.PRODUCTS, lambda: self._multiplied(name, function, args, given))
+        by_name |= dict.fromkeys(kinds.MAPS, lambda: lambda out: [self.resampled(given, t, name) for t in tensors(out)])
+        if name in ("max", "min") and len(list(tensors(args))) > 1:
             name = "maximum"
-        if name in CASTS:
-            return given[0]
-        if name in POINTWISE:
-            return lambda out: [self.met(given, next(tensors(out)).shape, name)]
-        if name in REDUCTIONS:
-            return self._reduced(args, kwargs, given[0], REDUCTIONS[name])
-        if name in ALONG:
-            dim = kwargs.get("dim", args[ALONG[name]] if len(args) > ALONG[name] else {"normalize": 1}.get(name, -1))
-            return self.along(given[0], (dim,))
-        if name in ("layer_norm", "rms_norm", "native_layer_norm"):
-            shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
-            normal = self.along(given[0], range(-len(shape), 0))
-            return lambda out: [self.met([normal, *given[1:]], next(tensors(out)).shape, name)]
-        if name == "linear":
-            return self.linear(given)
-        if name in ("baddbmm", "addmm"):
-            added, product = given[0], self.product(given[1:], torch.matmul)
-            return lambda out: [self.met([added, product], out.shape, name)]
-        if name in PRODUCTS:
-            return self._multiplied(name, function, args, kwargs, given)
-        if name == "scaled_dot_product_attention":
-            return self._attention(args, kwargs, given, get)
-        if name in MAPS:
-            return lambda out: [self.resampled(given, t, name) for t in tensors(out)]
-        return self.lost(given, f"{name or 'what torch does not show'} is not known here")
+        unknown = f"{name or 'what torch does not show'} is not known here"
+        return by_name.get(name, lambda: self.lost(given, unknown))()
+
+    def _normed(self, name: str, args: Any, kwargs: Any, given: Sequence[Labels]) -> Any:
+        shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
+        normal = self.along(given[0], range(-len(shape), 0))
+        return lambda out: [self.met([normal, *given[1:]], next(tensors(out)).shape, name)]
+
+    def _added(self, name: str, given: Sequence[Labels]) -> Any:
+        product = self.product(given[1:], torch.matmul)
+        return lambda out: [self.met([given[0], product], out.shape, name)]
 
     def _moved(self, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
         r"""The same function on the names of its first tensor."""
@@ -187,7 +143,7 @@ class Rules:
 
         def on(names: Sequence[Tensor]) -> Tensor:
             waiting = iter(names)
-            replaced = mapped(lambda t: _bits(next(waiting)), (args, kwargs))
+            replaced = mapped(lambda _: _bits(next(waiting)), (args, kwargs))
             out: Tensor = function(*replaced[0], **replaced[1])
             return out.view(torch.int64)
 
@@ -249,7 +205,7 @@ class Rules:
         return raw
 
     def met(self, given: Sequence[Labels], shape: Sequence[int], name: str) -> Labels:
-        r"""Entries computed each from those at its place: parameters have to be alike where the group moves an entry."""
+        r"""Entries computed each from those at its place: parameters are tied over the orbits of entries."""
         if any(isinstance(each, Lost) for each in given):
             return self.lost(given, "")
         moved = [each for each in given if isinstance(each, Moved)]
@@ -300,7 +256,7 @@ class Rules:
 
         return reduced
 
-    def _multiplied(self, name: str, function: Any, args: Any, kwargs: Any, given: Sequence[Labels]) -> Labels:
+    def _multiplied(self, name: str, function: Any, args: Any, given: Sequence[Labels]) -> Labels:
         if name == "einsum":
             equation = args[0]
             return self.product(given, lambda *t: torch.einsum(equation, *t))
@@ -361,17 +317,11 @@ class Rules:
         r"""`F.linear` by hand with parameters: the weight is tied by how the group moves both sides."""
         x, weight, *bias = given
         if not isinstance(x, Moved) or not isinstance(weight, Raw) or not weight.sources:
-            return (
-                self.product([x, weight], lambda a, b: a @ b.transpose(-1, -2))
-                if not bias
-                else self.lost(given, "linear with a weight that is no parameter is not known here")
-            )
-        acts = last_axis(self.group, x.names)
+            return self.lost(given, "linear with a weight that is no parameter of its own is not known here")
+        acts, width = last_axis(self.group, x.names), weight.constant.shape[0]
         if acts is None:
             return self.lost(given, "the group moves the last axis of what it reads in no way that is known")
-        width = weight.constant.shape[0]
         fibered = width % self.group.order == 0
-        out = fresh_rows(self.group, x.names, width, self.salt, fibered=fibered)
         columns = mixed(torch.arange(width)[:, None], torch.arange(acts.shape[1]))
         names = [columns]
         for g in self.group.generating_set():
@@ -379,11 +329,11 @@ class Rules:
             after = torch.empty_like(columns)
             after[rows[:, None], acts[g][None]] = columns
             names.append(after)
-        for raw, moves in ((weight, names), *((each, [t.sum(1) for t in names]) for each in bias)):
-            tied = self.tied(raw, moves) if isinstance(raw, Raw) else raw
-            if isinstance(tied, Lost):
-                return self.lost(given, tied.reason)
-        return out
+        sides = [(weight, names), *((each, [t.sum(1) for t in names]) for each in bias)]
+        tied = [self.tied(raw, moves) if isinstance(raw, Raw) else raw for raw, moves in sides]
+        if any(isinstance(each, Lost) for each in tied):
+            return self.lost([*tied, *given], "")
+        return fresh_rows(self.group, x.names, width, self.salt, fibered=fibered)
 
     def resampled(self, given: Sequence[Labels], out: Tensor, name: str) -> Labels:
         r"""Maps on another grid."""
@@ -413,12 +363,8 @@ class Rules:
             return tied
         return Moved(tuple(mixed(self.ties.names(raw), each) for each in turned))
 
-    def is_map(self, label: Labels | None) -> bool:
-        r"""Whether a label does not say that it is none, or none of one channel."""
-        return not isinstance(label, Moved) or turns_as_map(self.group, label.names, fibered=False)
-
     def mapped(self, label: Labels, shape: Sequence[int], *, fibered: bool | None = None) -> Labels:
-        r"""A map of a layer that takes maps; fibered: whether its channels are whole fields, as those of its input if None."""
+        r"""A map that a layer makes of one; fibered: whether its channels are whole fields, as of its input if None."""
         if not isinstance(label, Moved):
             return label
         names, n = label.names, self.group.order
@@ -434,6 +380,12 @@ class Rules:
             return self.lost([label], "it reads what does not turn as a map does")
         fibered = own if fibered is None else fibered
         return fresh_map(self.group, shape, self.salt, fibered=fibered and shape[1] % n == 0)
+
+
+def _axis(name: str, args: Any, kwargs: Any) -> int:
+    at = kinds.ALONG[name]
+    axis: int = kwargs.get("dim", args[at] if len(args) > at else 1 if name == "normalize" else -1)
+    return axis
 
 
 def constant_of(out: Any) -> list[Labels]:

@@ -2,6 +2,7 @@ r"""Which numbers of a model's parameters have to be equal, and how they are kep
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -40,6 +41,11 @@ class Tied(nn.Module):
         return f"{self.classes.numel()} -> {int(self.classes.max()) + 1}"
 
 
+def orbits(moves: Tensor) -> Tensor:
+    r"""The orbit of each entry under permutations (|G|, D), numbered from 0 on."""
+    return moves.argsort(1).amin(0).unique(return_inverse=True)[1]
+
+
 class Ties:
     r"""The numbers of several parameters, one after another, and which of them have to be equal.
 
@@ -56,6 +62,17 @@ class Ties:
         self.resized: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         for parameter in parameters:
             self.starts[parameter] = self._more(parameter.numel())
+        self.parameters = len(self.root)  # numbers after these are of what was resized
+
+    def copy(self) -> Ties:
+        r"""As many numbers, tied alike so far."""
+        made = copy.copy(self)
+        made.met, made.used, made.wrong, made.resized = self.met.clone(), {*self.used}, {**self.wrong}, {**self.resized}
+        return made
+
+    def adopt(self, other: Ties) -> None:
+        r"""What was found with a copy."""
+        self.__dict__.update(other.__dict__)
 
     def _more(self, count: int) -> int:
         start = len(self.root)
@@ -95,12 +112,10 @@ class Ties:
         starts = torch.tensor([*self.starts.values()])
         found: set[int] = set()
         for source in raw.sources:
-            for numbers in (
-                source,
-                *(origin for at, origin in self.resized.values() if bool(torch.isin(at, source).any())),
-            ):
-                numbers = numbers[numbers >= 0].unique()
-                found |= set((torch.searchsorted(starts, numbers, right=True) - 1).tolist())
+            resized = [origin for at, origin in self.resized.values() if bool(torch.isin(at, source).any())]
+            numbers = torch.cat([each.flatten() for each in (source, *resized)]).unique()
+            numbers = numbers[(numbers >= 0) & (numbers < self.parameters)]
+            found |= set((torch.searchsorted(starts, numbers, right=True) - 1).tolist())
         parameters = list(self.starts)
         return [parameters[i] for i in sorted(found)]
 
@@ -110,7 +125,7 @@ class Ties:
             self.wrong.setdefault(parameter, reason)
 
     def resize(self, raw: Raw, shape: torch.Size) -> Raw:
-        r"""The label of parameters on a grid that was resized to another one by a symmetric function: numbers of its own."""
+        r"""The label of parameters on a grid that was resized to another one, symmetrically: numbers of its own."""
         (source,) = raw.sources
         key = (*source.shape, *shape, int(hashed(source).sum()))
         if key not in self.resized:
@@ -127,13 +142,13 @@ class Ties:
             for fibered in (False, True):
                 if fibered and numbers.shape[1] % group.order:
                     continue
-                if self._orbits(group, numbers, numbers, fibered=fibered, tying=False):
-                    self._orbits(group, source, numbers, fibered=fibered, tying=True)
+                if self._orbits(group, numbers, fibered=fibered, tying=False):
+                    self._orbits(group, source, fibered=fibered, tying=True)
                     break
             else:
                 self.refuse(Raw(source, (source,)), "it is resized, and what it becomes is not to turn as a map")
 
-    def _orbits(self, group: Group, source: Tensor, numbers: Tensor, *, fibered: bool, tying: bool) -> bool:
+    def _orbits(self, group: Group, source: Tensor, *, fibered: bool, tying: bool) -> bool:
         r"""Tie a grid by its orbits; or only say whether what has to be equal in it lies in one orbit."""
         if source.shape[-1] != source.shape[-2]:
             return False
@@ -160,7 +175,7 @@ class Ties:
         start = self.starts[parameter]
         stop = start + parameter.numel()
         roots = self.root[start:stop]
-        others = torch.cat((self.root[:start], self.root[stop : sum(p.numel() for p in self.starts)]))
+        others = torch.cat((self.root[:start], self.root[stop : self.parameters]))
         if bool((roots < start).any()) or bool(torch.isin(others, roots).any()):
             return None
         return roots.unique(return_inverse=True)[1].view(parameter.shape)

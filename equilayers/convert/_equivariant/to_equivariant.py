@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers.convert._equivariant.conversion import ALIKE, WIDTHS, Conversion
+from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
 from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, Flow, dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
@@ -17,19 +17,24 @@ from equilayers.convert._equivariant.heads import dropout, prelu
 from equilayers.convert._equivariant.linears import any_linear
 from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
 from equilayers.convert._equivariant.norms import batch_or_instance_norm, group_norm
-from equilayers.convert._equivariant.shared import SharedParameters
-from equilayers.convert._equivariant.sizes import runs
-from equilayers.convert._equivariant.ties import Ties
 from equilayers.convert._equivariant.own_parameters import own_parameters
+from equilayers.convert._equivariant.shared import SharedParameters
+from equilayers.convert._equivariant.sizes import Run, runs
+from equilayers.convert._equivariant.softness import settled
+from equilayers.convert._equivariant.ties import Ties
+from equilayers.convert._equivariant.tokens import attention, encoder
 from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
+    CONTAINER,
     OWN,
     Entry,
     Kept,
+    Lopsided,
     Outcome,
     Refused,
     Replaced,
     Report,
+    Sizes,
     convert_modules,
     copied,
     entry,
@@ -46,6 +51,7 @@ def to_equivariant(
     *,
     width: str = "equal-width",
     from_weights: bool = False,
+    depthwise: str = "planes",
 ) -> tuple[nn.Module, Report]:
     r"""An equivariant copy of a plain convolutional network.
 
@@ -68,15 +74,17 @@ def to_equivariant(
         width: "equal-width" has as many planes as the model, "equal-parameters" about as many parameters,
             "equal-compute" about as many multiplications with the group Fourier transform.
         from_weights: begin with the model's own weights, made equivariant by the mean over the group, instead of random
-            ones; with "equal-width" and channels that |G| divides.
+            ones; with "equal-width" and channels that |G| divides. The report says how far each was from equivariant.
+        depthwise: "planes", a depthwise convolution takes each plane by itself, at the cost of the plain one, or
+            "fields", it mixes the planes of each field, at |G| times that.
 
     Returns:
         The new model, and a `Report` of every module: replaced, kept, or refused with the reason.
 
     Raises:
         TypeError: model is no module, group no group, x no floating-point tensor.
-        ValueError: a group without rotations and mirrors, an unknown width, from_weights with another width, an x that
-            the model does not take.
+        ValueError: a group without rotations and mirrors, an unknown width or depthwise, from_weights with another
+            width, an x that the model does not take.
 
     Source: Cohen and Welling 2016 (arXiv:1602.07576); Zhang 2019 (arXiv:1904.11486) for what subsamples.
     """
@@ -85,10 +93,11 @@ def to_equivariant(
         refuse(caller, "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     group = check_plane_group(caller, as_group(caller, group))
     check_choice(caller, "width", width, WIDTHS)
+    check_choice(caller, "depthwise", depthwise, DEPTHWISE)
     if from_weights and width != WIDTHS[0]:
         hint = "Other widths have no weights to take over."
         refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
-    made = copied(caller, model)
+    made = settled(copied(caller, model))
     x = _example(caller, made, x)
     shared = SharedParameters(made)
     ties = Ties(_own_parameters(made))
@@ -98,12 +107,12 @@ def to_equivariant(
         first = next(iter(str(error).splitlines()), "")
         got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
-    seen = [(x, flow), *runs(x, lambda image: dataflow(made, image, group, _has_handler, ties))]
+    seen = runs(x, flow, ties, lambda image, ties: dataflow(made, image, group, _has_handler, ties))
     images, heads = _images(made, flow)
-    conversion = Conversion(group, width, from_weights, images, heads, flow.gates)
+    conversion = Conversion(group, width, from_weights, images, heads, flow.gates, depthwise)
 
     def convert(path: str, module: nn.Module) -> Outcome:
-        broken = next((flow.broken[path] for _, flow in seen if path in flow.broken), None)
+        broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
         calls = [conversion.after(call) for call in flow.calls.get(path, [])]
         outcome = _outcome(module, calls, broken, conversion)
         if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
@@ -128,26 +137,41 @@ def to_equivariant(
         made = nn.Sequential(made, mean) if flow.single else FiberOutputs(made, group.order, fibers)
         reason = "its fibers are averaged, after it: what it puts out is an image"
         entries.append(entry("", name, Replaced(mean, reason)))
+    verified, lopsided, problems = _verified(made, group, seen)
+    done = {each.path for each in entries if each.done == "refused"}
+    entries += _named(problems, name, prefix, done)
+    return made, report(entries, model, made, verified, lopsided)
+
+
+def _verified(made: nn.Module, group: Group, seen: list[Run]) -> tuple[Sizes, Lopsided, list[tuple[str, str, Refused]]]:
+    r"""The sizes at which the result is what it should be, those at which that is no matter, and what is wrong."""
     verified: list[tuple[int, int]] = []
-    for image, run in seen:
-        size = image.shape[-2], image.shape[-1]
-        problems = shortcoming(made, group, image, run.shapes)
-        if problems:
-            where = f"at {size[0]}x{size[1]} " if verified else ""
-            entries += _named(problems, where, name, prefix, {each.path for each in entries if each.done == "refused"})
-            break
-        verified.append(size)
-    return made, report(entries, model, made, tuple(verified))
+    lopsided: list[tuple[tuple[int, int], str]] = []
+    for run in seen:
+        strict = run is seen[0] or not seen[0].flow.tokens
+        if run.lopsided:
+            lopsided.append((run.size, run.lopsided))
+            continue
+        problems = shortcoming(made, group, run.image, run.flow.shapes, places=strict)
+        if not problems:
+            verified.append(run.size)
+        elif strict:
+            where = f"at {run.size[0]}x{run.size[1]} " if verified else ""
+            problems = [
+                (at, what, problem if what else Refused(f"{where}{problem.reason}")) for at, what, problem in problems
+            ]
+            return tuple(verified), tuple(lopsided), problems
+        else:
+            lopsided.append((run.size, problems[0][2].reason))
+    return tuple(verified), tuple(lopsided), []
 
 
-def _named(
-    problems: list[tuple[str, str, Refused]], where: str, name: str, prefix: str, refused: set[str]
-) -> Iterator[Entry]:
+def _named(problems: list[tuple[str, str, Refused]], name: str, prefix: str, refused: set[str]) -> Iterator[Entry]:
     r"""The entries of what is wrong with the whole, and at what place, unless that is refused already."""
     for path, described, problem in problems:
         inner = path.removeprefix(prefix)
         if not described:
-            yield entry("", name, Refused(f"{where}{problem.reason}"))
+            yield entry("", name, problem)
         elif inner not in refused:
             yield entry(inner, described, problem)
 
@@ -237,6 +261,8 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d), batch_or_instance_norm),
     ((nn.GroupNorm,), group_norm),
     ((nn.Linear,), any_linear),
+    ((nn.MultiheadAttention,), attention),
+    ((nn.TransformerEncoder,), encoder),
     ((nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d), pool),
     ((nn.Upsample,), upsample),
     (PADDING, padding),
@@ -244,7 +270,6 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.Dropout2d, nn.FeatureAlphaDropout), dropout),
     (SHUFFLES, shuffle),
 ]
-CONTAINER = "its parts are converted"
 SEEN = "it has no numbers of its own, and running it shows what it does"
 POINTWISE = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.Hardswish),

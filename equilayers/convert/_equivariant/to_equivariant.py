@@ -206,7 +206,8 @@ def _own_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _has_handler(module: nn.Module) -> bool:
-    return any(isinstance(module, kinds) for kinds, _ in HANDLERS)
+    r"""Whether it is for a handler to say what takes its place: then nothing in it is looked at."""
+    return not isinstance(module, nn.TransformerEncoder) and any(isinstance(module, kinds) for kinds, _ in HANDLERS)
 
 
 def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:

@@ -117,7 +117,7 @@ def to_equivariant(
         outcome = _outcome(module, calls, broken, conversion)
         if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
             own = any(p in shared.owners for p in module.parameters(recurse=False))
-            outcome = own_parameters(module, ties, conversion, own, bool(calls)) or outcome
+            outcome = own_parameters(module, ties, conversion, own, path in flow.entered)
         return shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
 
     made, entries = convert_modules(made, convert)

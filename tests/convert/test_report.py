@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conversions import ResNet, Wired, assert_holds, settled
-from equilayers.convert import Report, to_antialiased, to_equivariant
+from equilayers.convert import Report, to_antialiased, to_equivariant, to_plain
 from equilayers.convert._equivariant.maps import pool
 from equilayers.convert._report import Kept, Outcome, Refused
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, PermutationGroup
@@ -343,6 +343,25 @@ def test_from_weights_says_what_it_cannot_take() -> None:
     ):
         assert reason in to_equivariant(model, C4, X, from_weights=True)[1].of("refused")[0].reason
     assert complete(ended(nn.GroupNorm(4, 8), nn.ReLU()))[0][1].layer.num_groups == 2
+
+
+@pytest.mark.parametrize("groups", [1, 64])
+def test_distances_from_weights(groups: int) -> None:
+    """Zero for weights that are equivariant, sqrt(1 - 1/|G|) or so for random ones; P W is the nearest one."""
+    model = ended(nn.Conv2d(8, 64, 3), nn.Conv2d(64, 64, 3, groups=groups), nn.ReLU(), features=64)
+    made, report = to_equivariant(model, C4, X, from_weights=True)
+    far = {entry.path: entry.distance for entry in report.of("replaced")}
+    assert len(far) == 4
+    for path in ("0", "1", "2"):
+        assert far[path] == pytest.approx(0.75**0.5, abs=0.1)
+        assert f"{far[path]:.2f} from equivariant" in str(report)
+    nearest = {name: p for name, p in to_plain(made).state_dict().items() if name.endswith("weight")}
+    for name, weight in nearest.items():
+        rest = model.state_dict()[name] - weight
+        assert abs(float((rest * weight).sum())) < 1e-3 * float(weight.square().sum())  # orthogonal
+    model.load_state_dict(to_plain(made).state_dict())
+    for entry in to_equivariant(model, C4, X, from_weights=True)[1].of("replaced"):
+        assert entry.distance < 1e-6
 
 
 def test_the_example() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
 from equilayers.groups import Group
 
+DEPTHWISE = ("planes", "fields")
 WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
 # Multiplications of the group Fourier transform by those of the expanded filter.
 SAVED = {2: 2 / 4, 4: 6 / 16, 8: 12 / 64}
@@ -22,6 +23,7 @@ class Conversion:
     images: paths of the convolutions whose output becomes the model's: each channel of it has a field of its own.
     heads: those that nothing else reads: their fibers are averaged right there.
     gates: paths of the linear layers whose output meets features again: it has a fiber.
+    depthwise: whether depthwise convolutions take each plane by itself, or each field.
     """
 
     group: Group
@@ -30,6 +32,7 @@ class Conversion:
     images: frozenset[str] = frozenset()
     heads: frozenset[str] = frozenset()
     gates: frozenset[str] = frozenset()
+    depthwise: str = "planes"
 
     def fields(self, channels: int) -> int:
         r"""How many fields of |G| planes take the place of so many channels."""

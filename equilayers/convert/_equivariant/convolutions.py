@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from equilayers.convert._equivariant.conversion import Conversion
 from equilayers.convert._equivariant.dataflow import IMAGE, MIXED, Call
-from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberMean
-from equilayers.convert._report import Outcome, Refused, Replaced
+from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberDepthwiseConv2d, FiberMean
+from equilayers.convert._report import Outcome, Refused, Replaced, distance
+from equilayers.functional import expand
 from equilayers.groups import Group
 from equilayers.nn import BlurPool2d, GroupConv2d, LiftingConv2d
 
@@ -32,16 +33,21 @@ def convolution(module: nn.Conv2d, call: Call, conversion: Conversion) -> Outcom
     conv = _over_fields(module, call, conversion, size, **settings)
     if isinstance(conv, Refused):
         return conv
+    away = None
     if conversion.from_weights:
-        problem = _take_over(conv, module, image=conversion.averages(call.path, module.out_channels))
-        if problem is not None:
-            return problem
-    steps: list[nn.Module] = [FiberConv2d(conv)]
+        taken = _take_over(conv, module, image=conversion.averages(call.path, module.out_channels))
+        if isinstance(taken, Refused):
+            return taken
+        away = taken
+    lifted = call.input.kind != IMAGE
+    each = FiberDepthwiseConv2d(conv) if lifted and isinstance(conv, LiftingConv2d) else FiberConv2d(conv)
+    steps: list[nn.Module] = [each]
     if module.stride[0] != 1:
         steps.insert(0 if size == 1 and not pad else 1, BlurPool2d(stride=module.stride[0], algorithm="dense"))
     made = _finished(steps, module.out_channels, call, conversion)
     oblong = module.kernel_size[0] != module.kernel_size[1]
-    return Replaced(made.module, f"a row turned is a column: its filter is {size}x{size}") if oblong else made
+    reason = f"a row turned is a column: its filter is {size}x{size}" if oblong else ""
+    return Replaced(made.module, reason, away)
 
 
 def _square(module: nn.Conv2d) -> tuple[int, int | str, int] | Refused:
@@ -90,11 +96,16 @@ def _finished(steps: list[nn.Module], channels: int, call: Call, conversion: Con
 def _over_fields(
     module: nn.Conv2d | nn.ConvTranspose2d, call: Call, conversion: Conversion, kernel_size: int, **settings: Any
 ) -> LiftingConv2d | GroupConv2d | Refused:
-    r"""The convolution of as many fields; of a depthwise one each field is a channel group."""
+    r"""The convolution of as many fields.
+
+    Of a depthwise one each field is a channel group: it lifts each plane by itself, or mixes the planes of the field.
+    """
     lifting = call.input.kind == IMAGE
     inputs = module.in_channels if lifting else conversion.fields_of(call.input, module.in_channels)
     outputs = conversion.fields_out(call.path, module.out_channels)
-    groups = inputs if 1 < module.groups == module.in_channels else module.groups
+    depthwise = 1 < module.groups == module.in_channels
+    groups = inputs if depthwise else module.groups
+    lifting |= depthwise and conversion.depthwise == "planes"
     if inputs % groups or outputs % groups:
         return Refused(f"its {module.groups} channel groups do not divide {inputs} fields in and {outputs} out")
     settings |= {"groups": groups, "bias": module.bias is not None}
@@ -102,19 +113,20 @@ def _over_fields(
     return conv.to(module.weight.device, module.weight.dtype)
 
 
-def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: bool) -> Refused | None:
-    r"""Copy the weights of the plain convolution, made equivariant, where they fit."""
+def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: bool) -> Refused | float:
+    r"""Copy the weights of the plain convolution, made equivariant, where they fit; how far they were from it."""
     group, n = conv.group, conv.group.order
     sides = [(conv.spec.kernel_size[0] - k) / 2 for k in module.kernel_size]
     if any(side % 1 for side in sides):
         return Refused("from_weights takes filters with a middle, as even ones have none in odd ones")
     down, right = map(int, sides)
-    weight = F.pad(module.weight, (right, right, down, down))  # zeros around an oblong filter
+    weight = F.pad(module.weight.detach(), (right, right, down, down))  # zeros around an oblong filter
     lifting = isinstance(conv, LiftingConv2d)
+    alone = lifting and module.groups == module.in_channels == module.out_channels  # each channel by itself
     planes = conv.out_channels * (1 if image else n)
     fits = module.out_channels == planes and (lifting or module.in_channels == conv.in_channels * n)
-    if module.groups > 1 or not fits:
-        return Refused(f"from_weights takes channels that |G| = {n} divides, and no channel groups")
+    if (module.groups > 1 and not alone) or not fits:
+        return Refused(f"from_weights takes channels that |G| = {n} divides, and no channel groups but single channels")
     with torch.no_grad():
         if not image:
             conv.weight.copy_(projected(weight, group, lifting))
@@ -122,7 +134,8 @@ def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: b
             conv.weight.copy_(weight if lifting else weight.unflatten(1, (-1, n)))
         if module.bias is not None and conv.bias is not None:
             conv.bias.copy_(module.bias if image else module.bias.unflatten(0, (-1, n)).mean(1))
-    return None
+        tied = expand(conv.weight, group)
+        return distance(weight, tied.unflatten(0, (-1, n)).mean(1) if image else tied)
 
 
 def projected(dense: Tensor, group: Group, lifting: bool) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers.convert._equivariant.conversion import ALIKE, WIDTHS, Conversion
+from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
 from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
@@ -18,8 +18,10 @@ from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, poo
 from equilayers.convert._equivariant.norms import batch_or_instance_norm, group_norm
 from equilayers.convert._equivariant.shared import SharedParameters
 from equilayers.convert._equivariant.sizes import runs
+from equilayers.convert._equivariant.softness import settled
 from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
+    CONTAINER,
     OWN,
     Entry,
     Kept,
@@ -43,6 +45,7 @@ def to_equivariant(
     *,
     width: str = "equal-width",
     from_weights: bool = False,
+    depthwise: str = "planes",
 ) -> tuple[nn.Module, Report]:
     r"""An equivariant copy of a plain convolutional network.
 
@@ -65,15 +68,17 @@ def to_equivariant(
         width: "equal-width" has as many planes as the model, "equal-parameters" about as many parameters,
             "equal-compute" about as many multiplications with the group Fourier transform.
         from_weights: begin with the model's own weights, made equivariant by the mean over the group, instead of random
-            ones; with "equal-width" and channels that |G| divides.
+            ones; with "equal-width" and channels that |G| divides. The report says how far each was from equivariant.
+        depthwise: "planes", a depthwise convolution takes each plane by itself, at the cost of the plain one, or
+            "fields", it mixes the planes of each field, at |G| times that.
 
     Returns:
         The new model, and a `Report` of every module: replaced, kept, or refused with the reason.
 
     Raises:
         TypeError: model is no module, group no group, x no floating-point tensor.
-        ValueError: a group without rotations and mirrors, an unknown width, from_weights with another width, an x that
-            the model does not take.
+        ValueError: a group without rotations and mirrors, an unknown width or depthwise, from_weights with another
+            width, an x that the model does not take.
 
     Source: Cohen and Welling 2016 (arXiv:1602.07576); Zhang 2019 (arXiv:1904.11486) for what subsamples.
     """
@@ -82,10 +87,11 @@ def to_equivariant(
         refuse(caller, "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     group = check_plane_group(caller, as_group(caller, group))
     check_choice(caller, "width", width, WIDTHS)
+    check_choice(caller, "depthwise", depthwise, DEPTHWISE)
     if from_weights and width != WIDTHS[0]:
         hint = "Other widths have no weights to take over."
         refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
-    made = copied(caller, model)
+    made = settled(copied(caller, model))
     x = _example(caller, made, x)
     try:
         flow = dataflow(made, x)
@@ -95,7 +101,7 @@ def to_equivariant(
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
     seen = [(x, flow), *runs(made, x)]
     images, heads = _images(made, flow)
-    conversion = Conversion(group, width, from_weights, images, heads, flow.gates)
+    conversion = Conversion(group, width, from_weights, images, heads, flow.gates, depthwise)
     shared = SharedParameters(made)
 
     def convert(path: str, module: nn.Module) -> Outcome:
@@ -207,7 +213,6 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.Dropout2d, nn.FeatureAlphaDropout), dropout),
     (SHUFFLES, shuffle),
 ]
-CONTAINER = "its parts are converted"
 SEEN = "it has no numbers of its own, and running it shows what it does"
 POINTWISE = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.Hardswish),

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from equilayers import nn as ours
 from equilayers._checks import refuse
-from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberLayer, FiberLinear, FiberMean
+from equilayers.convert._equivariant.attention import FiberMultiheadAttention
+from equilayers.convert._equivariant.fiber_layers import (
+    FiberConv2d,
+    FiberDepthwiseConv2d,
+    FiberLayer,
+    FiberLinear,
+    FiberMean,
+    Steps,
+)
+from equilayers.convert._equivariant.softness import settled
+from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._plain.blur_graphs import blur
 from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase, unpolyphase, upsampling
 from equilayers.convert._report import copied
@@ -46,7 +56,7 @@ def to_plain(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         refuse("to_plain", "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     with torch.no_grad():
-        return _Plain().of(copied("to_plain", model), "")
+        return _Plain().of(settled(copied("to_plain", model)), "")
 
 
 class _Plain:
@@ -108,12 +118,46 @@ def _unfilled_conv(layer: Any, filters: Tensor, like: Tensor) -> nn.Conv2d:
     return made
 
 
-def _linear(layer: ours.LiftingLinear | ours.GroupLinear) -> nn.Linear:
+def _depthwise(layer: FiberDepthwiseConv2d) -> nn.Conv2d:
+    r"""The convolution whose channel groups are the planes; the fields, where a plane makes several."""
+    conv, n = layer.conv, layer.conv.group.order
+    filters = expand(conv.weight, conv.group)
+    if conv.out_channels > conv.in_channels:
+        filters = filters * torch.eye(n).to(filters).repeat(conv.out_channels, 1)[:, :, None, None]
+        return _filled(_unfilled_conv(conv, filters, conv.weight), conv)
+    made = _filled(_unfilled_conv(conv, filters, conv.weight), conv)
+    made.groups = made.in_channels = made.out_channels
+    return made
+
+
+def _linear(layer: Any) -> nn.Linear:
     r"""The product with the expanded matrix."""
-    matrix = expand_matrix(layer.weight, layer.spec)
+    tokens = isinstance(layer, FiberTokenLinear | TiedLinear)
+    matrix: Tensor = layer.expanded() if tokens else expand_matrix(layer.weight, layer.spec)
     made = nn.Linear(matrix.shape[1], matrix.shape[0], layer.bias is not None, device="meta")
     made.weight = _parameter(matrix, layer.weight)
     return _filled(made, layer)
+
+
+def _attention(layer: FiberMultiheadAttention) -> nn.MultiheadAttention:
+    r"""The attention of torch with the expanded matrices."""
+    q, k, v, out = (_linear(p) for p in (layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj))
+    made = nn.MultiheadAttention(
+        *(layer.embed_dim, layer.num_heads, layer.dropout, out.bias is not None, layer.bias_k is not None),
+        *(layer.add_zero_attn, k.in_features, v.in_features, layer.batch_first, "meta"),
+    )
+    if made._qkv_same_embed_dim:
+        made.in_proj_weight = _parameter(torch.cat((q.weight, k.weight, v.weight)), q.weight)
+    else:
+        for name, part in (("q", q), ("k", k), ("v", v)):
+            setattr(made, f"{name}_proj_weight", part.weight)
+    made.out_proj.weight = out.weight
+    if out.bias is not None:
+        made.in_proj_bias, made.out_proj.bias = _parameter(torch.cat((q.bias, k.bias, v.bias)), q.bias), out.bias
+    for name, bias in (("bias_k", layer.bias_k), ("bias_v", layer.bias_v)):
+        if bias is not None:
+            setattr(made, name, _parameter(bias.repeat_interleave(layer.group.order)[None, None], bias))
+    return made
 
 
 def _filled(made: Any, layer: Any) -> Any:
@@ -203,6 +247,11 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
         "HarmonicMagnitude", lambda z: z.unflatten(2, (-1, 2)).norm(dim=3).flatten(1, 2)
     ),
     FiberConv2d: lambda layer: _conv(layer.conv),
+    Steps: lambda layer: nn.Sequential(*layer),
+    FiberDepthwiseConv2d: _depthwise,
+    FiberTokenLinear: _linear,
+    TiedLinear: _linear,
+    FiberMultiheadAttention: _attention,
     FiberMean: lambda layer: graph("FiberMean", lambda x: x.unflatten(1, (-1, layer.order)).mean(2)),
     FiberLayer: _fiber_norm,
     FiberLinear: _fiber_linear,

@@ -50,7 +50,7 @@ def test_families_are_converted_whole_exact_and_learn(which: str, group: Group) 
     torch.manual_seed(0)
     made, report = to_equivariant(make().eval(), group, images(sizes[0], 2))
     assert report.complete, str(report)
-    assert report.parameters_after < 1.1 * report.parameters_before / group.order + 50
+    assert report.parameters_after < 1.3 * report.parameters_before / group.order + 200
     losses = learn(made, images(sizes[0]))
     assert losses[-1] < losses[0]
     for size in sizes:

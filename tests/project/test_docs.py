@@ -151,7 +151,6 @@ def test_the_tables_of_exactness_have_every_layer(hooks: types.ModuleType) -> No
     layers = {name for name in equilayers.nn.__all__ if isinstance(getattr(equilayers.nn, name), type)}
     assert {row.layer for row in hooks.rows()} == layers
     assert hooks.MARK in TEXTS["docs/exactness.md"]
-    assert hooks.short_table() in TEXTS["README.md"]
 
 
 # Where each layer is to be seen: inputs, at sizes of both parities.

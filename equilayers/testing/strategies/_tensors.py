@@ -211,7 +211,7 @@ def vectors(
     dtype: torch.dtype = torch.float32,
     max_size: int = 16,
 ) -> st.SearchStrategy[Tensor]:
-    r"""Fields of vectors (B, C, 2, H, W) that the group acts on, or vectors (B, C, 2) for `size=()`; values as of `images`.
+    r"""Fields of vectors (B, C, 2, H, W) that the group moves, or vectors (B, C, 2) for `size=()`; as of `images`.
 
     Args:
         group: rotations and mirrors, or shifts.

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from equilayers._checks import refuse
 from equilayers.functional.vector_maps import lifting_matrix, reading_matrix
 from equilayers.groups import DirectProduct, Group, PermutationGroup
+from equilayers.groups.vectors import NAMES
 from equilayers.nn import AngleHead
 
 
@@ -113,6 +115,9 @@ def _linear(matrix: Tensor, bias: Tensor | None) -> nn.Linear:
 def averaged(layer: Any) -> fx.GraphModule:
     r"""Of `equilayers.convert.symmetrize` with a model of one tensor: one call of it on the orbit."""
     group, reduction, n = layer.group, layer.reduction, layer.group.order
+    if layer.output in NAMES:  # which axes hold vectors is known of numbers of axes, which a graph leaves open
+        hint = "Deploy the model it wraps, and average in the code around it."
+        refuse("to_plain", "an average of outputs that stay or are images", f"output={layer.output!r}", hint, TypeError)
 
     def compute(x: Tensor, model: nn.Module) -> Tensor:
         orbit = torch.cat([_moved(group, g, x) for g in range(n)])

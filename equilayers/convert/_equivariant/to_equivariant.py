@@ -131,6 +131,26 @@ def to_equivariant(
     return made, report(entries, model, made, verified, lopsided)
 
 
+def _averaged(
+    made: nn.Module, group: Group, flow: Dataflow, heads: frozenset[str], name: str
+) -> tuple[nn.Module, str, list[Entry]]:
+    r"""The model with the mean over the fibers of what it puts out, what its paths begin with then, and the entries."""
+    tokens = [shape for each, shape in zip(flow.outputs, flow.shapes, strict=True) if _tokens(each, shape, heads)]
+    if tokens:
+        shape = tuple(tokens[0])
+        reason = f"it puts out tokens {shape} with fibers: wrap it with what reads them, and convert the whole"
+        return made, "", [entry("", name, Refused(reason))]
+    fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
+    if not any(fibers):
+        return made, "", []
+    mean: nn.Module = FiberMean(group.order)
+    reason = "its fibers are averaged, after it: what it puts out is an image"
+    outputs = [entry("", name, Replaced(mean, reason))]
+    if flow.single:
+        return nn.Sequential(made, mean), "0.", outputs
+    return FiberOutputs(made, group.order, fibers), "model.", outputs
+
+
 def _verified(made: nn.Module, group: Group, seen: list[Run]) -> tuple[Sizes, Lopsided, list[tuple[str, str, Refused]]]:
     r"""The sizes at which the result is what it should be, those at which that is no matter, and what is wrong."""
     verified: list[tuple[int, int]] = []

@@ -17,6 +17,7 @@ from equilayers.convert._equivariant.fiber_layers import (
     FiberLinear,
     FiberMean,
 )
+from equilayers.convert._equivariant.ties import Tied
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.functional import expand
 from equilayers.nn import GroupLinear
@@ -61,12 +62,12 @@ class Soft(nn.Module):
 
 
 def settled(model: nn.Module) -> nn.Module:
-    r"""The model with the numbers that its soft weights have now as its weights, in place."""
+    r"""The model with the numbers that its soft or tied weights have now as its weights, in place."""
     for module in list(model.modules()):
         if not is_parametrized(module):
             continue
         chains: dict[str, Any] = dict(module.parametrizations.items())  # type: ignore[operator,union-attr]
-        if not all(isinstance(each, Soft) for chain in chains.values() for each in chain):
+        if not all(isinstance(each, Soft | Tied) for chain in chains.values() for each in chain):
             continue
         values = {name: getattr(module, name).detach() for name in chains}
         # remove_parametrizations would alter the class, which copies of the module have in common.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
 from equilayers.groups import Group
 
+DOWNSAMPLINGS = ("auto", "symmetric-stride", "blur")
 WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
 # Multiplications of the group Fourier transform by those of the expanded filter.
 SAVED = {2: 2 / 4, 4: 6 / 16, 8: 12 / 64}
@@ -21,6 +22,8 @@ class Conversion:
 
     images: paths of the convolutions whose output becomes the model's: each channel of it has a field of its own.
     heads: those that nothing else reads: their fibers are averaged right there.
+    spread: those that no layer reads, but something is added to them that others read: the mean of their fibers stands
+        in every plane.
     gates: paths of the linear layers whose output meets features again: it has a fiber.
     """
 
@@ -29,7 +32,14 @@ class Conversion:
     from_weights: bool
     images: frozenset[str] = frozenset()
     heads: frozenset[str] = frozenset()
+    spread: frozenset[str] = frozenset()
     gates: frozenset[str] = frozenset()
+    downsampling: str = DOWNSAMPLINGS[0]
+
+    @property
+    def blurs(self) -> bool:
+        r"""Whether what is strided is done at every pixel and blurred; "auto" is the cheaper way, which never does."""
+        return self.downsampling == "blur"
 
     def fields(self, channels: int) -> int:
         r"""How many fields of |G| planes take the place of so many channels."""

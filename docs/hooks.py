@@ -54,6 +54,7 @@ def rows() -> list[Row]:
     for reduction in ("max", "mean", "norm", "logsumexp"):
         why = "a sum of exponentials, in the order of the fiber" if reduction == "logsumexp" else SORTED
         found.append(_row(nn.OrbitPool, f'"{reduction}"', why, reduction))
+    found += _of_vectors()
     once = "each number is added to one, and those that the group exchanges are the same"
     found.append(_row(nn.GroupPositionEmbedding, "", once, GROUP, 2, (8, 8)))
     found.append(_row(nn.GroupRelativePositionBias, "", once, GROUP, 2, 8))
@@ -85,7 +86,7 @@ def rows() -> list[Row]:
     found.append(_row(nn.PolyphasePool2d, "", norms))
     uneven = "where the stride does not divide the map"
     found.append(_row(nn.PolyphasePool2d, "exact=False", uneven, exact=False))
-    for kind in (nn.LiftingConv2d, nn.GroupConv2d):
+    for kind in (nn.LiftingConv2d, nn.GroupConv2d, nn.VectorLiftingConv2d):
         found.append(_row(kind, "C8", ANGLES, CyclicRotation(8, interpolation="bilinear"), 2, 3, 3, padding=1))
     found.append(_row(nn.HarmonicConv2d, "", ANGLES, 2, 3, 5, padding=2))
     phases = "phases rotate by any angle, and each output reads its own pixel only"
@@ -109,6 +110,22 @@ def _enlarging() -> list[Row]:
         settings: dict[str, Any] = {"scale_factor": 1.5, "mode": "bilinear", "algorithm": algorithm}
         found.append(_row(nn.GroupUpsample, f'mode="bilinear", algorithm="{algorithm}"', why, **settings))
     found.append(_row(nn.PolyphaseUnpool2d, "", "samples are put back where the pool found them"))
+    return found
+
+
+def _of_vectors() -> list[Row]:
+    found: list[Row] = []
+    signs = f"{EXCHANGED}; components are swapped and negated"
+    cosets = "a sum over cosets, whose branches are exchanged; components are swapped and negated"
+    for kind, size, exact in (
+        (nn.VectorLiftingLinear, (2, 3), signs),
+        (nn.VectorLiftingConv2d, (2, 3, 3), signs),
+        (nn.VectorHead, (2, 3), cosets),
+    ):
+        for algorithm in ("bitwise", "orbit", "auto", "dense"):
+            why = EXPANDED if algorithm in ("auto", "dense") else exact
+            found.append(_row(kind, f'algorithm="{algorithm}"', why, GROUP, *size, algorithm=algorithm))
+    found.append(_row(nn.AngleHead, "", "the arc tangent rounds", GROUP, 2))
     return found
 
 

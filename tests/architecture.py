@@ -38,7 +38,10 @@ RUNTIME = {"torch", "numpy"}
 # Parts with modules that are themselves imported only on demand, and what those may import when they are.
 ON_DEMAND = {"metrics": {"torchmetrics"}, "testing": {"hypothesis", "pytest"}}
 # Functions of `functional` with the arguments of their namesakes in torch, which are more than six.
-LIKE_TORCH = {"lift_conv2d", "group_conv2d", "group_conv_transpose2d", "max_blur_pool2d", "avg_blur_pool2d"}
+LIKE_TORCH = {
+    *("lift_conv2d", "group_conv2d", "group_conv_transpose2d", "lift_vectors_conv2d"),
+    *("max_blur_pool2d", "avg_blur_pool2d"),
+}
 # Names and calls that stand for the words of a message; no code may decide by them.
 WORDS = {"caller", "hint", "message", "reason", "why", "words", "repr", "str"}
 # Folders of tests that mirror no folder of a package.

@@ -14,6 +14,7 @@ from conv_laws import ALGORITHMS, MODES
 from equilayers.convert import symmetrize, to_antialiased, to_equivariant
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.nn import (
+    AngleHead,
     AvgBlurPool2d,
     BlurConv2d,
     BlurPool2d,
@@ -44,6 +45,9 @@ from equilayers.nn import (
     OrbitPool,
     PolyphasePool2d,
     PolyphaseUnpool2d,
+    VectorHead,
+    VectorLiftingConv2d,
+    VectorLiftingLinear,
 )
 from strategies import C4, D1, D4, S3, T3, algorithms_of, filled, name
 
@@ -187,6 +191,11 @@ class AtPlaces(nn.Module):
         return x + self.layer() if isinstance(self.layer, GroupRelativePositionBias) else self.layer(x, (3, 3))
 
 
+def _vectors(make: Callable[[str], nn.Module], sample: tuple[int, ...]) -> Variants:
+    spaces: dict[tuple[int, ...], str] = {(): "bitwise", (5,): "auto", (3, 3): "bitwise"}
+    return {f"{a} {s}": Variant(lambda a=a: make(a), (*sample, *s), s == (3, 3)) for s, a in spaces.items()}
+
+
 def _encoder() -> nn.Module:
     layer = GroupTransformerEncoderLayer(D4, 4, 2, 6, algorithm="fourier")
     return GroupTransformerEncoder(layer, 2, GroupLayerNorm(4))
@@ -252,6 +261,20 @@ LAYERS: dict[str, Callable[[], Variants]] = {
     "AvgBlurPool2d": lambda: _blur(AvgBlurPool2d, 4),
     "BlurConv2d": _blur_conv,
     "PolyphasePool2d": _polyphase,
+    "VectorLiftingConv2d": lambda: {
+        **{
+            a: Variant(
+                lambda a=a: VectorLiftingConv2d(D4, 2, 4, 3, stride=2, padding=1, groups=2, algorithm=a),
+                (2, 2, 7, 7),
+                a == "auto",
+            )
+            for a in ("auto", "bitwise")
+        },
+        "C8": Variant(lambda: VectorLiftingConv2d(C8, 1, 2, 3, padding=1, padding_mode="reflect"), (1, 2, 7, 7)),
+    },
+    "VectorLiftingLinear": lambda: _vectors(lambda a: VectorLiftingLinear(C4, 2, 3, algorithm=a), (2, 2)),
+    "VectorHead": lambda: _vectors(lambda a: VectorHead(D4, 2, 3, algorithm=a, axes="right-down"), (2, 8)),
+    "AngleHead": lambda: _vectors(lambda a: AngleHead(C4, 2, 3, 2, algorithm=a), (2, 4)),
     "HarmonicConv2d": _harmonic,
     "HarmonicNonlinearity": lambda: _each([lambda: HarmonicNonlinearity(2, 1)], (2, 4, 5, 5)),
     "HarmonicBatchNorm": lambda: _each([lambda: HarmonicBatchNorm(2, 1)], (2, 4, 5, 5)),

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from equilayers._checks import refuse
 
+CONTAINER = "its parts are converted"
 OWN = "its class computes something of its own, or its weight is parametrised"
 
 HOOKS = (
@@ -24,10 +26,11 @@ STATE_HOOKS = (
 
 @dataclass(frozen=True)
 class Replaced:
-    r"""The module that takes the place of another."""
+    r"""The module that takes the place of another; distance: of the weights it took over, see `Entry`."""
 
     module: nn.Module
     reason: str = ""
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,24 @@ Outcome = Replaced | Kept | Refused
 
 @dataclass(frozen=True)
 class Entry:
-    r"""One module: what became of it and why. Paths are those of `named_modules`."""
+    r"""One module: what became of it and why. Paths are those of `named_modules`.
+
+    distance: with from_weights how far its weight W was from equivariant, `||W - P W|| / ||W||`, P W the nearest
+    equivariant one: 0 if it was, about `sqrt(1 - 1/|G|)` for random numbers.
+    """
 
     path: str
     before: str
     done: Literal["replaced", "kept", "refused"]
     after: str = ""
     reason: str = ""
+    distance: float | None = None
 
     def __str__(self) -> str:
         arrow = f" -> {self.after}" if self.after else ""
-        return f"{self.done:8} {self.path}: {self.before}{arrow}{f' ({self.reason})' if self.reason else ''}"
+        away = "" if self.distance is None else f"{self.distance:.2f} from equivariant"
+        notes = "; ".join(filter(None, (self.reason, away)))
+        return f"{self.done:8} {self.path}: {self.before}{arrow}{f' ({notes})' if notes else ''}"
 
 
 @dataclass(frozen=True)
@@ -107,14 +117,18 @@ def convert_modules(
     model: nn.Module, convert: Callable[[str, nn.Module], Outcome | None]
 ) -> tuple[nn.Module, list[Entry]]:
     r"""Replace modules of the model in place; an entry for each of which `convert(path, module)` is not None."""
-    entries = []
+    entries: list[Entry] = []
+    within: set[nn.Module] = set()
     for path, module in list(model.named_modules()):
+        if module in within:  # a part of what was replaced as a whole
+            continue
         outcome = convert(path, module)
         if isinstance(outcome, Replaced) and any(getattr(module, name) for name in STATE_HOOKS):
             outcome = Refused("it has hooks on its state dict, the names in which would be others")
         if outcome is not None:
             entries.append(entry(path, _described(module), outcome))
         if isinstance(outcome, Replaced):
+            within |= set(module.modules())
             outcome.module.train(module.training)
             for name in HOOKS:
                 setattr(outcome.module, name, getattr(module, name))
@@ -125,8 +139,13 @@ def convert_modules(
 def entry(path: str, before: str, outcome: Outcome) -> Entry:
     r"""The line of a report about one outcome."""
     if isinstance(outcome, Replaced):
-        return Entry(path, before, "replaced", _described(outcome.module), outcome.reason)
+        return Entry(path, before, "replaced", _described(outcome.module), outcome.reason, outcome.distance)
     return Entry(path, before, "kept" if isinstance(outcome, Kept) else "refused", reason=outcome.reason)
+
+
+def distance(weight: Tensor, nearest: Tensor) -> float:
+    r"""`||W - P W|| / ||W||`, zero for zeros."""
+    return float((weight - nearest).norm() / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
 
 
 def report(

@@ -21,6 +21,8 @@ from equilayers.functional._fourier.tokens import (
     analysis,
     bias_of,
     feature_of,
+    fiber_analysis,
+    fiber_synthesis,
     normalised,
     operators_of,
     planes_of,
@@ -106,11 +108,9 @@ class TokenSpace:
     def map(self, x: Tensor, w: TokenWeight, cache: WeightCache | None) -> Tensor:
         r"""The group linear map, C channels to O."""
         x = autocast(x)
-        kept = None if cache is None or torch.compiler.is_compiling() or torch.is_grad_enabled() else cache
-        kept = kept if is_plain(x, w.weight) else None
+        kept = _usable(cache, x, w)
         if not self.spectral:
-            made = lambda: _expanded(w, self.group)  # noqa: E731
-            matrix, bias = made() if kept is None else kept.get(w.tensors, made, f"dense {x.dtype}")
+            matrix, bias = _matrix_of(w, self.group, kept, x)
             return F.linear(x.flatten(1), matrix, bias).unflatten(1, (self.group.order, -1))
         if kept is None:
             weight, bias = w.folded()
@@ -169,13 +169,26 @@ class TokenSpace:
         return merged.flatten(1, 2) if self.spectral else merged.flatten(0, 1)
 
 
-def _expanded(w: TokenWeight, group: Group) -> tuple[Tensor, Tensor | None]:
-    r"""The matrix of all planes, rows (h, o) and columns (k, c), and its bias."""
-    weight, bias = w.folded()
-    n = group.order
-    table = torch.tensor(_quotients(group), device=weight.device)
-    matrix = weight.index_select(2, table).unflatten(2, (n, n)).permute(2, 0, 3, 1)  # (h, o, k, c)
-    return matrix.flatten(2).flatten(0, 1), None if bias is None else bias.repeat(n)
+def _usable(cache: WeightCache | None, x: Tensor, w: TokenWeight) -> WeightCache | None:
+    r"""The cache, where a call may keep what it makes of a weight."""
+    kept = None if cache is None or torch.compiler.is_compiling() or torch.is_grad_enabled() else cache
+    return kept if is_plain(x, w.weight) else None
+
+
+def _matrix_of(
+    w: TokenWeight, group: Group, cache: WeightCache | None, x: Tensor, *, innermost: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    r"""The matrix of all planes for x and its bias, rows (h, o), columns (k, c); (o, h), (c, k) if fibers innermost."""
+
+    def made() -> tuple[Tensor, Tensor | None]:
+        weight, bias = w.folded()
+        n = group.order
+        table = torch.tensor(_quotients(group), device=weight.device)
+        matrix = weight.index_select(2, table).unflatten(2, (n, n))  # (o, c, h, k)
+        matrix = matrix.permute((0, 2, 1, 3) if innermost else (2, 0, 3, 1)).flatten(2).flatten(0, 1)
+        return matrix, None if bias is None else bias.repeat_interleave(n) if innermost else bias.repeat(n)
+
+    return made() if cache is None else cache.get(w.tensors, made, f"dense {innermost} {x.dtype}")
 
 
 @constant_when_compiled
@@ -187,6 +200,19 @@ def _quotients(group: Group) -> tuple[int, ...]:
 def token_linear(f: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCache | None) -> Tensor:
     r"""The group linear map of a regular feature (B, C, |G|, *S), to (B, O, |G|, *S)."""
     return space.leave(space.map(space.enter(f), w, cache), f)
+
+
+def fiber_linear(x: Tensor, w: TokenWeight, space: TokenSpace, cache: WeightCache | None) -> Tensor:
+    r"""The group linear map of numbers (..., C·|G|) with the fiber innermost, to (..., O·|G|)."""
+    group = space.group
+    if not space.spectral:
+        x = autocast(x)
+        matrix, bias = _matrix_of(w, group, _usable(cache, x, w), x, innermost=True)
+        return F.linear(x, matrix, bias)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return fiber_synthesis(space.map(fiber_analysis(rows, group), w, cache), group).view(
+        *x.shape[:-1], len(w.weight) * group.order
+    )
 
 
 def heads_of(planes: Tensor, batch: int, width: int) -> Tensor:
@@ -289,6 +315,7 @@ __all__ = [
     "attention_mask",
     "check_heads",
     "feature_of",
+    "fiber_linear",
     "heads_of",
     "map_size",
     "planes_of",

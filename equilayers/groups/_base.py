@@ -13,6 +13,7 @@ from torch import Tensor
 
 from equilayers._checks import check_int, check_tensor, constant_when_compiled, refuse
 from equilayers._tables import outside_modes, table
+from equilayers.groups.vectors import Matrix, check_axes, check_vectors, in_axes, turn
 
 
 class Group(ABC):
@@ -142,6 +143,62 @@ class Group(ABC):
         source = torch.tensor(_row(self, self.inverse(g)), device=f.device)  # h -> g^-1 h
         moved = f.index_select(2, source)
         return self._move(g, moved) if f.ndim > 3 else moved
+
+    def act_vectors(self, g: int, v: Tensor, *, axes: str = "right-up") -> Tensor:
+        r"""Vectors of the plane moved by g: they turn, and on a map the places where they stand move as well.
+
+        `act_vectors(g, v)[b, c] = vector_matrix(g) act(g, v)[b, c]`
+
+        Args:
+            g: element, an int in `0..order-1`.
+            v: vectors (B, C, 2) or (B, C, 2, N), or fields (B, C, 2, H, W), whose pixels move; floating-point.
+            axes: what the components are: "right-up", "right-down" (flows in pixels, whose second component runs down
+                as rows do) or "down-right" (offsets of row and column).
+
+        Returns:
+            Vectors of the dtype and device of v, and of its shape but that odd quarter turns carry (H, W) to (W, H);
+            `v` itself for the identity. Differentiable.
+
+        Raises:
+            TypeError: v is not floating-point, or g no int.
+            ValueError: axis 2 does not hold two components, unknown axes, or a group that does not act on the plane.
+
+        Law: `act_vectors(compose(g, h), v) == act_vectors(g, act_vectors(h, v))` for all g and h, at the level of
+            `exactness`.
+        """
+        caller = f"{self!r}.act_vectors"
+        g = self._element(g, "act_vectors")
+        check_vectors(caller, v)
+        matrix = in_axes(self._vector_matrix(g, 1), check_axes(caller, axes))
+        if v.ndim == 5:
+            self.check_space(tuple(v.shape[3:]), caller)
+        if g == 0:
+            return v
+        turned = turn(v, matrix)
+        return self._move(g, turned) if v.ndim == 5 else turned
+
+    def vector_matrix(self, g: int, *, order: int = 1, axes: str = "right-up") -> Matrix:
+        r"""The 2x2 matrix of g on vectors of the plane, ((a, b), (c, d)); whole numbers for quarter turns and mirrors.
+
+        Args:
+            g: element, an int in `0..order-1`.
+            order: m for what turns m times as fast, (cos m·a, sin m·a): 2 for directions without a sign.
+            axes: what the components are, as for `act_vectors`.
+
+        Raises:
+            TypeError: g or order is no int.
+            ValueError: an argument out of range, or a group that does not act on the plane.
+
+        Law: `vector_matrix(compose(g, h)) = vector_matrix(g) vector_matrix(h)`.
+        """
+        caller = f"{self!r}.vector_matrix"
+        check_int(caller, "order", order, 1)
+        return in_axes(self._vector_matrix(self._element(g, "vector_matrix"), order), check_axes(caller, axes))
+
+    def _vector_matrix(self, g: int, order: int) -> Matrix:  # noqa: ARG002
+        r"""`vector_matrix` for checked arguments, in (right, up)."""
+        hint = "Vectors turn under rotations and mirrors, and stay under shifts."
+        refuse(f"{self!r}", "a group that acts on the plane, for vectors", repr(self), hint)
 
     def orbit(self, x: Tensor) -> Tensor:
         r"""All images of x: array (|G|, *x.shape) whose entry g is `act(g, x)`; ValueError where shapes change."""

@@ -15,6 +15,7 @@ from equilayers._tables import outside_modes
 from equilayers.groups._base import Group
 from equilayers.groups._permutation import PermutationGroup
 from equilayers.groups._translation import CyclicTranslation
+from equilayers.groups.vectors import Matrix, product_of
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,6 +71,10 @@ class DirectProduct(Group):
         n = self.second.order
         blocks = np.kron(self.first.cayley_table, np.ones((n, n), np.int64))
         return n * blocks + np.tile(self.second.cayley_table, (self.first.order, self.first.order))
+
+    def _vector_matrix(self, g: int, order: int) -> Matrix:
+        a, b = divmod(g, self.second.order)
+        return product_of(self.first._vector_matrix(a, order), self.second._vector_matrix(b, order))
 
     def _move(self, g: int, x: Tensor) -> Tensor:
         a, b = divmod(g, self.second.order)

@@ -16,6 +16,7 @@ from torch import Tensor
 from equilayers._checks import check_choice, check_int, refuse
 from equilayers.groups._base import Group
 from equilayers.groups._interpolation import INTERPOLATIONS, rotate
+from equilayers.groups.vectors import Matrix, rotation_matrix
 
 EXACT = (1, 2, 4)
 
@@ -70,6 +71,10 @@ class Rotations(Group):
         if self.n > 2 and height != width:
             hint = "A quarter turn needs a square: crop or zero-pad the image to H == W."
             refuse(caller, "x with H == W", f"H={height}, W={width}", hint)
+
+    def _vector_matrix(self, g: int, order: int) -> Matrix:
+        mirror, rotation = divmod(g, self.n)
+        return rotation_matrix(rotation, self.n, order, mirrored=bool(mirror))
 
     def _rotated(self, steps: int, x: Tensor) -> Tensor:
         if self.interpolation is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from equilayers._checks import check_int, refuse
 from equilayers.groups._base import Group
+from equilayers.groups.vectors import IDENTITY, Matrix
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +68,9 @@ class CyclicTranslation(Group):
     def _table(self) -> NDArray[np.int64]:
         g = np.arange(self.n)
         return (g[:, None] + g) % self.n
+
+    def _vector_matrix(self, g: int, order: int) -> Matrix:  # noqa: ARG002
+        return IDENTITY
 
     def _move(self, g: int, x: Tensor) -> Tensor:
         return torch.roll(x, g * x.shape[self.dim] // self.n, self.dim)

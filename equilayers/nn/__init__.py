@@ -20,8 +20,10 @@ from equilayers.nn._position import (
 )
 from equilayers.nn._transformer import GroupFeedForward, GroupTransformerEncoder, GroupTransformerEncoderLayer
 from equilayers.nn._upsample import GroupConvTranspose2d, GroupUpsample
+from equilayers.nn._vectors import AngleHead, VectorHead, VectorLiftingConv2d, VectorLiftingLinear
 
 __all__ = [
+    "AngleHead",
     "AvgBlurPool2d",
     "BlurConv2d",
     "BlurPool2d",
@@ -52,5 +54,8 @@ __all__ = [
     "OrbitPool",
     "PolyphasePool2d",
     "PolyphaseUnpool2d",
+    "VectorHead",
+    "VectorLiftingConv2d",
+    "VectorLiftingLinear",
     "set_algorithm",
 ]

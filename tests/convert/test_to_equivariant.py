@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from conversions import MODELS, assert_holds, expanded, settled, tied_on_purpose
 from equilayers.convert import to_equivariant
 from equilayers.convert._equivariant.convolutions import projected
+from equilayers.convert._equivariant.fiber_layers import FiberDepthwiseConv2d
 from equilayers.groups import CyclicRotation, Dihedral, Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
 from equilayers.testing import assert_invariant, locate_break
@@ -72,7 +73,7 @@ def planes(model: nn.Module) -> list[int]:
     tied = (LiftingConv2d, GroupConv2d)
     model = copy.deepcopy(model).eval()
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, *tied)):
+        if isinstance(module, (nn.Conv2d, FiberDepthwiseConv2d, *tied)):
             module.register_forward_hook(note)
     model(torch.randn(1, 3, 16, 16))
     return found

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import equilayers.nn
 from commands import commands, problem
 from equilayers.functional import polyphase_pool2d, rotate, rotate_harmonic
+from equilayers.functional.vectors import vector_norm
 from equilayers.groups import CyclicRotation, Group
 from equilayers.nn import GroupConv2d
 from pages import PAGES, ROOT, Block, blocks, require_output, run
@@ -31,7 +32,7 @@ DOCS = [name for name, text in TEXTS.items() if "```python" in text and name != 
 NEEDS = {"torch.onnx": "onnxscript", "strategies": "equilayers.testing.strategies"}
 # escnn is imported with what it needs out of the way; see benchmarks.peers.
 NEEDS_ESCNN = "docs/from-escnn.md"
-PARTS = ["groups", "functional", "nn", "metrics", "losses", "testing", "convert", "interop.escnn"]
+PARTS = ["groups", "functional", "functional.vectors", "nn", "metrics", "losses", "testing", "convert", "interop.escnn"]
 
 
 def missing() -> tuple[str, ...]:
@@ -174,9 +175,18 @@ INPUTS: dict[str, list[tuple[int, ...]]] = {
     "GroupConvTranspose2d": [(2, 2, 4, 4, 4), (2, 2, 4, 5, 5)],
     "PolyphaseUnpool2d": [(2, 2, 4, 8, 8)],
     "OrbitPool": [(2, 3, 4, 7, 7), (2, 3, 4)],
+    **{key: [(2, 2, 4, 8, 8), (2, 2, 4, 9, 9)] for key in ("VectorHead", "AngleHead")},
     **{name: [(2, 2, 4, 8, 8)] for name in ("HarmonicNonlinearity", "HarmonicBatchNorm", "HarmonicMagnitude")},
 }
 Map = Callable[[Tensor], Tensor]
+
+
+def slopes(x: Tensor) -> Tensor:
+    """The gradient of a periodic image, to the right and upwards."""
+    right, down = (x.roll(-1, dim) - x.roll(1, dim) for dim in (-1, -2))
+    return torch.stack((right, -down), 2)
+
+
 # How a layer of positions becomes one of regular features: its turned tokens as a map again, its bias in a product of
 # sums and maxima, which is exact, its tokens left out.
 MAPS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -188,6 +198,10 @@ MAPS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     ),
     "PolyphaseUnpool2d": lambda layer, f: layer(*polyphase_pool2d(f, layer.stride, return_choice=True)),
     "GroupTokens": lambda layer, f: layer(f)[..., 1:].unflatten(3, f.shape[3:]),
+    # The gradient of an image is a field; the length of a vector and four times an angle turn no more.
+    **dict.fromkeys(("VectorLiftingConv2d", "VectorLiftingLinear"), lambda layer, x: layer(slopes(x))),
+    "VectorHead": lambda layer, f: vector_norm(layer(f)),
+    "AngleHead": lambda layer, f: (4 * layer(f)).cos(),
 }
 EPS = torch.finfo(torch.float32).eps
 
@@ -223,18 +237,18 @@ RANGES = {"bitwise": (0.0, 0.0), "rounding": (0.0, 32 * EPS), "approximate": (1e
 def test_the_table_of_exactness_is_true(hooks: types.ModuleType) -> None:
     for row in hooks.rows():
         layer, (low, high) = row.make(), RANGES[row.level]
+        call = partial(MAPS[row.layer], layer) if row.layer in MAPS else layer
         harmonic = row.layer.startswith("Harmonic")
         if row.why == hooks.ANGLES:
             assert row.level == "approximate"
             shape = (2, 2, 8, 9, 9) if isinstance(layer, GroupConv2d) else (2, 2, 9, 9)
-            worst = law_error(layer, shape, [partial(rotated, 45) if harmonic else partial(moved, C8, 1)])
+            worst = law_error(call, shape, [partial(rotated, 45) if harmonic else partial(moved, C8, 1)])
         elif harmonic:
             worst = law_error(layer, INPUTS[row.layer][0], [partial(rotated, degrees) for degrees in (90, 180, 270)])
         else:
             worst = 0.0
             for shape in INPUTS.get(row.layer, LIFTING):
                 try:
-                    call = partial(MAPS[row.layer], layer) if row.layer in MAPS else layer
                     worst = max(worst, law_error(call, shape, BY_90))
                 except ValueError:  # a size that exact=True refuses
                     assert getattr(layer, "exact", "exact=True" in row.setting), row

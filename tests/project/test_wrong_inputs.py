@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from equilayers import functional, metrics, testing
+from equilayers.functional import vectors
 from equilayers.groups import CyclicRotation
 from equilayers.losses import InvarianceLoss
 from equilayers.nn import (
+    AngleHead,
     AvgBlurPool2d,
     BlurConv2d,
     BlurPool2d,
@@ -29,10 +31,14 @@ from equilayers.nn import (
     OrbitPool,
     PolyphasePool2d,
     PolyphaseUnpool2d,
+    VectorHead,
+    VectorLiftingConv2d,
+    VectorLiftingLinear,
 )
 from refusals import FORM
 
 C4 = CyclicRotation(4)
+V = torch.randn(2, 2, 2, 8, 8)
 X, F, Z = torch.randn(2, 1, 8, 8), torch.randn(2, 2, 4, 8, 8), torch.randn(2, 2, 2, 8, 8)
 CHOICE = torch.zeros(2, 2, dtype=torch.int64)
 TARGET = torch.tensor([0, 1])
@@ -62,6 +68,11 @@ LAYERS: dict[str, tuple[Callable[[Any], Any], Tensor, str]] = {
     "HarmonicNonlinearity": (HarmonicNonlinearity(2, 0), Z, ""),
     "HarmonicBatchNorm": (HarmonicBatchNorm(2, 0), Z, ""),
     "HarmonicMagnitude": (HarmonicMagnitude(), Z, "harmonic_magnitude"),
+    "VectorLiftingConv2d": (VectorLiftingConv2d(C4, 2, 4, 3), V, ""),
+    "VectorLiftingLinear": (VectorLiftingLinear(C4, 2, 4), V, ""),
+    "VectorHead": (VectorHead(C4, 2, 4), F, ""),
+    "AngleHead": (AngleHead(C4, 2, 4), F, "vector_angle"),
+    "vector_norm": (vectors.vector_norm, V, ""),
     "lift_linear": (lambda x: functional.lift_linear(x, torch.ones(2, 1, 8, 8), None, C4), X, ""),
     "group_linear": (lambda x: functional.group_linear(x, torch.ones(2, 2, 4), None, C4), torch.randn(2, 2, 4), ""),
     "lift_conv2d": (lambda x: functional.lift_conv2d(x, torch.ones(2, 1, 3, 3), None, C4), X, ""),
@@ -72,6 +83,7 @@ LAYERS: dict[str, tuple[Callable[[Any], Any], Tensor, str]] = {
     "warp": (lambda x: metrics.warp(x, torch.zeros(2, 8, 8)), X, ""),
     "act": (lambda x: C4.act(1, x), X, "CyclicRotation(4).act"),
     "orbit": (C4.orbit, X, "CyclicRotation(4)"),
+    "act_vectors": (lambda x: C4.act_vectors(1, x), V, "CyclicRotation(4).act_vectors"),
     "act_regular": (lambda x: C4.act_regular(1, x), F, "CyclicRotation(4).act_regular"),
 }
 WRONG: dict[str, Callable[[Tensor], Any]] = {

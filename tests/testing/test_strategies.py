@@ -25,17 +25,22 @@ from strategies import C4, D4, SOME_GROUPS, name
 KINDS = [getattr(layers_of_ours, kind) for kind in MAKERS]
 TOKENS = tuple(getattr(layers_of_ours, n) for n in ("GroupLayerNorm", "GroupRMSNorm", "GroupPositionEmbedding"))
 CONVOLUTIONS = (GroupConv2d, layers_of_ours.GroupConvTranspose2d, layers_of_ours.BlurConv2d)
-REGULAR = (GroupLinear, *CONVOLUTIONS, *TOKENS, OrbitPool)
+REGULAR = (GroupLinear, *CONVOLUTIONS, *TOKENS, OrbitPool, layers_of_ours.VectorHead)
+VECTORS = (layers_of_ours.VectorLiftingConv2d, layers_of_ours.VectorLiftingLinear)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
 
 def moved_input(layer: nn.Module, group: Group, g: int, x: Tensor) -> Tensor:
+    if isinstance(layer, VECTORS):
+        return group.act_vectors(g, x, axes=layer.spec.axes)
     image = isinstance(layer, (LiftingLinear, LiftingConv2d)) or (x.ndim == 4 and not isinstance(layer, REGULAR))
     return group.act(g, x) if image else group.act_regular(g, x)
 
 
 def moved_output(layer: nn.Module, group: Group, g: int, x: Tensor, y: Tensor) -> Tensor:
-    if isinstance(layer, (LiftingLinear, LiftingConv2d, GroupLinear, *CONVOLUTIONS, *TOKENS)):
+    if isinstance(layer, layers_of_ours.VectorHead):
+        return group.act_vectors(g, y, axes=layer.spec.axes)
+    if isinstance(layer, (LiftingLinear, LiftingConv2d, *VECTORS, GroupLinear, *CONVOLUTIONS, *TOKENS)):
         return group.act_regular(g, y)
     if isinstance(layer, OrbitPool):
         return y if y.ndim == 2 else group.act(g, y)
@@ -79,7 +84,7 @@ def test_every_layer_of_the_library_is_drawn() -> None:
         "GroupAttentionPool",
     }
     others = {"GroupFeedForward", "GroupTokens", "GroupRotaryEmbedding", "GroupRelativePositionBias", "InvariantHead"}
-    others.add("PolyphaseUnpool2d")  # of two inputs
+    others |= {"PolyphaseUnpool2d", "AngleHead"}  # of two inputs; of angles, which jump by a full turn
     assert set(MAKERS) == public - harmonic - attention - others
     assert _drawn_layers.CONVOLUTION_ALGORITHMS == CONVOLUTION
     assert {layer.algorithm for layer, _ in drawn(layers(LiftingLinear, C4), 100)} == set(LINEAR)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
 from equilayers.groups import Group
 
+DEPTHWISE = ("planes", "fields")
 DOWNSAMPLINGS = ("auto", "symmetric-stride", "blur")
 WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
 # Multiplications of the group Fourier transform by those of the expanded filter.
@@ -20,6 +21,7 @@ ALIKE = "treats every plane and pixel alike"
 class Conversion:
     r"""Settings of a conversion.
 
+    depthwise: whether depthwise convolutions take each plane by itself, or each field.
     images: paths of the convolutions whose output becomes the model's: each channel of it has a field of its own.
     heads: those that nothing else reads: their fibers are averaged right there.
     spread: those that no layer reads, but something is added to them that others read: the mean of their fibers stands
@@ -30,11 +32,12 @@ class Conversion:
     group: Group
     width: str
     from_weights: bool
+    depthwise: str = DEPTHWISE[0]
+    downsampling: str = DOWNSAMPLINGS[0]
     images: frozenset[str] = frozenset()
     heads: frozenset[str] = frozenset()
     spread: frozenset[str] = frozenset()
     gates: frozenset[str] = frozenset()
-    downsampling: str = DOWNSAMPLINGS[0]
 
     @property
     def blurs(self) -> bool:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from equilayers._checks import Pair
 from equilayers.convert._equivariant.conversion import Conversion
 from equilayers.convert._equivariant.dataflow import IMAGE, MIXED, Call
-from equilayers.convert._equivariant.fiber_layers import FiberConv2d
+from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberDepthwiseConv2d, FiberMean
 from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
-from equilayers.convert._report import Outcome, Refused, Replaced
+from equilayers.convert._report import Outcome, Refused, Replaced, distance
+from equilayers.functional import expand
 from equilayers.functional.strides import split
 from equilayers.groups import Group
 from equilayers.nn import BlurPool2d, GroupConv2d, GroupConvTranspose2d, LiftingConv2d
@@ -36,20 +37,28 @@ def convolution(module: nn.Conv2d, call: Call, conversion: Conversion) -> Outcom
     conv = _over_fields(module, call, conversion, size, **settings)
     if isinstance(conv, Refused):
         return conv
-    mean, spread = conversion.averages(call.path, module.out_channels), call.path in conversion.spread
+    depthwise = call.input.kind != IMAGE and isinstance(conv, LiftingConv2d)
+    mean = conversion.averages(call.path, module.out_channels)
+    spread = call.path in conversion.spread and not depthwise
+    away = None
     if conversion.from_weights:
-        problem = _take_over(conv, module, image=mean or spread)
-        if problem is not None:
-            return problem
-    steps: list[nn.Module] = [FiberMeanConv2d(conv, spread=not mean) if mean or spread else FiberConv2d(conv)]
+        taken = _take_over(conv, module, image=mean or spread)
+        if isinstance(taken, Refused):
+            return taken
+        away = taken
+    steps: list[nn.Module] = [FiberConv2d(conv)]
+    if isinstance(conv, LiftingConv2d) and depthwise:
+        steps = [FiberDepthwiseConv2d(conv), *([FiberMean(conversion.group.order)] if mean else [])]
+    elif mean or spread:
+        steps = [FiberMeanConv2d(conv, spread=not mean)]
     if module.stride[0] != 1 and conversion.blurs:
         steps.insert(0 if size == 1 and not pad else 1, BlurPool2d(stride=module.stride[0], algorithm="dense"))
     elif module.stride[0] != 1:
         before, conv.spec = split(replace(conv.spec, stride=cast(Pair, module.stride)))
         steps.insert(0, Aligned(before))
-    made = Replaced(steps[0] if len(steps) == 1 else nn.Sequential(*steps))
     oblong = module.kernel_size[0] != module.kernel_size[1]
-    return Replaced(made.module, f"a row turned is a column: its filter is {size}x{size}") if oblong else made
+    reason = f"a row turned is a column: its filter is {size}x{size}" if oblong else ""
+    return Replaced(steps[0] if len(steps) == 1 else nn.Sequential(*steps), reason, away)
 
 
 def _square(module: nn.Conv2d) -> tuple[int, int | str, int] | Refused:
@@ -88,11 +97,9 @@ def transposed(module: nn.ConvTranspose2d, call: Call, conversion: Conversion) -
     conv = GroupConvTranspose2d(conversion.group, inputs, outputs, size, **settings)
     conv.to(module.weight.device, module.weight.dtype)
     mean = conversion.averages(call.path, module.out_channels)
-    if conversion.from_weights:
-        problem = _take_over_transposed(conv, module, image=mean)
-        if problem is not None:
-            return problem
-    return Replaced(FiberConvTranspose2d(conv, (blurred, blurred), mean=mean))
+    made = FiberConvTranspose2d(conv, (blurred, blurred), mean=mean)
+    taken = _take_over_transposed(conv, module, image=mean) if conversion.from_weights else None
+    return taken if isinstance(taken, Refused) else Replaced(made, distance=taken)
 
 
 def _square_transposed(module: nn.ConvTranspose2d, call: Call) -> tuple[int, int, bool] | Refused:
@@ -121,13 +128,17 @@ def _square_transposed(module: nn.ConvTranspose2d, call: Call) -> tuple[int, int
 def _over_fields(
     module: nn.Conv2d, call: Call, conversion: Conversion, kernel_size: int, **settings: Any
 ) -> LiftingConv2d | GroupConv2d | Refused:
-    r"""The convolution of as many fields; of a depthwise one each field is a channel group."""
+    r"""The convolution of as many fields.
+
+    Of a depthwise one each field is a channel group: it lifts each plane by itself, or mixes the planes of the field.
+    """
     lifting = call.input.kind == IMAGE
     inputs = module.in_channels if lifting else conversion.fields_of(call.input, module.in_channels)
     outputs = conversion.fields_out(call.path, module.out_channels)
     groups = _channel_groups(module, inputs, outputs)
     if isinstance(groups, Refused):
         return groups
+    lifting |= 1 < module.groups == module.in_channels and conversion.depthwise == "planes"
     settings |= {"groups": groups, "bias": module.bias is not None}
     conv = (LiftingConv2d if lifting else GroupConv2d)(conversion.group, inputs, outputs, kernel_size, **settings)
     return conv.to(module.weight.device, module.weight.dtype)
@@ -141,19 +152,20 @@ def _channel_groups(module: nn.Conv2d | nn.ConvTranspose2d, inputs: int, outputs
     return groups
 
 
-def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: bool) -> Refused | None:
-    r"""Copy the weights of the plain convolution, made equivariant, where they fit."""
+def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: bool) -> Refused | float:
+    r"""Copy the weights of the plain convolution, made equivariant, where they fit; how far they were from it."""
     group, n = conv.group, conv.group.order
     sides = [(conv.spec.kernel_size[0] - k) / 2 for k in module.kernel_size]
     if any(side % 1 for side in sides):
         return Refused("from_weights takes filters with a middle, as even ones have none in odd ones")
     down, right = map(int, sides)
-    weight = F.pad(module.weight, (right, right, down, down))  # zeros around an oblong filter
+    weight = F.pad(module.weight.detach(), (right, right, down, down))  # zeros around an oblong filter
     lifting = isinstance(conv, LiftingConv2d)
+    alone = lifting and module.groups == module.in_channels == module.out_channels  # each channel by itself
     planes = conv.out_channels * (1 if image else n)
     fits = module.out_channels == planes and (lifting or module.in_channels == conv.in_channels * n)
-    if module.groups > 1 or not fits:
-        return Refused(f"from_weights takes channels that |G| = {n} divides, and no channel groups")
+    if (module.groups > 1 and not alone) or not fits:
+        return Refused(f"from_weights takes channels that |G| = {n} divides, and no channel groups but single channels")
     with torch.no_grad():
         if not image:
             conv.weight.copy_(projected(weight, group, lifting))
@@ -161,17 +173,18 @@ def _take_over(conv: LiftingConv2d | GroupConv2d, module: nn.Conv2d, *, image: b
             conv.weight.copy_(weight if lifting else weight.unflatten(1, (-1, n)))
         if module.bias is not None and conv.bias is not None:
             conv.bias.copy_(module.bias if image else module.bias.unflatten(0, (-1, n)).mean(1))
-    return None
+        tied = expand(conv.weight, group)
+        return distance(weight, tied.unflatten(0, (-1, n)).mean(1) if image else tied)
 
 
-def _take_over_transposed(conv: GroupConvTranspose2d, module: nn.ConvTranspose2d, *, image: bool) -> Refused | None:
+def _take_over_transposed(conv: GroupConvTranspose2d, module: nn.ConvTranspose2d, *, image: bool) -> Refused | float:
     r"""The same of a transposed convolution, whose weight has its inputs first."""
     group, n, size = conv.group, conv.group.order, conv.spec.conv.kernel_size[0]
     sides = [(size - k) / 2 for k in module.kernel_size]
     if any(side % 1 for side in sides):
         return Refused("from_weights takes filters with a middle, as even ones have none in odd ones")
     down, right = map(int, sides)
-    weight = F.pad(module.weight, (right, right, down, down))
+    weight = F.pad(module.weight.detach(), (right, right, down, down))
     fits = module.in_channels == conv.in_channels * n and module.out_channels == conv.out_channels * (1 if image else n)
     if module.groups > 1 or not fits:
         return Refused(f"from_weights takes channels that |G| = {n} divides, and no channel groups")
@@ -183,7 +196,8 @@ def _take_over_transposed(conv: GroupConvTranspose2d, module: nn.ConvTranspose2d
             conv.weight.copy_(projected(weight, group, lifting=False))
         if module.bias is not None and conv.bias is not None:
             conv.bias.copy_(module.bias if image else module.bias.unflatten(0, (-1, n)).mean(1))
-    return None
+        tied = expand(conv.weight, group)
+        return distance(weight, tied.unflatten(1, (-1, n)).mean(2) if image else tied)
 
 
 def projected(dense: Tensor, group: Group, lifting: bool) -> Tensor:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from equilayers._checks import refuse
 from equilayers._modules import mapped
-from equilayers.functional import orbit_pool
+from equilayers.functional import check_size, expand, orbit_pool
 from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
 
@@ -32,6 +34,50 @@ class FiberConv2d(nn.Module):
         f = x if isinstance(self.conv, LiftingConv2d) else x.unflatten(1, (-1, self.conv.group.order))
         y: Tensor = self.conv(f)
         return y.flatten(1, 2)
+
+
+class FiberDepthwiseConv2d(nn.Module):
+    r"""A depthwise convolution of each plane by itself, (B, C·|G|, H, W): one filter per field, turned over the fiber.
+
+    `y[(o, h)] = corr(h · weight_o, x[(c, h)]) + bias_o`, o = c·m + j the m output fields of field c. At the cost of the
+    plain depthwise convolution; planes of a field meet in the layers around it.
+
+    Args:
+        conv: LiftingConv2d of C channel groups, which holds settings and parameters.
+
+    Raises:
+        ValueError: in forward, other channels, or a size at which the stride samples lopsidedly.
+
+    Law: `layer(g·x) == g·layer(x)` where g turns maps and fibers, to rounding.
+
+    Source: Cohen and Welling 2016 (arXiv:1602.07576); depthwise: Chollet 2017 (arXiv:1610.02357).
+    """
+
+    def __init__(self, conv: LiftingConv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def expanded(self) -> Tensor:
+        r"""The filters of the plain convolution, (O·|G|, 1, kh, kw), rows (c, h, j)."""
+        return self._sorted(expand(self.conv.weight, self.conv.group), back=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, n = self.conv, self.conv.group.order
+        if x.ndim != 4 or x.shape[1] != conv.in_channels * n:
+            hint = f"They are {conv.in_channels} fields of {n} planes, the planes of a field side by side."
+            refuse("FiberDepthwiseConv2d", f"x of shape (B, {conv.in_channels * n}, H, W)", tuple(x.shape), hint)
+        check_size("FiberDepthwiseConv2d", conv.spec, (x.shape[2], x.shape[3]))
+        bias = None if conv.bias is None else self._sorted(conv.bias.repeat_interleave(n), back=False)
+        x, spec = conv.spec.padded(x)
+        y = F.conv2d(x, self.expanded(), bias, spec.stride, spec.padding, spec.dilation, x.shape[1])
+        return self._sorted(y.movedim(1, 0), back=True).movedim(0, 1)
+
+    def _sorted(self, rows: Tensor, *, back: bool) -> Tensor:
+        r"""Rows (c, j, h), the fiber innermost, in the order (c, h, j) of channel groups; or back."""
+        each, n = self.conv.out_channels // self.conv.in_channels, self.conv.group.order
+        if each == 1:
+            return rows
+        return rows.unflatten(0, (-1, *((n, each) if back else (each, n)))).transpose(1, 2).flatten(0, 2)
 
 
 class FiberMean(nn.Module):

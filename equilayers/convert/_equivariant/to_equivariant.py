@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers.convert._equivariant.conversion import ALIKE, DOWNSAMPLINGS, WIDTHS, Conversion
+from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, DOWNSAMPLINGS, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
 from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
@@ -20,6 +20,7 @@ from equilayers.convert._equivariant.shared import SharedParameters
 from equilayers.convert._equivariant.sizes import runs
 from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
+    CONTAINER,
     OWN,
     Entry,
     Kept,
@@ -43,6 +44,7 @@ def to_equivariant(
     *,
     width: str = "equal-width",
     from_weights: bool = False,
+    depthwise: str = "planes",
     downsampling: str = DOWNSAMPLINGS[0],
 ) -> tuple[nn.Module, Report]:
     r"""An equivariant copy of a plain convolutional network.
@@ -66,7 +68,9 @@ def to_equivariant(
         width: "equal-width" has as many planes as the model, "equal-parameters" about as many parameters,
             "equal-compute" about as many multiplications with the group Fourier transform.
         from_weights: begin with the model's own weights, made equivariant by the mean over the group, instead of random
-            ones; with "equal-width" and channels that |G| divides.
+            ones; with "equal-width" and channels that |G| divides. The report says how far each was from equivariant.
+        depthwise: "planes", a depthwise convolution takes each plane by itself, at the cost of the plain one, or
+            "fields", it mixes the planes of each field, at |G| times that.
         downsampling: of strided convolutions. "symmetric-stride" keeps the stride, and takes the mean of neighbouring
             pixels first where the parity of the map asks for it; "blur" convolves at every pixel and blurs (Zhang
             2019), which aliases less and takes about stride² times as long; "auto" is the cheaper one, the first. Pools
@@ -77,8 +81,8 @@ def to_equivariant(
 
     Raises:
         TypeError: model is no module, group no group, x no floating-point tensor.
-        ValueError: a group without rotations and mirrors, an unknown width or downsampling, from_weights with another
-            width, an x that the model does not take.
+        ValueError: a group without rotations and mirrors, an unknown word for a setting, from_weights with
+            another width, an x that the model does not take.
 
     Source: Cohen and Welling 2016 (arXiv:1602.07576); Zhang 2019 (arXiv:1904.11486) for what subsamples.
     """
@@ -87,6 +91,7 @@ def to_equivariant(
         refuse(caller, "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     group = check_plane_group(caller, as_group(caller, group))
     check_choice(caller, "width", width, WIDTHS)
+    check_choice(caller, "depthwise", depthwise, DEPTHWISE)
     check_choice(caller, "downsampling", downsampling, DOWNSAMPLINGS)
     if from_weights and width != WIDTHS[0]:
         hint = "Other widths have no weights to take over."
@@ -101,7 +106,8 @@ def to_equivariant(
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
     seen = [(x, flow), *runs(made, x)]
     images, heads, spread = _images(made, flow, group.order)
-    conversion = Conversion(group, width, from_weights, images, heads, spread, flow.gates, downsampling)
+    paths = {"images": images, "heads": heads, "spread": spread, "gates": flow.gates}
+    conversion = Conversion(group, width, from_weights, depthwise, downsampling, **paths)
     shared = SharedParameters(made)
 
     def convert(path: str, module: nn.Module) -> Outcome:
@@ -221,7 +227,6 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.Dropout2d, nn.FeatureAlphaDropout), dropout),
     (SHUFFLES, shuffle),
 ]
-CONTAINER = "its parts are converted"
 SEEN = "it has no numbers of its own, and running it shows what it does"
 POINTWISE = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.Hardswish),

@@ -11,8 +11,17 @@ from torch import Tensor, nn
 
 from equilayers import nn as ours
 from equilayers._checks import refuse
-from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberLayer, FiberLinear, FiberMean
-from equilayers.convert._plain.blur_graphs import blur
+from equilayers.convert._equivariant.attention import FiberMultiheadAttention
+from equilayers.convert._equivariant.fiber_layers import (
+    FiberConv2d,
+    FiberDepthwiseConv2d,
+    FiberLayer,
+    FiberLinear,
+    FiberMean,
+)
+from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
+from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
+from equilayers.convert._plain.blur_graphs import alignment, blur
 from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase, unpolyphase, upsampling
 from equilayers.convert._report import copied
 from equilayers.convert._symmetrize import Symmetrized
@@ -87,15 +96,42 @@ def _conv(layer: ours.LiftingConv2d | ours.GroupConv2d) -> nn.Conv2d:
     return _filled(_unfilled_conv(layer, expand(layer.weight, layer.group), layer.weight), layer)
 
 
-def _transposed(layer: ours.GroupConvTranspose2d) -> nn.Module:
-    r"""The transposed convolution with the expanded filter, between the fibers in the channels and on their axis."""
-    spec, filters, n = layer.spec, expand(layer.weight, layer.group), layer.group.order
+def _aligned(layer: Aligned) -> nn.Module:
+    return alignment(layer.spec)
+
+
+def _mean_conv(layer: FiberMeanConv2d) -> nn.Module:
+    r"""A convolution to images, which may stand in every plane of a fiber."""
+    conv, n = layer.conv, layer.conv.group.order
+    made = _unfilled_conv(conv, layer.filters(), conv.weight)
+    if conv.bias is not None:
+        made.bias = _parameter(conv.bias, conv.bias)
+    return nn.Sequential(made, graph("Spread", lambda x: x.repeat_interleave(n, 1))) if layer.spread else made
+
+
+def _fiber_transposed(layer: FiberConvTranspose2d) -> nn.Module:
+    r"""The transposed convolution with the expanded filter, blurred, to fibers in the channels or to images."""
+    made = _unfilled_transposed(layer.spec, layer.filters(), layer.conv)
+    if layer.conv.bias is not None:
+        made.bias = _parameter(
+            layer.conv.bias.repeat_interleave(1 if layer.mean else layer.conv.group.order), layer.conv.bias
+        )
+    return made
+
+
+def _unfilled_transposed(spec: Any, filters: Tensor, layer: ours.GroupConvTranspose2d) -> nn.ConvTranspose2d:
     names = ("kernel_size", "stride", "padding", "dilation", "groups")
     settings = {name: getattr(spec.conv, name) for name in names} | {"output_padding": spec.output_padding}
-    channels = layer.in_channels * n, layer.out_channels * n
+    channels = filters.shape[0], filters.shape[1] * spec.conv.groups
     made = nn.ConvTranspose2d(*channels, bias=layer.bias is not None, device="meta", **settings)
     made.weight = _parameter(filters, layer.weight)
-    return nn.Sequential(nn.Flatten(1, 2), _filled(made, layer), nn.Unflatten(1, (layer.out_channels, n)))
+    return made
+
+
+def _transposed(layer: ours.GroupConvTranspose2d) -> nn.Module:
+    r"""The transposed convolution with the expanded filter, between the fibers in the channels and on their axis."""
+    made = _filled(_unfilled_transposed(layer.spec, expand(layer.weight, layer.group), layer), layer)
+    return nn.Sequential(nn.Flatten(1, 2), made, nn.Unflatten(1, (layer.out_channels, layer.group.order)))
 
 
 def _unfilled_conv(layer: Any, filters: Tensor, like: Tensor) -> nn.Conv2d:
@@ -108,12 +144,46 @@ def _unfilled_conv(layer: Any, filters: Tensor, like: Tensor) -> nn.Conv2d:
     return made
 
 
-def _linear(layer: ours.LiftingLinear | ours.GroupLinear) -> nn.Linear:
+def _depthwise(layer: FiberDepthwiseConv2d) -> nn.Conv2d:
+    r"""The convolution whose channel groups are the planes; the fields, where a plane makes several."""
+    conv, n = layer.conv, layer.conv.group.order
+    filters = expand(conv.weight, conv.group)
+    if conv.out_channels > conv.in_channels:
+        filters = filters * torch.eye(n).to(filters).repeat(conv.out_channels, 1)[:, :, None, None]
+        return _filled(_unfilled_conv(conv, filters, conv.weight), conv)
+    made = _filled(_unfilled_conv(conv, filters, conv.weight), conv)
+    made.groups = made.in_channels = made.out_channels
+    return made
+
+
+def _linear(layer: Any) -> nn.Linear:
     r"""The product with the expanded matrix."""
-    matrix = expand_matrix(layer.weight, layer.spec)
+    tokens = isinstance(layer, FiberTokenLinear | TiedLinear)
+    matrix: Tensor = layer.expanded() if tokens else expand_matrix(layer.weight, layer.spec)
     made = nn.Linear(matrix.shape[1], matrix.shape[0], layer.bias is not None, device="meta")
     made.weight = _parameter(matrix, layer.weight)
     return _filled(made, layer)
+
+
+def _attention(layer: FiberMultiheadAttention) -> nn.MultiheadAttention:
+    r"""The attention of torch with the expanded matrices."""
+    q, k, v, out = (_linear(p) for p in (layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj))
+    made = nn.MultiheadAttention(
+        *(layer.embed_dim, layer.num_heads, layer.dropout, out.bias is not None, layer.bias_k is not None),
+        *(layer.add_zero_attn, k.in_features, v.in_features, layer.batch_first, "meta"),
+    )
+    if made._qkv_same_embed_dim:
+        made.in_proj_weight = _parameter(torch.cat((q.weight, k.weight, v.weight)), q.weight)
+    else:
+        for name, part in (("q", q), ("k", k), ("v", v)):
+            setattr(made, f"{name}_proj_weight", part.weight)
+    made.out_proj.weight = out.weight
+    if out.bias is not None:
+        made.in_proj_bias, made.out_proj.bias = _parameter(torch.cat((q.bias, k.bias, v.bias)), q.bias), out.bias
+    for name, bias in (("bias_k", layer.bias_k), ("bias_v", layer.bias_v)):
+        if bias is not None:
+            setattr(made, name, _parameter(bias.repeat_interleave(layer.group.order)[None, None], bias))
+    return made
 
 
 def _filled(made: Any, layer: Any) -> Any:
@@ -145,7 +215,9 @@ def _blur(layer: Any) -> nn.Module:
 
 def _blur_conv(layer: ours.BlurConv2d) -> nn.Module:
     steps = OrderedDict(conv=layer.conv, activation=layer.activation, blur=_blur(layer))
-    if layer.order.startswith("blur"):
+    if layer.before is not None:
+        steps["blur"] = alignment(layer.before)
+    if layer.blurs_first:
         steps.move_to_end("blur", last=False)
     return nn.Sequential(steps)
 
@@ -202,7 +274,14 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     ours.HarmonicMagnitude: lambda _: graph(
         "HarmonicMagnitude", lambda z: z.unflatten(2, (-1, 2)).norm(dim=3).flatten(1, 2)
     ),
+    Aligned: _aligned,
+    FiberMeanConv2d: _mean_conv,
+    FiberConvTranspose2d: _fiber_transposed,
     FiberConv2d: lambda layer: _conv(layer.conv),
+    FiberDepthwiseConv2d: _depthwise,
+    FiberTokenLinear: _linear,
+    TiedLinear: _linear,
+    FiberMultiheadAttention: _attention,
     FiberMean: lambda layer: graph("FiberMean", lambda x: x.unflatten(1, (-1, layer.order)).mean(2)),
     FiberLayer: _fiber_norm,
     FiberLinear: _fiber_linear,

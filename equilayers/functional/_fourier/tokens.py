@@ -55,10 +55,27 @@ def synthesis(x: Tensor, group: Group) -> Tensor:
     return _mixed(_matrix(group, "matrix", x).mT, x)
 
 
+def fiber_analysis(x: Tensor, group: Group) -> Tensor:
+    r"""The coefficients (|G|, R, C) of numbers (R, C·|G|), the fiber innermost: transposed by the product itself."""
+    fibers = x.reshape(-1, group.order)
+    with _in_own_precision(x):
+        return (_matrix(group, "matrix", x) @ fibers.mT).view(group.order, len(x), x.shape[1] // group.order)
+
+
+def fiber_synthesis(x: Tensor, group: Group) -> Tensor:
+    r"""Numbers (R, C·|G|), the fiber innermost, of coefficients (|G|, R, C)."""
+    with _in_own_precision(x):
+        return (x.flatten(1).mT @ _matrix(group, "matrix", x)).view(x.shape[1], x.shape[2] * group.order)
+
+
 def _mixed(matrix: Tensor, x: Tensor) -> Tensor:
-    # As sums of planes it is no affair of autocast: in their own precision.
-    with torch.autocast(x.device.type, enabled=False) if in_autocast(x) else contextlib.nullcontext():
+    with _in_own_precision(x):
         return (matrix @ x.flatten(1)).view(x.shape)
+
+
+def _in_own_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    r"""As sums of planes a transform is no affair of autocast."""
+    return torch.autocast(x.device.type, enabled=False) if in_autocast(x) else contextlib.nullcontext()
 
 
 def operators_of(weight: Tensor, group: Group) -> Operators:

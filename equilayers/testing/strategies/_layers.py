@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_int, refuse
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group, as_group
+from equilayers.groups.vectors import AXES
 from equilayers.testing.strategies._tensors import FEW, spaces, tensors
 
 Pair = tuple[int, int]
@@ -21,6 +22,7 @@ Kind = Callable[..., nn.Module]
 Maker = Callable[[st.DrawFn, Kind, Group], tuple[nn.Module, Shape]]
 MODES = ("zeros", "reflect", "replicate", "circular")
 ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
+VECTOR_ALGORITHMS = ("auto", "bitwise", "orbit", "dense")
 CONVOLUTION_ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")
 
 
@@ -142,6 +144,27 @@ def _group_linear(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module,
     return layer, (fields, group.order, *positions)
 
 
+def _vector_lifting_conv(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
+    size, settings = draw(conv_settings(group))
+    fields, settings["axes"] = draw(FEW), draw(st.sampled_from(AXES))
+    settings |= {"bias": draw(st.booleans()), "algorithm": draw(st.sampled_from(VECTOR_ALGORITHMS))}
+    return kind(group, fields, draw(FEW), **settings), (fields, 2, *size)
+
+
+def _at_vectors(draw: st.DrawFn, kind: Kind, group: Group, fiber: int) -> tuple[nn.Module, Shape]:
+    settings = {"axes": draw(st.sampled_from(AXES)), "algorithm": draw(st.sampled_from(VECTOR_ALGORITHMS))}
+    fields, positions = draw(FEW), draw(st.one_of(st.just(()), spaces(group, 6, ndim=2)))
+    return kind(group, fields, draw(FEW), **settings), (fields, fiber, *positions)
+
+
+def _vector_lifting_linear(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
+    return _at_vectors(draw, kind, group, 2)
+
+
+def _vector_head(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
+    return _at_vectors(draw, kind, group, group.order)
+
+
 def _norm(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Shape]:
     features = draw(st.integers(2, 4))
     return kind(features), (features, group.order, *draw(spaces(group, 6)))
@@ -183,7 +206,7 @@ def _blur_conv(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Sh
     size, settings = draw(conv_settings(group, max_stride=1))
     stride = _pair(draw, group, FEW)
     settings |= {"stride": stride, "conv_padding_mode": settings["padding_mode"]}
-    settings["order"] = draw(st.sampled_from(["conv-activation-blur", "blur-conv-activation"]))
+    settings["order"] = draw(st.sampled_from(["conv-activation-blur", "blur-conv-activation", "symmetric-stride"]))
     if settings["order"] == "blur-conv-activation":  # the convolution reads the small map
         size = size[0] * stride[0], size[1] * stride[1]
     fields = draw(FEW)
@@ -201,6 +224,9 @@ MAKERS: dict[str, Maker] = {
     "GroupConv2d": _group_conv,
     "GroupConvTranspose2d": _transposed,
     "GroupUpsample": _upsample,
+    "VectorLiftingConv2d": _vector_lifting_conv,
+    "VectorLiftingLinear": _vector_lifting_linear,
+    "VectorHead": _vector_head,
     "LiftingLinear": _lifting_linear,
     "GroupLinear": _group_linear,
     "GroupLayerNorm": _norm,
@@ -226,8 +252,9 @@ def layers(
     r"""A layer of this class with settings that it allows, and an input (B, ...) that it accepts.
 
     The input is an image, moved by `group.act`, for LiftingLinear and LiftingConv2d; a regular feature, moved by
-    `group.act_regular`, for GroupLinear, GroupConv2d, GroupConvTranspose2d, norms, position embeddings, OrbitPool and
-    BlurConv2d; for the other pools and GroupUpsample an image where it has 4 axes, a regular feature where it has 5.
+    `group.act_regular`, for GroupLinear, GroupConv2d, GroupConvTranspose2d, norms, position embeddings, OrbitPool,
+    BlurConv2d and VectorHead; vectors, moved by `group.act_vectors` with the `axes` of the `spec`, for those that lift
+    vectors; for the other pools and GroupUpsample an image where it has 4 axes, a regular feature where it has 5.
     Weights and inputs shrink to zeros and small whole numbers, but for the inputs of norms and PolyphasePool2d, which
     may not tie. Layers with attention are not drawn: a softmax turns the rounding of large scores into errors of any
     size.

@@ -8,13 +8,15 @@ DOCS_ARGS ?=
 PY = $(VENV)/bin/python
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: study test lint bench docs escnn models env clean
+.PHONY: study test lint bench docs coverage env clean
 
 study: env
 	$(PY) -m baselines study $(STUDY_ARGS)
 
 # One torch thread per pytest worker; a test that needs two sets them itself, and waiting threads must not spin.
+# Nothing is skipped for a missing package: env installs them all.
 test: lint
+	EQUILAYERS_REQUIRE_ESCNN=1 EQUILAYERS_REQUIRE_MODELS=1 \
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: env
@@ -29,21 +31,18 @@ bench: env
 docs: env
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean $(DOCS_ARGS)
 
-# --no-deps, because two of escnn's needs do not install beside ours: py3nj builds with Fortran, and the lie_learn wheel
-# is compiled against numpy 1. Both serve SO(3) only; benchmarks/peers.py imports escnn without them.
-escnn: env
-	$(PIP_INSTALL) numpy scipy joblib
-	$(PIP_INSTALL) --no-deps escnn
-
-# Networks of others for `python -m benchmarks models` and tests/convert/test_third_party.py: a quarter of a minute, 190 MB.
-models: env
-	$(PIP_INSTALL) --editable '.[models]'
+coverage: env
+	OMP_NUM_THREADS=1 $(PY) -m coverage run -m pytest $(PYTEST_ARGS)
+	$(PY) -m coverage report
 
 env: $(VENV)/.ready
 
+# escnn with --no-deps, because two of its needs do not install beside ours: py3nj builds with Fortran, and the lie_learn
+# wheel is compiled against numpy 1. Both serve SO(3) only; benchmarks/peers.py imports escnn without them.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev]' joblib
+	$(PIP_INSTALL) --no-deps escnn
 	touch $@
 
 clean:

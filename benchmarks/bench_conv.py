@@ -20,7 +20,7 @@ def test_group_convolution(benchmark: Any, case: Case, name: str, count: int) ->
     case = replace(case, threads=count)
     calls = competitors(case, [name])
     if name not in calls:
-        pytest.skip("escnn is not installed (`make escnn`)" if name == ESCNN else "escnn has no training in eval mode")
+        pytest.skip("escnn is not installed (`make env`)" if name == ESCNN else "escnn has no training in eval mode")
     benchmark.group = str(case)
     with threads(count):
         benchmark(calls[name])

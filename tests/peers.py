@@ -15,7 +15,7 @@ def required(load: Callable[[], T], what: str, target: str) -> T:
     try:
         return load()
     except ImportError as error:
-        reason = f"{what} cannot be imported ({error}). Run `make {target}`."
+        reason = f"{what} cannot be imported ({error}). Run `make env`."
         if os.environ.get(variable) == "1":
             pytest.fail(f"{variable}=1, but {reason}")
         pytest.skip(reason)

@@ -171,7 +171,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ImportError, match=r"pip install 'equilayers\[models\]'"):
         networks_of_others.versions()
     for value, outcome, words in (
-        ("", pytest.skip.Exception, "Run `make models`"),
+        ("", pytest.skip.Exception, "Run `make env`"),
         ("1", pytest.fail.Exception, "EQUILAYERS_REQUIRE_MODELS=1, but monai cannot be imported"),
     ):
         monkeypatch.setenv("EQUILAYERS_REQUIRE_MODELS", value)

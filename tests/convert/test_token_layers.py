@@ -14,8 +14,12 @@ import token_reference as slow
 from conv_reference import correlate
 from equilayers.convert import to_plain
 from equilayers.convert._equivariant.attention import FiberMultiheadAttention
+from equilayers.convert._equivariant.conversion import Conversion
+from equilayers.convert._equivariant.dataflow import LIFTED, Call, Flow
 from equilayers.convert._equivariant.fiber_layers import FiberDepthwiseConv2d
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
+from equilayers.convert._equivariant.tokens import attention, moved_linear, token_linear
+from equilayers.convert._report import Refused, Replaced
 from equilayers.groups import Group
 from equilayers.nn import LiftingConv2d
 from reference import act, order
@@ -145,6 +149,58 @@ def test_attention_is_that_of_torch_with_tied_weights(settings: dict[str, Any]) 
         torch.testing.assert_close(moved, turned(D4, g, layer(*inputs, attn_mask=unseen)[0]))
 
 
+LIFTED_CALL = Call("", Flow(LIFTED, 48), (2, 5, 48), (2, 5, 48))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.MultiheadAttention(20, 2), "does not divide the 10 channels of a head: embed_dim=32 works"),
+        (nn.MultiheadAttention(48, 4), "embed_dim=64 works, or 3 heads"),
+        (nn.MultiheadAttention(16, 2, kdim=12), "kdim=12: 16 works"),
+        (nn.Linear(16, 12), "out_features=12: 16 works"),
+    ],
+)
+def test_what_is_no_whole_fields_is_refused(module: nn.Module, words: str) -> None:
+    conversion = Conversion(D4, "equal-width", False)
+    made = attention(module, LIFTED_CALL, conversion) if len(module._modules) else token_linear(module, conversion)
+    assert isinstance(made, Refused)
+    assert words in made.reason
+
+
+@pytest.mark.parametrize("settings", [{}, {"kdim": 16, "bias": False}, {"add_bias_kv": True}])
+@torch.no_grad()
+def test_attention_from_weights_is_the_projected_one(settings: dict[str, Any]) -> None:
+    module, conversion = nn.MultiheadAttention(48, 3, **settings, **DOUBLE), Conversion(D4, "equal-width", True)
+    module.out_proj.weight.requires_grad_(False)
+    first = attention(module, LIFTED_CALL, conversion)
+    assert isinstance(first, Replaced)
+    assert first.distance == pytest.approx((7 / 8) ** 0.5, abs=0.03)
+    assert not first.module.out_proj.weight.requires_grad
+    projected = to_plain(first.module)
+    for key, tied in projected.state_dict().items():
+        rest = module.state_dict()[key] - tied
+        assert abs(float((rest * tied).sum())) < 1e-9
+    second = attention(projected, LIFTED_CALL, conversion)
+    assert isinstance(second, Replaced)
+    assert second.distance < 1e-9
+    for key, tied in to_plain(second.module).state_dict().items():
+        torch.testing.assert_close(tied, projected.state_dict()[key])
+
+
+@each_group
+@torch.no_grad()
+def test_moved_entries_from_weights(group: Group) -> None:
+    module, moves = nn.Linear(50, 3 * group.order, **DOUBLE), patch_permutations(group, 5, 2)
+    made = moved_linear(module, moves, Conversion(group, "equal-width", True))
+    assert isinstance(made, Replaced)
+    tied = to_plain(made.module).weight
+    assert abs(float(((module.weight - tied) * tied).sum())) < 1e-9
+    assert made.distance == pytest.approx(float((module.weight - tied).norm() / module.weight.norm()))
+    module.weight.copy_(tied)
+    assert moved_linear(module, moves, Conversion(group, "equal-width", True)).distance < 1e-9
+
+
 SHIPPED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "token linear": (lambda: FiberTokenLinear(D4, 24, 24), (2, 3, 192)),
     "small token linear": (lambda: FiberTokenLinear(C4, 2, 3), (2, 3, 8)),
@@ -172,13 +228,15 @@ def test_refusals() -> None:
     assert order(D4) == 8
     linear = FiberTokenLinear(D4, 3, 2)
     assert_refused(lambda: linear(torch.zeros(2, 23)), ValueError, "FiberTokenLinear", "(..., 24)", "side by side")
-    attention = FiberMultiheadAttention(C4, nn.MultiheadAttention(8, 2))
+    layer = FiberMultiheadAttention(C4, nn.MultiheadAttention(8, 2))
     x = torch.zeros(3, 1, 8)
-    assert_refused(lambda: attention(x, x, x, is_causal=True), ValueError, "FiberMultiheadAttention", "attn_mask with")
+    assert_refused(lambda: layer(x, x, x, is_causal=True), ValueError, "FiberMultiheadAttention", "attn_mask with")
     tied = TiedLinear(C4, patch_permutations(C4, 2, 1), 1)
     assert_refused(lambda: tied(torch.zeros(2, 5)), ValueError, "TiedLinear", "(..., 4)", "permutes")
     for wrong in (patch_permutations(C2, 2, 1), torch.zeros(4, 4, dtype=torch.int64)):
         assert_refused(lambda w=wrong: TiedLinear(C4, w, 1), ValueError, "TiedLinear", "4 permutations", "place")
-    layer = FiberDepthwiseConv2d(LiftingConv2d(C4, 2, 2, 3, 2, groups=2))
-    assert_refused(lambda: layer(torch.zeros(1, 4, 5, 5)), ValueError, "FiberDepthwiseConv2d", "(B, 8, H, W)")
-    assert_refused(lambda: layer(torch.zeros(1, 8, 6, 6)), ValueError, "FiberDepthwiseConv2d", "multiple of the stride")
+    strided = FiberDepthwiseConv2d(LiftingConv2d(C4, 2, 2, 3, 2, groups=2))
+    assert_refused(lambda: strided(torch.zeros(1, 4, 5, 5)), ValueError, "FiberDepthwiseConv2d", "(B, 8, H, W)")
+    assert_refused(
+        lambda: strided(torch.zeros(1, 8, 6, 6)), ValueError, "FiberDepthwiseConv2d", "multiple of the stride"
+    )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from equilayers._checks import Pair
 from equilayers.convert._equivariant.conversion import Conversion
 from equilayers.convert._equivariant.dataflow import IMAGE, MIXED, Call
-from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberDepthwiseConv2d, FiberMean
+from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberDepthwiseConv2d, FiberMean, Steps
 from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
 from equilayers.convert._report import Outcome, Refused, Replaced, distance
 from equilayers.functional import expand
@@ -58,7 +58,7 @@ def convolution(module: nn.Conv2d, call: Call, conversion: Conversion) -> Outcom
         steps.insert(0, Aligned(before))
     oblong = module.kernel_size[0] != module.kernel_size[1]
     reason = f"a row turned is a column: its filter is {size}x{size}" if oblong else ""
-    return Replaced(steps[0] if len(steps) == 1 else nn.Sequential(*steps), reason, away)
+    return Replaced(steps[0] if len(steps) == 1 else Steps(*steps), reason, away)
 
 
 def _square(module: nn.Conv2d) -> tuple[int, int | str, int] | Refused:

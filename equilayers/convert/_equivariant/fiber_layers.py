@@ -17,6 +17,15 @@ from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, LiftingConv2d
 
 
+class Steps(nn.Sequential):
+    r"""Modules one after the other, in the place of a layer that models may ask for its weight, for its dtype say."""
+
+    @property
+    def weight(self) -> Tensor:
+        r"""Of the first module that has one."""
+        return next(weight for part in self if isinstance(weight := getattr(part, "weight", None), Tensor))
+
+
 class FiberConv2d(nn.Module):
     r"""A lifting or group convolution whose fibers lie in the channels.
 
@@ -29,6 +38,11 @@ class FiberConv2d(nn.Module):
     def __init__(self, conv: LiftingConv2d | GroupConv2d) -> None:
         super().__init__()
         self.conv = conv
+
+    @property
+    def weight(self) -> Tensor:
+        r"""That of the convolution."""
+        return self.conv.weight
 
     def forward(self, x: Tensor) -> Tensor:
         f = x if isinstance(self.conv, LiftingConv2d) else x.unflatten(1, (-1, self.conv.group.order))
@@ -56,6 +70,11 @@ class FiberDepthwiseConv2d(nn.Module):
     def __init__(self, conv: LiftingConv2d) -> None:
         super().__init__()
         self.conv = conv
+
+    @property
+    def weight(self) -> Tensor:
+        r"""That of the convolution."""
+        return self.conv.weight
 
     def expanded(self) -> Tensor:
         r"""The filters of the plain convolution, (O·|G|, 1, kh, kw), rows (c, h, j)."""

@@ -23,6 +23,7 @@ def linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     if call.path in conversion.gates and module.out_features > 1:
         return _gate(module, call, conversion)
     made = nn.Linear(conversion.fields_of(call.input, features), module.out_features, module.bias is not None)
+    made.to(module.weight.device, module.weight.dtype)
     away = None
     if conversion.from_weights:
         planes = features // made.in_features  # of each field: |G|, or one where every channel has a field of its own
@@ -33,7 +34,7 @@ def linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
             away = distance(module.weight, made.weight.repeat_interleave(planes, 1) / planes)
             if module.bias is not None:
                 made.bias.copy_(module.bias)
-    return Replaced(FiberLinear(made.to(module.weight.device, module.weight.dtype), group), distance=away)
+    return Replaced(FiberLinear(made, group), distance=away)
 
 
 def _gate(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
@@ -42,12 +43,12 @@ def _gate(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     inputs = conversion.fields_of(call.input, module.in_features)
     outputs = conversion.fields_out(call.path, module.out_features)
     made = GroupLinear(conversion.group, inputs, outputs, module.bias is not None, algorithm="auto")
+    made.to(module.weight.device, module.weight.dtype)
     away = None
     if conversion.from_weights:
         if (inputs * n, outputs * n) != (module.in_features, module.out_features):
             return Refused(f"from_weights takes features that |G| = {n} divides")
         away = take_over(made, module.weight, module.bias)
-    made.to(module.weight.device, module.weight.dtype)
     return Replaced(FiberLayer(made, n), "it gates features", away)
 
 

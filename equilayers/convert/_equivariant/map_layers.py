@@ -71,6 +71,11 @@ class FiberConvTranspose2d(nn.Module):
         self._cache = WeightCache()
 
     @property
+    def weight(self) -> Tensor:
+        r"""That of the convolution."""
+        return self.conv.weight
+
+    @property
     def spec(self) -> TransposedSpec:
         r"""The settings for the filter that may be a pixel larger."""
         return self.conv.spec.blurred(self.blurred)
@@ -79,17 +84,17 @@ class FiberConvTranspose2d(nn.Module):
         conv, spec, n = self.conv, self.spec, self.conv.group.order
         if spec.algorithm not in ("auto", "dense"):  # in an order that the group leaves alone
             f = x.unflatten(1, (-1, n))
-            y = conv_transpose("FiberConvTranspose2d", f, self.weight(), conv.bias, spec, None)
+            y = conv_transpose("FiberConvTranspose2d", f, self.blurred_weight(), conv.bias, spec, None)
             return orbit_pool(y, "mean") if self.mean else y.flatten(1, 2)
         bias = conv.bias if conv.bias is None or self.mean else conv.bias.repeat_interleave(n)
         return by_torch(x, kept(self._cache, conv.weight, self.filters), bias, spec)
 
     def filters(self) -> Tensor:
         r"""Those of the plain transposed convolution, (C·|G|, O·|G| / groups, kh, kw), or of images O / groups."""
-        filters = expand(self.weight(), self.conv.group)
+        filters = expand(self.blurred_weight(), self.conv.group)
         return filters.unflatten(1, (-1, self.conv.group.order)).mean(2) if self.mean else filters
 
-    def weight(self) -> Tensor:
+    def blurred_weight(self) -> Tensor:
         r"""The weight (C, O / groups, |G|, kh, kw), blurred."""
         weight = self.conv.weight
         down, right = self.blurred
@@ -113,6 +118,11 @@ class FiberMeanConv2d(nn.Module):
         self.conv = conv
         self.spread = spread
         self._cache = WeightCache()
+
+    @property
+    def weight(self) -> Tensor:
+        r"""That of the convolution."""
+        return self.conv.weight
 
     def forward(self, x: Tensor) -> Tensor:
         conv, n = self.conv, self.conv.group.order

@@ -18,6 +18,7 @@ from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, poo
 from equilayers.convert._equivariant.norms import batch_or_instance_norm, group_norm
 from equilayers.convert._equivariant.shared import SharedParameters
 from equilayers.convert._equivariant.sizes import runs
+from equilayers.convert._equivariant.softness import settled
 from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
     CONTAINER,
@@ -96,7 +97,7 @@ def to_equivariant(
     if from_weights and width != WIDTHS[0]:
         hint = "Other widths have no weights to take over."
         refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
-    made = copied(caller, model)
+    made = settled(copied(caller, model))
     x = _example(caller, made, x)
     try:
         flow = dataflow(made, x)

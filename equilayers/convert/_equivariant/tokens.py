@@ -34,6 +34,7 @@ def moved_linear(module: nn.Linear, permutations: Tensor, conversion: Conversion
         return problem
     n, like = conversion.group.order, module.weight
     made = TiedLinear(conversion.group, permutations, module.out_features // n, module.bias is not None)
+    made.to(like.device, like.dtype)
     away = None
     if conversion.from_weights:
         with torch.no_grad():
@@ -41,8 +42,8 @@ def moved_linear(module: nn.Linear, permutations: Tensor, conversion: Conversion
             made.weight.copy_(torch.stack([blocks[:, h, p] for h, p in enumerate(made.permutations)]).mean(0))
             if module.bias is not None and made.bias is not None:
                 made.bias.copy_(module.bias.unflatten(0, (-1, n)).mean(1))
-            away = distance(like, made.expanded().to(like))
-    return Replaced(made.to(like.device, like.dtype), "the group permutes what it reads", away)
+            away = distance(like, made.expanded())
+    return Replaced(made, "the group permutes what it reads", away)
 
 
 def attention(module: nn.MultiheadAttention, call: Call, conversion: Conversion) -> Outcome:

@@ -18,8 +18,10 @@ from equilayers.convert._equivariant.fiber_layers import (
     FiberLayer,
     FiberLinear,
     FiberMean,
+    Steps,
 )
 from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
+from equilayers.convert._equivariant.softness import settled
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._plain.blur_graphs import alignment, blur
 from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase, unpolyphase, upsampling
@@ -55,7 +57,7 @@ def to_plain(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         refuse("to_plain", "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     with torch.no_grad():
-        return _Plain().of(copied("to_plain", model), "")
+        return _Plain().of(settled(copied("to_plain", model)), "")
 
 
 class _Plain:
@@ -278,6 +280,7 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     FiberMeanConv2d: _mean_conv,
     FiberConvTranspose2d: _fiber_transposed,
     FiberConv2d: lambda layer: _conv(layer.conv),
+    Steps: lambda layer: nn.Sequential(*layer),
     FiberDepthwiseConv2d: _depthwise,
     FiberTokenLinear: _linear,
     TiedLinear: _linear,

@@ -39,7 +39,7 @@ class BlurConv2d(nn.Module):
 
     Attributes:
         conv: the convolution, at stride 1 or, with "symmetric-stride", without padding.
-        before: the settings of `equilayers.functional.strides.align` with "symmetric-stride", None otherwise.
+        before: with "symmetric-stride" how maps are made ready for the convolution, None otherwise.
         exactness: "rounding" with "auto" taps, where the convolution keeps the law; "approximate" otherwise.
 
     Raises:

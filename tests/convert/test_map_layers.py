@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from conv_laws import misses, worst
+from conversions import Wired
 from equilayers.convert import to_equivariant, to_plain
 from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberMean
 from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
@@ -117,6 +118,21 @@ def test_images_that_something_reads(channels: int, downsampling: str) -> None:
         assert made(x).shape == Residual(channels)(x).shape
         assert_equivariant(made, x, D4)
     torch.testing.assert_close(to_plain(made)(x), made(x))
+
+
+def test_images_that_are_read_by_a_head_as_well() -> None:
+    """Its mean over the map is a number for each field."""
+
+    def run(m: Wired, x: Tensor) -> dict[str, Tensor]:
+        y = m.last(m.stem(x).relu())
+        return {"image": y, "logits": m.head(y.mean((-2, -1)))}
+
+    parts = {"stem": nn.Conv2d(3, 16, 3), "last": nn.Conv2d(16, 5, 3), "head": nn.Linear(5, 2)}
+    made, report = to_equivariant(Wired(run, **parts), D4)
+    assert report.complete, str(report)
+    x = torch.randn(2, 3, 13, 13)
+    assert_equivariant(lambda x: made(x)["image"], x, D4)
+    assert_invariant(lambda x: made(x)["logits"], x, D4)
 
 
 # kernel_size, stride, padding, output_padding, dilation

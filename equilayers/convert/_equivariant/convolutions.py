@@ -58,7 +58,7 @@ def convolution(module: nn.Conv2d, call: Call, conversion: Conversion) -> Outcom
         steps.insert(0, Aligned(before))
     oblong = module.kernel_size[0] != module.kernel_size[1]
     reason = f"a row turned is a column: its filter is {size}x{size}" if oblong else ""
-    return Replaced(steps[0] if len(steps) == 1 else Steps(*steps), reason, away)
+    return Replaced(steps[0] if len(steps) == 1 else Steps(*(step for step in steps)), reason, away)
 
 
 def _square(module: nn.Conv2d) -> tuple[int, int | str, int] | Refused:

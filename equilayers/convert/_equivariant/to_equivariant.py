@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from equilayers._checks import check_choice, check_float, refuse
 from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, DOWNSAMPLINGS, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
-from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, dataflow
+from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, Flow, dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
 from equilayers.convert._equivariant.heads import dropout, linear, prelu
 from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
@@ -106,9 +106,8 @@ def to_equivariant(
         got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
     seen = [(x, flow), *runs(made, x)]
-    images, heads, spread = _images(made, flow, group.order)
-    paths = {"images": images, "heads": heads, "spread": spread, "gates": flow.gates}
-    conversion = Conversion(group, width, from_weights, depthwise, downsampling, **paths)
+    images = _images(made, flow, group.order)
+    conversion = Conversion(group, width, from_weights, depthwise, downsampling, gates=flow.gates, **images)
     shared = SharedParameters(made)
 
     def convert(path: str, module: nn.Module) -> Outcome:
@@ -120,7 +119,7 @@ def to_equivariant(
     made, entries = convert_modules(made, convert)
     entries = shared.checked(entries)
     name = type(model).__name__
-    fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
+    fibers = [_has_fibers(each, conversion.heads) for each in flow.outputs]
     prefix = ""
     if any(fibers):
         mean: nn.Module = FiberMean(group.order)
@@ -152,8 +151,8 @@ def _named(
             yield entry(inner, described, problem)
 
 
-def _images(model: nn.Module, flow: Dataflow, order: int) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    r"""The convolutions whose output becomes the model's, those of them that put out images, those that no layer reads.
+def _images(model: nn.Module, flow: Dataflow, order: int) -> dict[str, frozenset[str]]:
+    r"""The convolutions whose output becomes the model's, as `Conversion` names them.
 
     Images are what nothing else reads, and what has fewer channels than a field has planes: what reads it lifts it.
     """
@@ -167,9 +166,14 @@ def _images(model: nn.Module, flow: Dataflow, order: int) -> tuple[frozenset[str
         late = late.union(*(leaf for leaf in leaves if leaf & late))
     heads = images - late
     narrow = all(flow.calls[path][0].out[1] < order for path in late)
-    if narrow and all(call.input.producers <= images or not call.input.producers & images for call in calls):
-        return images, images, frozenset()
-    return images, heads, late - read
+    maps = all(call.input.producers <= images and len(call.out) == 4 for call in calls if call.input.producers & images)
+    if narrow and maps:
+        return {"images": images, "heads": images}
+    return {"images": images, "heads": heads, "spread": late - read}
+
+
+def _has_fibers(flow: Flow | None, heads: frozenset[str]) -> bool:
+    return flow is not None and flow.kind == LIFTED and not flow.producers <= heads
 
 
 def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:

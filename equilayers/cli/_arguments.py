@@ -15,7 +15,7 @@ import torch
 from equilayers.cli._words import EXTRA, bad
 from equilayers.groups import Group, group_from_name
 
-OUTPUTS = ("auto", "invariant", "image", "regular", "vector")
+OUTPUTS = ("auto", "invariant", "image", "regular", "vector", "vector:right-down", "vector:down-right")
 CODES = """exit codes:
   0    invariant (equivariant, for images and regular features)
   1    not, or random: two identical calls differ
@@ -120,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--samples", default="8", metavar="N", help="inputs to look at, 2 or more (default: 8)")
     add("--seed", default="0", metavar="N", help="of random inputs and of the model's own weights (default: 0)")
     add("--output", default="auto", choices=OUTPUTS, help="how the output should move (default: (B, K) stays, images"
-        " and regular features move along)")  # fmt: skip
+        " and regular features move along); vectors are (B, 2), (B, C, 2), or fields (B, 2, H, W), (B, C, 2, H, W), of"
+        " components to the right and upwards, or as they are named")  # fmt: skip
     add("--tolerance", metavar="T", help="largest error, relative to the largest output (default: rounding)")
     add("--atol", metavar="T", help="largest error in units of the output, added to that of --tolerance")
     add("--bitwise", action="store_true", help="ask for equality to the last bit")

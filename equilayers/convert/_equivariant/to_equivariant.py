@@ -11,24 +11,30 @@ from torch.nn.utils.parametrize import is_parametrized
 from equilayers._checks import check_choice, check_float, refuse
 from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
-from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, dataflow
+from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, Flow, dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
-from equilayers.convert._equivariant.heads import dropout, linear, prelu
+from equilayers.convert._equivariant.heads import dropout, prelu
+from equilayers.convert._equivariant.linears import any_linear
 from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
 from equilayers.convert._equivariant.norms import batch_or_instance_norm, group_norm
+from equilayers.convert._equivariant.own_parameters import own_parameters
 from equilayers.convert._equivariant.shared import SharedParameters
-from equilayers.convert._equivariant.sizes import runs
+from equilayers.convert._equivariant.sizes import Run, runs
 from equilayers.convert._equivariant.softness import settled
+from equilayers.convert._equivariant.ties import Ties
+from equilayers.convert._equivariant.tokens import attention, encoder
 from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
     CONTAINER,
     OWN,
     Entry,
     Kept,
+    Lopsided,
     Outcome,
     Refused,
     Replaced,
     Report,
+    Sizes,
     convert_modules,
     copied,
     entry,
@@ -93,26 +99,36 @@ def to_equivariant(
         refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
     made = settled(copied(caller, model))
     x = _example(caller, made, x)
+    shared = SharedParameters(made)
+    ties = Ties(_own_parameters(made))
     try:
-        flow = dataflow(made, x)
+        flow = dataflow(made, x, group, _has_handler, ties)
     except Exception as error:  # a model of others may raise anything
         first = next(iter(str(error).splitlines()), "")
         got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
-    seen = [(x, flow), *runs(made, x)]
+    seen = runs(x, flow, ties, lambda image, ties: dataflow(made, image, group, _has_handler, ties))
     images, heads = _images(made, flow)
     conversion = Conversion(group, width, from_weights, images, heads, flow.gates, depthwise)
-    shared = SharedParameters(made)
 
     def convert(path: str, module: nn.Module) -> Outcome:
-        broken = next((flow.broken[path] for _, flow in seen if path in flow.broken), None)
+        broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
         calls = [conversion.after(call) for call in flow.calls.get(path, [])]
         outcome = _outcome(module, calls, broken, conversion)
-        return shared.carried(path, module, outcome, frozen=from_weights)
+        if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
+            own = any(p in shared.owners for p in module.parameters(recurse=False))
+            outcome = own_parameters(module, ties, conversion, own, bool(calls)) or outcome
+        return shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
 
     made, entries = convert_modules(made, convert)
     entries = shared.checked(entries)
     name = type(model).__name__
+    tokens = [shape for each, shape in zip(flow.outputs, flow.shapes, strict=True) if _tokens(each, shape, heads)]
+    if tokens:
+        reason = (
+            f"it puts out tokens {tuple(tokens[0])} with fibers: wrap it with what reads them, and convert the whole"
+        )
+        entries.append(entry("", name, Refused(reason)))
     fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
     prefix = ""
     if any(fibers):
@@ -121,26 +137,41 @@ def to_equivariant(
         made = nn.Sequential(made, mean) if flow.single else FiberOutputs(made, group.order, fibers)
         reason = "its fibers are averaged, after it: what it puts out is an image"
         entries.append(entry("", name, Replaced(mean, reason)))
+    verified, lopsided, problems = _verified(made, group, seen)
+    done = {each.path for each in entries if each.done == "refused"}
+    entries += _named(problems, name, prefix, done)
+    return made, report(entries, model, made, verified, lopsided)
+
+
+def _verified(made: nn.Module, group: Group, seen: list[Run]) -> tuple[Sizes, Lopsided, list[tuple[str, str, Refused]]]:
+    r"""The sizes at which the result is what it should be, those at which that is no matter, and what is wrong."""
     verified: list[tuple[int, int]] = []
-    for image, run in seen:
-        size = image.shape[-2], image.shape[-1]
-        problems = shortcoming(made, group, image, run.shapes)
-        if problems:
-            where = f"at {size[0]}x{size[1]} " if verified else ""
-            entries += _named(problems, where, name, prefix, {each.path for each in entries if each.done == "refused"})
-            break
-        verified.append(size)
-    return made, report(entries, model, made, tuple(verified))
+    lopsided: list[tuple[tuple[int, int], str]] = []
+    for run in seen:
+        strict = run is seen[0] or not seen[0].flow.tokens
+        if run.lopsided:
+            lopsided.append((run.size, run.lopsided))
+            continue
+        problems = shortcoming(made, group, run.image, run.flow.shapes, places=strict)
+        if not problems:
+            verified.append(run.size)
+        elif strict:
+            where = f"at {run.size[0]}x{run.size[1]} " if verified else ""
+            problems = [
+                (at, what, problem if what else Refused(f"{where}{problem.reason}")) for at, what, problem in problems
+            ]
+            return tuple(verified), tuple(lopsided), problems
+        else:
+            lopsided.append((run.size, problems[0][2].reason))
+    return tuple(verified), tuple(lopsided), []
 
 
-def _named(
-    problems: list[tuple[str, str, Refused]], where: str, name: str, prefix: str, refused: set[str]
-) -> Iterator[Entry]:
+def _named(problems: list[tuple[str, str, Refused]], name: str, prefix: str, refused: set[str]) -> Iterator[Entry]:
     r"""The entries of what is wrong with the whole, and at what place, unless that is refused already."""
     for path, described, problem in problems:
         inner = path.removeprefix(prefix)
         if not described:
-            yield entry("", name, Refused(f"{where}{problem.reason}"))
+            yield entry("", name, problem)
         elif inner not in refused:
             yield entry(inner, described, problem)
 
@@ -157,17 +188,42 @@ def _images(model: nn.Module, flow: Dataflow) -> tuple[frozenset[str], frozenset
     return images, images - late
 
 
+def _looked_at(module: nn.Module, outcome: Outcome) -> Outcome:
+    r"""The outcome with a `weight` for code that asks for the dtype or device of a layer's, no parameter of its own."""
+    if isinstance(outcome, Replaced) and hasattr(module, "weight") and not hasattr(outcome.module, "weight"):
+        outcome.module.__dict__["weight"] = next(outcome.module.parameters(), None)
+    return outcome
+
+
+def _tokens(flow: Flow | None, shape: torch.Size, heads: frozenset[str]) -> bool:
+    return flow is not None and flow.kind == LIFTED and len(shape) == 3 and not flow.producers <= heads
+
+
+def _own_parameters(model: nn.Module) -> list[nn.Parameter]:
+    r"""The parameters of all modules that nothing takes the place of, and that are in none such."""
+    known = [f"{path}." if path else "" for path, module in model.named_modules() if _has_handler(module)]
+    return [p for name, p in model.named_parameters() if not any(name.startswith(path) for path in known)]
+
+
+def _has_handler(module: nn.Module) -> bool:
+    r"""Whether it is for a handler to say what takes its place: then nothing in it is looked at."""
+    return not isinstance(module, nn.TransformerEncoder) and any(isinstance(module, kinds) for kinds, _ in HANDLERS)
+
+
 def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
         hint = "There is nothing to tie: see symmetrize."
-        refuse(caller, "a model with a torch.nn.Conv2d", type(model).__name__, hint)
+        refuse(caller, "a model with parameters", type(model).__name__, hint)
     if x is None:
+        if first is None:
+            refuse(caller, "x for a model without a torch.nn.Conv2d", x, "Pass images of the size it is used at.")
         x = torch.randn(2, first.in_channels, 64, 64, generator=torch.Generator().manual_seed(0), device="cpu")
     check_float(caller, "x", x)
     if x.ndim != 4:
         refuse(caller, "x of shape (B, C, H, W)", tuple(x.shape), "Pass images.")
-    return x.to(first.weight.device, first.weight.dtype)
+    return x.to(like.device, like.dtype)
 
 
 def _outcome(module: nn.Module, calls: list[Call], broken: str | None, conversion: Conversion) -> Outcome:
@@ -205,7 +261,9 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.Conv2d,), convolution),
     ((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d), batch_or_instance_norm),
     ((nn.GroupNorm,), group_norm),
-    ((nn.Linear,), linear),
+    ((nn.Linear,), any_linear),
+    ((nn.MultiheadAttention,), attention),
+    ((nn.TransformerEncoder,), encoder),
     ((nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d), pool),
     ((nn.Upsample,), upsample),
     (PADDING, padding),

@@ -12,7 +12,7 @@ from equilayers.convert._equivariant.conversion import Conversion
 from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.heads import take_over
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
-from equilayers.convert._report import Outcome, Refused, Replaced, distance
+from equilayers.convert._report import CONTAINER, Kept, Outcome, Refused, Replaced, distance
 
 
 def token_linear(module: nn.Linear, conversion: Conversion) -> Outcome:
@@ -82,12 +82,10 @@ def _take_over_attention(made: FiberMultiheadAttention, module: nn.MultiheadAtte
     return math.sqrt(sum(a * a * s for a, s in zip(away, squares, strict=True)) / max(sum(squares), 1e-300))
 
 
-def without_nested_tensors(model: nn.Module) -> nn.Module:
-    r"""The model, in place, whose encoders do not read the weights of their layers, as they do for nested tensors."""
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
-    return model
+def encoder(module: nn.TransformerEncoder, call: Call, conversion: Conversion) -> Outcome:  # noqa: ARG001
+    r"""Kept, without the nested tensors for which it reads the weights of its layers itself."""
+    module.use_nested_tensor = False
+    return Kept(CONTAINER)
 
 
 def _not_whole(n: int, **widths: int) -> Refused | None:

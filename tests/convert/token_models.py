@@ -98,7 +98,13 @@ def models() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
     beit = vit | {"image_size": 24}
     stages: dict[str, Any] = {"hidden_sizes": [16, 32], "depths": [1, 1], "num_labels": CLASSES}
     swin = {"patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [1, 2], "num_labels": CLASSES}
-    former = {"num_encoder_blocks": 2, "sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2]}
+    former = {
+        "num_encoder_blocks": 2,
+        "sr_ratios": [2, 1],
+        "patch_sizes": [7, 3],
+        "strides": [4, 2],
+        "mlp_ratios": [2, 2],
+    }
     former |= {"num_attention_heads": [1, 2], "decoder_hidden_size": 32} | stages
     mit = {"in_channels": 3, "img_size": (32, 32), "patch_size": (8, 8), "hidden_size": 32, "mlp_dim": 64}
     mit |= {"num_heads": 2, "spatial_dims": 2}

@@ -136,27 +136,18 @@ def _row(kind: type[torch_nn.Module], setting: str, why: str, *args: Any, **kwar
 def table() -> str:
     r"""The rows as Markdown, with a link to each layer; what is alike stands in one line."""
     lines = ["| layer | setting | level | why |", "|---|---|---|---|"]
-    for layers, settings, (level, why) in _alike(lambda row: (row.level, row.why)):
+    for layers, settings, (level, why) in _alike():
         links = ", ".join(f"[`{layer}`][equilayers.nn.{layer}]" for layer in layers)
         lines.append(f"| {links} | {settings} | **{level}** | {why} |")
     return "\n".join(lines)
 
 
-def short_table() -> str:
-    r"""The same without links and reasons, as the README has it."""
-    lines = ["| layer | setting | level |", "|---|---|---|"]
-    for layers, settings, (level,) in _alike(lambda row: (row.level,)):
-        names = ", ".join(f"`{layer}`" for layer in layers)
-        lines.append(f"| {names} | {settings} | {level} |")
-    return "\n".join(lines)
-
-
-def _alike(key: Callable[[Row], tuple[str, ...]]) -> list[tuple[list[str], str, tuple[str, ...]]]:
-    r"""Layers with the same settings of the same key: their names, the settings, the key; in the order of the rows."""
-    settings: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+def _alike() -> list[tuple[list[str], str, tuple[str, str]]]:
+    r"""Layers with the same settings, level and reason: their names, and the three; in the order of the rows."""
+    settings: dict[tuple[str, tuple[str, str]], list[str]] = {}
     for row in rows():
-        settings.setdefault((row.layer, key(row)), []).append(_code(row.setting))
-    layers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        settings.setdefault((row.layer, (row.level, row.why)), []).append(_code(row.setting))
+    layers: dict[tuple[str, tuple[str, str]], list[str]] = {}
     for (layer, found), given in settings.items():
         layers.setdefault(("; ".join(given), found), []).append(layer)
     return [(names, given, found) for (given, found), names in layers.items()]

@@ -122,7 +122,7 @@ class Ordered(nn.Module):
 
 
 def test_what_is_not_known_is_refused_by_name() -> None:
-    made, report = to_equivariant(Ordered(), C4, images(4, 16))
+    _, report = to_equivariant(Ordered(), C4, images(4, 16))
     refused = report.of("refused")
     assert refused[0].path == ""
     assert refused[0].reason == "gain: cumsum is not known here"

@@ -147,7 +147,7 @@ MODELS = """
 import torch
 from torch import nn
 
-from equilayers.nn import LiftingConv2d, VectorHead
+from equilayers.nn import LiftingConv2d, VectorHead, VectorLiftingConv2d
 
 
 class Flow(nn.Module):
@@ -162,21 +162,27 @@ class Flow(nn.Module):
 
 def broken():
     return Flow(broken=True)
+
+
+def winds():
+    return nn.Sequential(VectorLiftingConv2d("D4", 1, 4, 3, padding=1), nn.ReLU(), VectorHead("D4", 4, 1))
 """
 
 
 @pytest.mark.parametrize(
-    ("target", "output", "code", "words"),
+    ("line", "code", "words"),
     [
-        ("Flow", "vector:right-down", 0, "equivariant under"),
-        ("Flow", "vector", 1, "not equivariant"),
-        ("broken", "vector:right-down", 1, "lost at last: ReLU()"),
-        ("Flow", "vectors", 2, "vector:down-right"),
+        ("Flow --input 1,8,8 --output vector:right-down", 0, "equivariant under"),
+        ("Flow --input 1,8,8 --output vector", 1, "not equivariant"),
+        ("broken --input 1,8,8 --output vector:right-down", 1, "lost at last: ReLU()"),
+        ("Flow --input 1,8,8 --output vectors", 2, "vector:down-right"),
+        ("winds --input 1,2,8,8 --output vector --input-as vector", 0, "it is of inputs that move as images"),
+        ("winds --input 1,2,8,8 --output vector", 1, "not equivariant"),
+        ("Flow --input 1,8,8 --input-as vector", 2, "--input that Dihedral(4) moves"),
     ],
 )
 def test_the_command(
-    target: str,
-    output: str,
+    line: str,
     code: int,
     words: str,
     tmp_path: Path,
@@ -185,7 +191,6 @@ def test_the_command(
 ) -> None:
     (tmp_path / "flows.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
-    line = ["check", f"flows.py:{target}", "--group", "D4", "--input", "1,8,8", "--quick", "--output", output]
-    assert main(line) == code
+    assert main(["check", *f"flows.py:{line} --group D4 --quick".split()]) == code
     said = capsys.readouterr()
     assert words in said.out + said.err

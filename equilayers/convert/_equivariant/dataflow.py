@@ -18,6 +18,7 @@ from equilayers.convert._equivariant.labels import (
     Raw,
     fresh_map,
     fresh_rows,
+    is_regular,
     last_axis,
     turns_as_map,
 )
@@ -77,7 +78,7 @@ class Dataflow:
 
     outputs: of each tensor that comes out; None where it does not depend on the input. single: whether it is one tensor
     alone. gates: the linear layers whose output meets features again, as in squeeze and excitation. broken: by the path
-    of the module whose `forward` called it, why a function breaks the symmetry.
+    of the module whose `forward` called it, why a function breaks the symmetry. entered: paths of all that were called.
     """
 
     calls: dict[str, list[Call]]
@@ -86,6 +87,7 @@ class Dataflow:
     outputs: list[Flow | None]
     single: bool
     shapes: list[torch.Size]
+    entered: frozenset[str]
 
     @property
     def tokens(self) -> bool:
@@ -119,7 +121,8 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     for where, why in tracer.sliced.values():
         tracer.broken.setdefault(where, why)
     flows, shapes = [tracer.get(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
-    return Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, isinstance(out, Tensor), shapes)
+    single = isinstance(out, Tensor)
+    return Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, single, shapes, frozenset(tracer.entered))
 
 
 class _FlowTracer(CallTracer):
@@ -134,6 +137,7 @@ class _FlowTracer(CallTracer):
         self.broken: dict[str, str] = {}
         self.sliced: dict[int, tuple[str, str]] = {}  # of each slice that takes every so many: where, and why it breaks
         self.inside: list[str] = []  # paths of the modules that are running, the innermost last
+        self.entered: set[str] = set()
         self.busy: list[str] = []  # of those that others take the place of
 
     def image(self, x: Tensor) -> Labels:
@@ -180,8 +184,9 @@ class _FlowTracer(CallTracer):
     def concatenated(self, flow: Flow, given: list[Tensor], label: Labels | None) -> Flow:
         r"""The flow of tensors side by side, some of which may not come from the input at all."""
         flows = [self.get(t) or _of_zeros(t) for t in given]
-        if isinstance(label, Moved):  # what does not come from the input is tied to what it stands beside
-            flows = [each or self.get(t) or flow for each, t in zip(flows, given, strict=True)]
+        if isinstance(label, Moved):  # parameters are tied to what they stand beside
+            own = [self.label(t) for t in given]
+            flows = [flow if isinstance(raw, Raw) and raw.sources else f for f, raw in zip(flows, own, strict=True)]
         kinds = {None if each is None else each.kind for each in flows}
         kind = MIXED if LIFTED in kinds and kinds != {LIFTED} else flow.kind
         parts = tuple(part for each in flows if each is not None for part in each.parts)
@@ -226,6 +231,7 @@ class _FlowTracer(CallTracer):
         return out
 
     def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        self.entered.add(path)
         self.inside.append(path)
         if self.handled(module):
             self.busy.append(path)
@@ -245,7 +251,7 @@ class _FlowTracer(CallTracer):
         if self.handled(module) and not self.busy:
             with torch.device(given.device):
                 label, moves, lost = self.replaced(path, module, inputs, made)
-        if moves is not None and len(moves) and given.shape[-1] % self.rules.group.order == 0 and given.ndim != 4:
+        if moves is not None and is_regular(self.rules.group, moves):
             flow = Flow(flow.kind, given.shape[-1], flow.producers, flow.parts)
         self.calls.setdefault(path, []).append(Call(path, flow, tuple(given.shape), shape, moves, lost))
         for t in made:

@@ -108,6 +108,12 @@ def regular_action(group: Group, width: int) -> Tensor:
     return torch.stack([regular(group, g, width) for g in range(group.order)])
 
 
+def is_regular(group: Group, moves: Tensor) -> bool:
+    r"""Whether these are the permutations of an axis of whole fields."""
+    width = moves.shape[1]
+    return width % group.order == 0 and torch.equal(moves.cpu(), regular_action(group, width).cpu())
+
+
 def fresh_map(group: Group, shape: Sequence[int], salt: int, *, fibered: bool) -> Moved:
     r"""Names of a map (B, C, H, W) that moves with the image, its channels whole fields if fibered."""
     names = hashed(torch.arange(torch.Size(shape).numel()) + (salt << 40)).view(*shape)

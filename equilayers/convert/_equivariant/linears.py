@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import register_parametrization
 from equilayers.convert._equivariant.conversion import Conversion
 from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.heads import PLACES, linear
-from equilayers.convert._equivariant.labels import regular_action, whole_widths
+from equilayers.convert._equivariant.labels import is_regular, whole_widths
 from equilayers.convert._equivariant.ties import Tied, orbits
 from equilayers.convert._equivariant.tokens import moved_linear, token_linear
 from equilayers.convert._report import Outcome, Refused, Replaced
@@ -30,7 +30,7 @@ def any_linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome
         return Refused("on tokens only width='equal-width' is known: views between have their widths written down")
     if module.out_features % n or call.path in conversion.images:
         return Replaced(_numbers(module, call.moves, conversion), "what it puts out is alike for all planes")
-    if width % n == 0 and torch.equal(call.moves.cpu(), regular_action(conversion.group, width)):
+    if is_regular(conversion.group, call.moves):
         return token_linear(module, conversion)
     return moved_linear(module, call.moves, conversion)
 

@@ -10,8 +10,8 @@ from equilayers.convert._equivariant.ties import Tied, Ties
 from equilayers.convert._report import Kept, Outcome, Refused
 
 
-def own_parameters(module: nn.Module, ties: Ties, conversion: Conversion, shared: bool, called: bool) -> Outcome | None:
-    r"""Tie the parameters of a module that nothing takes the place of; None where nobody saw what they meet."""
+def own_parameters(module: nn.Module, ties: Ties, conversion: Conversion, shared: bool, called: bool) -> Outcome:
+    r"""Tie the parameters of a module that nothing takes the place of; called: whether the model calls it."""
     own = {name: p for name, p in module.named_parameters(recurse=False) if p.numel() > 1}
     wrong = next((f"{name}: {ties.wrong[p]}" for name, p in own.items() if p in ties.wrong), None)
     if wrong is not None:
@@ -20,7 +20,7 @@ def own_parameters(module: nn.Module, ties: Ties, conversion: Conversion, shared
     if any(not ties.is_met(p) for p in used.values()):
         return Refused("nobody saw what its parameters meet: " + ", ".join(used))
     if not used and not called:
-        return None
+        return Kept("it is not called when the model runs so: left as it is")
     classes = {name: ties.classes(p) for name, p in used.items()}
     if any(each is None for each in classes.values()):
         return Refused("numbers of it would have to equal those of another module")

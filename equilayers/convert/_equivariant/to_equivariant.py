@@ -117,30 +117,38 @@ def to_equivariant(
         outcome = _outcome(module, calls, broken, conversion)
         if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
             own = any(p in shared.owners for p in module.parameters(recurse=False))
-            outcome = own_parameters(module, ties, conversion, own, bool(calls)) or outcome
+            outcome = own_parameters(module, ties, conversion, own, path in flow.entered)
         return shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
 
     made, entries = convert_modules(made, convert)
     entries = shared.checked(entries)
     name = type(model).__name__
-    tokens = [shape for each, shape in zip(flow.outputs, flow.shapes, strict=True) if _tokens(each, shape, heads)]
-    if tokens:
-        reason = (
-            f"it puts out tokens {tuple(tokens[0])} with fibers: wrap it with what reads them, and convert the whole"
-        )
-        entries.append(entry("", name, Refused(reason)))
-    fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
-    prefix = ""
-    if any(fibers):
-        mean: nn.Module = FiberMean(group.order)
-        prefix = "0." if flow.single else "model."
-        made = nn.Sequential(made, mean) if flow.single else FiberOutputs(made, group.order, fibers)
-        reason = "its fibers are averaged, after it: what it puts out is an image"
-        entries.append(entry("", name, Replaced(mean, reason)))
+    made, prefix, outputs = _averaged(made, group, flow, heads, name)
+    entries += outputs
     verified, lopsided, problems = _verified(made, group, seen)
     done = {each.path for each in entries if each.done == "refused"}
     entries += _named(problems, name, prefix, done)
     return made, report(entries, model, made, verified, lopsided)
+
+
+def _averaged(
+    made: nn.Module, group: Group, flow: Dataflow, heads: frozenset[str], name: str
+) -> tuple[nn.Module, str, list[Entry]]:
+    r"""The model with the mean over the fibers of what it puts out, what its paths begin with then, and the entries."""
+    tokens = [shape for each, shape in zip(flow.outputs, flow.shapes, strict=True) if _tokens(each, shape, heads)]
+    if tokens:
+        shape = tuple(tokens[0])
+        reason = f"it puts out tokens {shape} with fibers: wrap it with what reads them, and convert the whole"
+        return made, "", [entry("", name, Refused(reason))]
+    fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
+    if not any(fibers):
+        return made, "", []
+    mean: nn.Module = FiberMean(group.order)
+    reason = "its fibers are averaged, after it: what it puts out is an image"
+    outputs = [entry("", name, Replaced(mean, reason))]
+    if flow.single:
+        return nn.Sequential(made, mean), "0.", outputs
+    return FiberOutputs(made, group.order, fibers), "model.", outputs
 
 
 def _verified(made: nn.Module, group: Group, seen: list[Run]) -> tuple[Sizes, Lopsided, list[tuple[str, str, Refused]]]:
@@ -201,8 +209,8 @@ def _tokens(flow: Flow | None, shape: torch.Size, heads: frozenset[str]) -> bool
 
 def _own_parameters(model: nn.Module) -> list[nn.Parameter]:
     r"""The parameters of all modules that nothing takes the place of, and that are in none such."""
-    known = [f"{path}." if path else "" for path, module in model.named_modules() if _has_handler(module)]
-    return [p for name, p in model.named_parameters() if not any(name.startswith(path) for path in known)]
+    known = {p for module in model.modules() if _has_handler(module) for p in module.parameters()}
+    return [p for p in model.parameters() if p not in known]
 
 
 def _has_handler(module: nn.Module) -> bool:

@@ -29,7 +29,7 @@ DEAF = (
 def shortcoming(
     made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Size], *, places: bool = True
 ) -> list[tuple[str, str, Refused]]:
-    r"""What is wrong with the converted model: path, description and reason of the whole, and of the places that lose it.
+    r"""What is wrong with the converted model: path, description, reason of the whole and of its places.
 
     In float64 where it runs in that: it has to run, to put out what has the shapes of before, and that has to be an
     image that moves with x where it has two axes of space, and not to move where it has none. Outputs that are the same

@@ -24,10 +24,20 @@ from equilayers.convert._equivariant.softness import Soft, settled
 from equilayers.convert._equivariant.ties import Tied
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._plain.blur_graphs import blur
-from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase, unpolyphase, upsampling
+from equilayers.convert._plain.graphs import (
+    averaged,
+    graph,
+    magnitude_relu,
+    polyphase,
+    unpolyphase,
+    upsampling,
+    vector_lifting,
+    vector_reading,
+)
 from equilayers.convert._report import copied
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional import expand, expand_matrix
+from equilayers.functional.vector_maps import expanded_field
 
 
 def to_plain(model: nn.Module) -> nn.Module:
@@ -109,11 +119,18 @@ def _transposed(layer: ours.GroupConvTranspose2d) -> nn.Module:
     return nn.Sequential(nn.Flatten(1, 2), _filled(made, layer), nn.Unflatten(1, (layer.out_channels, n)))
 
 
+def _field_conv(layer: ours.VectorLiftingConv2d) -> nn.Module:
+    r"""The convolution with the expanded filter of the components as channels."""
+    conv = _filled(_unfilled_conv(layer, expanded_field(layer.weight, layer.spec), layer.weight), layer)
+    return _lifted(layer, nn.Flatten(1, 2), conv)
+
+
 def _unfilled_conv(layer: Any, filters: Tensor, like: Tensor) -> nn.Conv2d:
     r"""A convolution of torch with these filters and the settings of the layer."""
     names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    settings = {name: getattr(layer.spec, name) for name in names}
-    inputs, bias = filters.shape[1] * layer.spec.groups, getattr(layer, "bias", None) is not None
+    spec: Any = layer.spec.conv if isinstance(layer, ours.VectorLiftingConv2d) else layer.spec
+    settings = {name: getattr(spec, name) for name in names}
+    inputs, bias = filters.shape[1] * spec.groups, getattr(layer, "bias", None) is not None
     made = nn.Conv2d(inputs, filters.shape[0], bias=bias, device="meta", **settings)
     made.weight = _parameter(filters, like)
     return made
@@ -233,6 +250,9 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     **dict.fromkeys((ours.LiftingLinear, ours.GroupLinear), lambda layer: _lifted(layer, nn.Flatten(), _linear(layer))),
     ours.LiftingConv2d: lambda layer: _lifted(layer, _conv(layer)),
     ours.GroupConv2d: lambda layer: _lifted(layer, nn.Flatten(1, 2), _conv(layer)),
+    ours.VectorLiftingConv2d: _field_conv,
+    ours.VectorLiftingLinear: vector_lifting,
+    **dict.fromkeys((ours.VectorHead, ours.AngleHead), vector_reading),
     ours.OrbitPool: lambda layer: graph("OrbitPool", REDUCE[layer.reduction]),
     ours.InvariantAvgPool2d: lambda _: graph("MapMean", lambda x: x.mean((-2, -1))),
     **dict.fromkeys((ours.BlurPool2d, ours.MaxBlurPool2d, ours.AvgBlurPool2d), _blur),

@@ -6,13 +6,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from equilayers._checks import refuse
 from equilayers.groups import CyclicRotation, Dihedral, Group
-from equilayers.groups.vectors import AXES, turn
+from equilayers.groups.vectors import AXES, NAMES, Reading, check_reading, readings, turn
 from equilayers.metrics import equivariance_gaps
 
 Move = Callable[[int, Tensor], Tensor]
@@ -49,9 +49,6 @@ def invariant() -> Action:
     return Action("invariant", lambda g, y: y, fixed=True)  # noqa: ARG005
 
 
-Reading = tuple[int, bool]  # the axis of the two components, and whether the last two axes are a map
-
-
 def vector(group: Group, axes: str = "right-up") -> Action:
     r"""Vectors of the plane: (..., 2), (B, C, 2, N), and fields (B, 2, H, W) or (B, C, 2, H, W), whose pixels move.
 
@@ -60,26 +57,13 @@ def vector(group: Group, axes: str = "right-up") -> Action:
     group.vector_matrix(0, axes=axes)  # refused here where there is none
 
     def move(g: int, y: Tensor) -> Tensor:
-        found = _readings(y.shape)
-        if len(found) != 1:
-            wanted = "vectors (B, 2), (B, C, 2), (B, C, 2, N) or (..., 2), or fields (B, 2, H, W) or (B, C, 2, H, W)"
-            got = f"{tuple(y.shape)}, which may be two of them" if found else tuple(y.shape)
-            refuse("vector", wanted, got, "Pass a function of g and the output.")
-        return _read(group, axes, found[0]).move(g, y)
+        return _read(group, axes, check_reading("vector", y.shape)).move(g, y)
 
-    return Action(_vector_name(axes), move, mixes=True)
+    return Action(_name_of(axes), move, mixes=True)
 
 
-def _vector_name(axes: str) -> str:
-    return "vector" if axes == "right-up" else f"vector:{axes}"
-
-
-def _readings(shape: Sequence[int]) -> list[Reading]:
-    r"""The ways in which a tensor of this shape may be vectors."""
-    n = len(shape)
-    found = [(1, True)] if n == 4 and shape[1] == 2 else []
-    found += [(2, n == 5)] if n in (4, 5) and shape[2] == 2 else []
-    return found + ([(n - 1, False)] if n > 1 and shape[-1] == 2 else [])
+def _name_of(axes: str) -> str:
+    return next(name for name, those in NAMES.items() if those == axes)
 
 
 def _read(group: Group, axes: str, reading: Reading) -> Action:
@@ -89,15 +73,13 @@ def _read(group: Group, axes: str, reading: Reading) -> Action:
     def move(g: int, y: Tensor) -> Tensor:
         return turn(group.act(g, y) if field else y, group.vector_matrix(g, axes=axes), dim)
 
-    return Action(_vector_name(axes), move, mixes=True)
+    return Action(_name_of(axes), move, mixes=True)
 
 
 NAMED: dict[str, Callable[[Group], Action]] = {
     "image": image,
     "regular": regular,
-    "vector": vector,
-    "vector:right-down": lambda group: vector(group, "right-down"),
-    "vector:down-right": lambda group: vector(group, "down-right"),
+    **{name: partial(vector, axes=axes) for name, axes in NAMES.items()},
 }
 
 
@@ -150,7 +132,7 @@ def _vectors(group: Group, shape: torch.Size) -> Iterator[Action]:
     r"""Vectors and fields, also fields whose components are neighbours among the channels."""
     if not isinstance(group, CyclicRotation | Dihedral):
         return
-    for axes, reading in itertools.product(AXES, _readings(shape)):
+    for axes, reading in itertools.product(AXES, readings(shape)):
         if not reading[1] or _acts(group, shape[-2:]):
             yield _read(group, axes, reading)
     if len(shape) == 4 and shape[1] > 2 and shape[1] % 2 == 0 and _acts(group, shape[2:]):

@@ -82,7 +82,8 @@ class Dense(Patches):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         x = self.embed(self.cut(x))
-        x = self.head(x + self.attend(x)).transpose(1, 2)
+        x = x + self.attend(x)
+        x = self.head(x + self.mlp(x)).transpose(1, 2)
         side = int(x.shape[-1] ** 0.5)
         return nn.functional.interpolate(x.unflatten(2, (side, side)), size=size, mode="bilinear")
 

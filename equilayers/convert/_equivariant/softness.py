@@ -61,13 +61,13 @@ class Soft(nn.Module):
         return f"{self.classes.numel()} -> {len(self.counts)}, softness={self.softness}"
 
 
-def settled(model: nn.Module) -> nn.Module:
-    r"""The model with the numbers that its soft weights have now as its weights, in place."""
+def settled(model: nn.Module, kinds: tuple[type[nn.Module], ...] = (Soft,)) -> nn.Module:
+    r"""The model with the numbers that its weights of these parametrisations have now as its weights, in place."""
     for module in list(model.modules()):
         if not is_parametrized(module):
             continue
         chains: dict[str, Any] = dict(module.parametrizations.items())  # type: ignore[operator,union-attr]
-        if not all(isinstance(each, Soft) for chain in chains.values() for each in chain):
+        if not all(isinstance(each, kinds) for chain in chains.values() for each in chain):
             continue
         values = {name: getattr(module, name).detach() for name in chains}
         # remove_parametrizations would alter the class, which copies of the module have in common.

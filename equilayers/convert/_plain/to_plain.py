@@ -21,7 +21,8 @@ from equilayers.convert._equivariant.fiber_layers import (
     Steps,
 )
 from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
-from equilayers.convert._equivariant.softness import settled
+from equilayers.convert._equivariant.softness import Soft, settled
+from equilayers.convert._equivariant.ties import Tied
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._plain.blur_graphs import alignment, blur
 from equilayers.convert._plain.graphs import (
@@ -67,7 +68,7 @@ def to_plain(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         refuse("to_plain", "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     with torch.no_grad():
-        return _Plain().of(settled(copied("to_plain", model)), "")
+        return _Plain().of(settled(copied("to_plain", model), (Soft, Tied)), "")
 
 
 class _Plain:

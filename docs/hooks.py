@@ -82,6 +82,9 @@ def rows() -> list[Row]:
     tied: dict[str, Any] = {"padding": 1, "conv_padding_mode": "zeros"}
     found.append(_row(nn.BlurConv2d, 'a group, taps="auto"', "a convolution at rounding level", GROUP, 2, 3, 3, **tied))
     found.append(_row(nn.BlurConv2d, "a group, taps=3", FIXED, GROUP, 2, 3, 3, taps=3, **tied))
+    ready = "a convolution at rounding level, of pixels or means of two, whose middle is that of the grid"
+    setting = 'a group, order="symmetric-stride"'
+    found.append(_row(nn.BlurConv2d, setting, ready, GROUP, 2, 3, 3, order="symmetric-stride", **tied))
     norms = "norms are compared as sums of whole numbers, exact in any order; every cyclic shift as well"
     found.append(_row(nn.PolyphasePool2d, "", norms))
     uneven = "where the stride does not divide the map"

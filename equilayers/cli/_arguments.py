@@ -15,7 +15,8 @@ import torch
 from equilayers.cli._words import EXTRA, bad
 from equilayers.groups import Group, group_from_name
 
-OUTPUTS = ("auto", "invariant", "image", "regular", "vector", "vector:right-down", "vector:down-right")
+INPUTS = ("image", "regular", "vector", "vector:right-down", "vector:down-right")
+OUTPUTS = ("auto", "invariant", *INPUTS)
 CODES = """exit codes:
   0    invariant (equivariant, for images and regular features)
   1    not, or random: two identical calls differ
@@ -34,6 +35,7 @@ class Settings:
     group: Group
     shapes: dict[str, tuple[int, ...]]
     moving: tuple[str, ...] | None
+    input_as: str
     weights: Path | None
     data: Path | None
     samples: int
@@ -79,6 +81,7 @@ def parse(argv: list[str]) -> Settings:
         group=_group(args.group),
         shapes=shapes,
         moving=None if args.moving is None else _moving(args.moving, shapes),
+        input_as=args.input_as,
         weights=args.weights,
         data=args.data,
         samples=_whole("--samples", args.samples, 2),
@@ -114,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         " batch; once for each input of the model, with its name where it takes them by name")  # fmt: skip
     add("--moving", metavar="NAMES", help="which of several inputs the group moves, by name or place from 0, such as"
         " image,mask (default: all images)")  # fmt: skip
+    add("--input-as", default="image", choices=INPUTS, help="how the inputs move, such as fields of vectors 1,2,H,W as"
+        " vector (default: image)")  # fmt: skip
     add("--weights", type=Path, metavar="FILE", help=".safetensors, or .pt with a state dict of tensors alone")
     add("--data", type=Path, metavar="DATA", help=".npz with an array x, or arrays named as the inputs, or a"
         " folder of images (default: random input)")  # fmt: skip

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from conversions import ResNet, Wired, assert_holds, settled
 from equilayers.convert import Report, to_antialiased, to_equivariant, to_plain
+from equilayers.convert._equivariant.map_layers import Aligned
 from equilayers.convert._equivariant.maps import pool
 from equilayers.convert._report import Kept, Outcome, Refused
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, PermutationGroup
@@ -61,9 +62,11 @@ def test_a_report() -> None:
     first, _, pool, *_ = report.of("replaced")
     assert (first.before, pool.before) == (str(model.stem[0]), str(model.pool))
     assert isinstance(made.stem[0].conv, LiftingConv2d)
-    assert isinstance(made.blocks[0].first[0].conv, GroupConv2d)
-    assert [type(m) for m in made.blocks[0].first] == [type(made.stem[0]), BlurPool2d]
-    assert [type(m) for m in made.blocks[0].short] == [BlurPool2d, type(made.stem[0])]  # cheaper in this order
+    assert isinstance(made.blocks[0].first[1].conv, GroupConv2d)
+    assert [type(m) for m in made.blocks[0].first] == [Aligned, type(made.stem[0])]
+    blurred = to_equivariant(model, C4, downsampling="blur")[0].blocks[0]
+    assert [type(m) for m in blurred.first] == [type(made.stem[0]), BlurPool2d]
+    assert [type(m) for m in blurred.short] == [BlurPool2d, type(made.stem[0])]  # cheaper in this order
     head, *lines = str(report).splitlines()
     assert head.startswith("14 replaced, 8 kept, 0 refused; ")
     assert head.endswith(f"parameters before, {sum(p.numel() for p in made.parameters()):,} after")
@@ -297,7 +300,7 @@ def test_gates_of_one_channel_and_planes_of_zeros() -> None:
     for from_weights in (False, True):
         made, report = complete(gated, from_weights=from_weights)
         assert [entry.path for entry in report.of("replaced")] == ["conv", "gate", "spread", "last", "head"]
-        assert isinstance(made.spread[0].conv, LiftingConv2d)
+        assert isinstance(made.spread.conv, LiftingConv2d)
         assert_honest(made, report)
 
 
@@ -318,12 +321,12 @@ def test_a_fault_is_seen_where_little_of_the_input_is_left() -> None:
 
 
 def test_from_weights_says_what_it_cannot_take() -> None:
-    up = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(8, 2, 1))
+    up = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 6, 2, 2), nn.Conv2d(6, 2, 1))
     for model, reason in (
         (ended(nn.Conv2d(8, 6, 3), features=6), "from_weights takes channels that |G| = 4 divides"),
         (ended(nn.Conv2d(8, 8, 3, groups=2)), "no channel groups"),
         (ended(nn.GroupNorm(4, 8)), "its 4 groups divide, not 2"),
-        (up, "has no weights for it"),
+        (up, "from_weights takes channels that |G| = 4 divides"),
     ):
         assert reason in to_equivariant(model, C4, X, from_weights=True)[1].of("refused")[0].reason
     assert complete(ended(nn.GroupNorm(4, 8), nn.ReLU()))[0][1].layer.num_groups == 2

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import token_reference as slow
 from conv_reference import correlate
-from equilayers.convert import to_plain
+from equilayers.convert import to_equivariant, to_plain
 from equilayers.convert._equivariant.attention import FiberMultiheadAttention
 from equilayers.convert._equivariant.conversion import Conversion
 from equilayers.convert._equivariant.dataflow import LIFTED, Call, Flow
@@ -199,6 +199,41 @@ def test_moved_entries_from_weights(group: Group) -> None:
     assert made.distance == pytest.approx(float((module.weight - tied).norm() / module.weight.norm()))
     module.weight.copy_(tied)
     assert moved_linear(module, moves, Conversion(group, "equal-width", True)).distance < 1e-9
+
+
+class Padded(nn.Module):
+    """An encoder and a decoder of torch, called with padding masks; the encoder makes nested tensors of its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 32, 3)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 2, 64, batch_first=True), 2)
+        self.decoder = nn.TransformerDecoderLayer(32, 2, 64, batch_first=True, norm_first=True)
+        self.query, self.head = nn.Parameter(torch.randn(32)), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).mT
+        padding = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+        tokens = self.encoder(tokens, src_key_padding_mask=padding)
+        return self.head(self.decoder(tokens + self.query, tokens, memory_key_padding_mask=padding).mean(1))
+
+
+@pytest.mark.parametrize("from_weights", [False, True])
+@torch.no_grad()
+def test_encoders_and_decoders_of_torch(from_weights: bool) -> None:
+    model, x = Padded().eval().double(), torch.randn(2, 3, 5, 5, **DOUBLE)
+    made, report = to_equivariant(model, D4, x, from_weights=from_weights)
+    assert report.complete, str(report)
+    y = made(x)
+    for g in range(8):
+        torch.testing.assert_close(made(D4.act(g, x)), y)
+    with torch.enable_grad():
+        torch.testing.assert_close(made(x), y)
+    before = copy.deepcopy(made)
+    plain = to_plain(made)
+    assert not any(type(part).__module__.startswith("equilayers") for part in plain.modules())
+    torch.testing.assert_close(plain(x), y)
+    torch.testing.assert_close(before(x), made(x))
 
 
 SHIPPED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equilayers.cli import main
 from equilayers.functional.vectors import vector_norm
 from equilayers.groups import CyclicTranslation, Group
+from equilayers.groups.vectors import AXES
 from equilayers.metrics import equivariance_error
 from equilayers.nn import (
     GroupConv2d,
@@ -52,7 +53,7 @@ def heads(group: Group, axes: str = "right-up") -> nn.Sequential:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("group", [C2, D1, C4, D4], ids=name)
 def test_every_form_passes_and_every_break_is_found(group: Group, form: str) -> None:
-    for axes in ("right-up", "right-down", "down-right"):
+    for axes in AXES if group == C4 else AXES[:1]:
         net, output = heads(group, axes), "vector" if axes == "right-up" else f"vector:{axes}"
         model = lambda x: FORMS[form](net(x))  # noqa: B023, E731
         assert_equivariant(model, X, group, output=output, bitwise=True)
@@ -147,7 +148,7 @@ MODELS = """
 import torch
 from torch import nn
 
-from equilayers.nn import LiftingConv2d, VectorHead
+from equilayers.nn import LiftingConv2d, VectorHead, VectorLiftingConv2d
 
 
 class Flow(nn.Module):
@@ -162,21 +163,27 @@ class Flow(nn.Module):
 
 def broken():
     return Flow(broken=True)
+
+
+def winds():
+    return nn.Sequential(VectorLiftingConv2d("D4", 1, 4, 3, padding=1), nn.ReLU(), VectorHead("D4", 4, 1))
 """
 
 
 @pytest.mark.parametrize(
-    ("target", "output", "code", "words"),
+    ("line", "code", "words"),
     [
-        ("Flow", "vector:right-down", 0, "equivariant under"),
-        ("Flow", "vector", 1, "not equivariant"),
-        ("broken", "vector:right-down", 1, "lost at last: ReLU()"),
-        ("Flow", "vectors", 2, "vector:down-right"),
+        ("Flow --input 1,8,8 --output vector:right-down", 0, "equivariant under"),
+        ("Flow --input 1,8,8 --output vector", 1, "not equivariant"),
+        ("broken --input 1,8,8 --output vector:right-down", 1, "lost at last: ReLU()"),
+        ("Flow --input 1,8,8 --output vectors", 2, "vector:down-right"),
+        ("winds --input 1,2,8,8 --output vector --input-as vector", 0, "it is of inputs that move as images"),
+        ("winds --input 1,2,8,8 --output vector", 1, "not equivariant"),
+        ("Flow --input 1,8,8 --input-as vector", 2, "--input that Dihedral(4) moves"),
     ],
 )
 def test_the_command(
-    target: str,
-    output: str,
+    line: str,
     code: int,
     words: str,
     tmp_path: Path,
@@ -185,7 +192,6 @@ def test_the_command(
 ) -> None:
     (tmp_path / "flows.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
-    line = ["check", f"flows.py:{target}", "--group", "D4", "--input", "1,8,8", "--quick", "--output", output]
-    assert main(line) == code
+    assert main(["check", *f"flows.py:{line} --group D4 --quick".split()]) == code
     said = capsys.readouterr()
     assert words in said.out + said.err

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, WIDTHS, Conversion
+from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, DOWNSAMPLINGS, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
 from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, Flow, dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
@@ -52,17 +52,18 @@ def to_equivariant(
     width: str = "equal-width",
     from_weights: bool = False,
     depthwise: str = "planes",
+    downsampling: str = DOWNSAMPLINGS[0],
 ) -> tuple[nn.Module, Report]:
     r"""An equivariant copy of a plain convolutional network.
 
     Convolutions become group convolutions whose fibers lie in the channels, so that sums, concatenations, pointwise
-    steps and resizing around them stay as they are; normalisations share statistics over a fiber; what subsamples is
-    blurred, so that it is exact at every size; the first linear layer reads the mean over each fiber. Where the output
-    of a convolution is that of the model, as in a segmentation network, it is an image: its fibers are averaged. The
-    result is run on x and a moved x, and at other sizes that the model takes, two of each parity in all: if it is not
-    what it should be, or if that shows nothing, the last entries of the report say so, and where the symmetry is lost.
-    What `forward` calls without a module, such as torch.nn.functional.max_pool2d, cannot be replaced: it is refused
-    where it is not symmetric at every size.
+    steps and resizing around them stay as they are; normalisations share statistics over a fiber; what has a stride
+    samples at places that are symmetric at every size; the first linear layer reads the mean over each fiber. Where the
+    output of a convolution is that of the model, as in a segmentation network, it is an image: its fibers are averaged.
+    The result is run on x and a moved x, and at other sizes that the model takes, two of each parity in all: if it is
+    not what it should be, or if that shows nothing, the last entries of the report say so, and where the symmetry is
+    lost. What `forward` calls without a module, such as torch.nn.functional.max_pool2d, cannot be replaced: it is
+    refused where it is not symmetric at every size.
 
     Args:
         model: images (B, C, H, W) to logits (B, K), then the result is invariant, or to images (B, K, H', W'), then it
@@ -77,14 +78,18 @@ def to_equivariant(
             ones; with "equal-width" and channels that |G| divides. The report says how far each was from equivariant.
         depthwise: "planes", a depthwise convolution takes each plane by itself, at the cost of the plain one, or
             "fields", it mixes the planes of each field, at |G| times that.
+        downsampling: of strided convolutions. "symmetric-stride" keeps the stride, and takes the mean of neighbouring
+            pixels first where the parity of the map asks for it; "blur" convolves at every pixel and blurs (Zhang
+            2019), which aliases less and takes about stride² times as long; "auto" is the cheaper one, the first. Pools
+            that subsample are blurred in any case.
 
     Returns:
         The new model, and a `Report` of every module: replaced, kept, or refused with the reason.
 
     Raises:
         TypeError: model is no module, group no group, x no floating-point tensor.
-        ValueError: a group without rotations and mirrors, an unknown width or depthwise, from_weights with another
-            width, an x that the model does not take.
+        ValueError: a group without rotations and mirrors, an unknown word for a setting, from_weights with
+            another width, an x that the model does not take.
 
     Source: Cohen and Welling 2016 (arXiv:1602.07576); Zhang 2019 (arXiv:1904.11486) for what subsamples.
     """
@@ -94,6 +99,7 @@ def to_equivariant(
     group = check_plane_group(caller, as_group(caller, group))
     check_choice(caller, "width", width, WIDTHS)
     check_choice(caller, "depthwise", depthwise, DEPTHWISE)
+    check_choice(caller, "downsampling", downsampling, DOWNSAMPLINGS)
     if from_weights and width != WIDTHS[0]:
         hint = "Other widths have no weights to take over."
         refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
@@ -108,8 +114,8 @@ def to_equivariant(
         got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
     seen = runs(x, flow, ties, lambda image, ties: dataflow(made, image, group, _has_handler, ties))
-    images, heads = _images(made, flow)
-    conversion = Conversion(group, width, from_weights, images, heads, flow.gates, depthwise)
+    images = _images(made, flow, group.order)
+    conversion = Conversion(group, width, from_weights, depthwise, downsampling, gates=flow.gates, **images)
 
     def convert(path: str, module: nn.Module) -> Outcome:
         broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
@@ -125,7 +131,7 @@ def to_equivariant(
     made, entries = convert_modules(made, convert)
     entries = shared.checked(entries)
     name = type(model).__name__
-    made, prefix, outputs = _averaged(made, group, flow, heads, name)
+    made, prefix, outputs = _averaged(made, group, flow, conversion.heads, name)
     entries += outputs
     verified, lopsided, problems = _verified(made, group, seen)
     done = {each.path for each in entries if each.done == "refused"}
@@ -188,8 +194,11 @@ def _named(problems: list[tuple[str, str, Refused]], name: str, prefix: str, ref
             yield entry(inner, described, problem)
 
 
-def _images(model: nn.Module, flow: Dataflow) -> tuple[frozenset[str], frozenset[str]]:
-    r"""The convolutions whose output becomes the model's, and those of them that nothing else reads."""
+def _images(model: nn.Module, flow: Dataflow, order: int) -> dict[str, frozenset[str]]:
+    r"""The convolutions whose output becomes the model's, as `Conversion` names them.
+
+    Images are what nothing else reads, and what has fewer channels than a field has planes: what reads it lifts it.
+    """
     linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     outputs = [
         each
@@ -200,10 +209,16 @@ def _images(model: nn.Module, flow: Dataflow) -> tuple[frozenset[str], frozenset
     images = frozenset[str]().union(*leaves)
     readers = [path for path, module in model.named_modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))]
     calls = [call for path in readers for call in flow.calls.get(path, [])]
-    late = images & frozenset[str]().union(*(call.input.producers for call in calls))
+    read = images & frozenset[str]().union(*(call.input.producers for call in calls))
+    late = read
     for _ in leaves:  # what is added to something that others read is averaged with it
         late = late.union(*(leaf for leaf in leaves if leaf & late))
-    return images, images - late
+    heads = images - late
+    narrow = all(len(out := flow.calls[path][0].out) == 4 and out[1] < order for path in late)
+    maps = all(call.input.producers <= images and len(call.out) == 4 for call in calls if call.input.producers & images)
+    if narrow and maps:
+        return {"images": images, "heads": images}
+    return {"images": images, "heads": heads, "spread": late - read}
 
 
 def _looked_at(module: nn.Module, outcome: Outcome) -> Outcome:

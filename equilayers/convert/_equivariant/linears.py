@@ -28,7 +28,7 @@ def any_linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome
         return Refused(call.lost or PLACES)
     if conversion.width != "equal-width":
         return Refused(AS_WIDE)
-    if module.out_features % n or call.path in conversion.images:
+    if module.out_features % n or call.path in conversion.heads:
         return Replaced(_numbers(module, call.moves, conversion), "what it puts out is alike for all planes")
     if is_regular(conversion.group, call.moves):
         return token_linear(module, conversion)

@@ -21,7 +21,7 @@ def own_parameters(module: nn.Module, ties: Ties, conversion: Conversion, shared
     if any(not ties.is_met(p) for p in used.values()):
         return Refused("nobody saw what its parameters meet: " + ", ".join(used))
     if not used and not called:
-        return Kept("it is not called when the model runs so: left as it is")
+        return Refused("it was not called with what comes from the input")
     classes = {name: ties.classes(p) for name, p in used.items()}
     if any(each is None for each in classes.values()):
         return Refused("numbers of it would have to equal those of another module")

@@ -20,7 +20,15 @@ from baselines.common.files import writable_folder
 from baselines.study.models import cnn, weight_tied_cnn
 from benchmarks import rotations, turning
 from equilayers.groups import CyclicRotation
-from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, MaxBlurPool2d, OrbitPool
+from equilayers.nn import (
+    GroupConv2d,
+    InvariantAvgPool2d,
+    LiftingConv2d,
+    MaxBlurPool2d,
+    OrbitPool,
+    VectorHead,
+    VectorLiftingConv2d,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,6 +128,43 @@ def lost() -> Figure:
     return figure
 
 
+def flows() -> Figure:
+    r"""A flow, what two untrained networks make of it, and the same of the flow turned by a quarter."""
+    places = torch.linspace(-1, 1, 12)
+    down, right = torch.meshgrid(places, places, indexing="ij")
+    field = torch.stack((0.8 - down, (2 * right).sin()))[None, None] * (1.2 - right**2 - down**2 / 2)
+    plain = nn.Sequential(nn.Conv2d(2, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 2, 3, padding=1))
+    tied = nn.Sequential(
+        VectorLiftingConv2d(GROUP, 1, 8, 3, padding=1, algorithm="bitwise"),
+        *(nn.ReLU(), GroupConv2d(GROUP, 8, 8, 3, padding=1, algorithm="bitwise"), nn.ReLU(), VectorHead(GROUP, 8, 1)),
+    )
+    turned = GROUP.act_vectors(1, field)
+    with torch.no_grad():
+        p, pg = (plain(v[:, 0])[:, None] for v in (field, turned))
+        t, tg = tied(field), tied(turned)
+    rows: list[tuple[str, list[Tensor | None]]] = [
+        ("a flow", [field, p, t]),
+        ("the flow, turned", [turned, pg, tg]),
+        ("the second\nless the first,\nturned", [None, pg - GROUP.act_vectors(1, p), tg - GROUP.act_vectors(1, t)]),
+    ]
+    figure = new_figure(7, 7, None)
+    axes = figure.subplots(3, 3)
+    for place, (label, _) in zip(axes[:, 0], rows, strict=True):
+        place.set_ylabel(label, rotation=0, ha="right", va="center", labelpad=10, color=INK)
+    for column, title in enumerate(["input", "nn.Conv2d", "VectorLiftingConv2d\nto VectorHead"]):
+        axes[0, column].set_title(title, fontsize=10, color=INK)
+        shown = [row[column] for _, row in rows]
+        for place, vectors in zip(axes[:, column], shown, strict=True):
+            place.set(xticks=[], yticks=[], aspect="equal")
+            place.spines[:].set(color="#c8ccd2", linewidth=0.8, visible=vectors is not None)
+            if vectors is not None:
+                u, v = vectors[0, 0].flip(1).numpy()  # rows of arrows run upwards
+                place.quiver(u, v, color=(INK, PLAIN, TIED)[column], scale=14 * _largest(shown[:2]), width=0.008)
+        exact = shown[-1] is not None and not bool(shown[-1].any())
+        axes[-1, column].set_xlabel("0, exactly" if exact else "", fontsize=9, color=INK)
+    return figure
+
+
 FLOOR = 1e-8  # where an error of exactly zero is drawn
 
 
@@ -210,6 +255,7 @@ def _digit() -> Tensor:
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "turned-features": features,
     "lost": lost,
+    "turned-flow": flows,
     "turned-predictions": predictions,
     "rotation-errors": rotations.error_figure,
     "turning": turning.strip,

@@ -82,6 +82,9 @@ def rows() -> list[Row]:
     tied: dict[str, Any] = {"padding": 1, "conv_padding_mode": "zeros"}
     found.append(_row(nn.BlurConv2d, 'a group, taps="auto"', "a convolution at rounding level", GROUP, 2, 3, 3, **tied))
     found.append(_row(nn.BlurConv2d, "a group, taps=3", FIXED, GROUP, 2, 3, 3, taps=3, **tied))
+    ready = "a convolution at rounding level, of pixels or means of two, whose middle is that of the grid"
+    setting = 'a group, order="symmetric-stride"'
+    found.append(_row(nn.BlurConv2d, setting, ready, GROUP, 2, 3, 3, order="symmetric-stride", **tied))
     norms = "norms are compared as sums of whole numbers, exact in any order; every cyclic shift as well"
     found.append(_row(nn.PolyphasePool2d, "", norms))
     uneven = "where the stride does not divide the map"
@@ -136,27 +139,18 @@ def _row(kind: type[torch_nn.Module], setting: str, why: str, *args: Any, **kwar
 def table() -> str:
     r"""The rows as Markdown, with a link to each layer; what is alike stands in one line."""
     lines = ["| layer | setting | level | why |", "|---|---|---|---|"]
-    for layers, settings, (level, why) in _alike(lambda row: (row.level, row.why)):
+    for layers, settings, (level, why) in _alike():
         links = ", ".join(f"[`{layer}`][equilayers.nn.{layer}]" for layer in layers)
         lines.append(f"| {links} | {settings} | **{level}** | {why} |")
     return "\n".join(lines)
 
 
-def short_table() -> str:
-    r"""The same without links and reasons, as the README has it."""
-    lines = ["| layer | setting | level |", "|---|---|---|"]
-    for layers, settings, (level,) in _alike(lambda row: (row.level,)):
-        names = ", ".join(f"`{layer}`" for layer in layers)
-        lines.append(f"| {names} | {settings} | {level} |")
-    return "\n".join(lines)
-
-
-def _alike(key: Callable[[Row], tuple[str, ...]]) -> list[tuple[list[str], str, tuple[str, ...]]]:
-    r"""Layers with the same settings of the same key: their names, the settings, the key; in the order of the rows."""
-    settings: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+def _alike() -> list[tuple[list[str], str, tuple[str, str]]]:
+    r"""Layers with the same settings, level and reason: their names, and the three; in the order of the rows."""
+    settings: dict[tuple[str, tuple[str, str]], list[str]] = {}
     for row in rows():
-        settings.setdefault((row.layer, key(row)), []).append(_code(row.setting))
-    layers: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        settings.setdefault((row.layer, (row.level, row.why)), []).append(_code(row.setting))
+    layers: dict[tuple[str, tuple[str, str]], list[str]] = {}
     for (layer, found), given in settings.items():
         layers.setdefault(("; ".join(given), found), []).append(layer)
     return [(names, given, found) for (given, found), names in layers.items()]

@@ -15,7 +15,8 @@ import torch
 from equilayers.cli._words import EXTRA, bad
 from equilayers.groups import Group, group_from_name
 
-OUTPUTS = ("auto", "invariant", "image", "regular", "vector")
+INPUTS = ("image", "regular", "vector", "vector:right-down", "vector:down-right")
+OUTPUTS = ("auto", "invariant", *INPUTS)
 CODES = """exit codes:
   0    invariant (equivariant, for images and regular features)
   1    not, or random: two identical calls differ
@@ -34,6 +35,7 @@ class Settings:
     group: Group
     shapes: dict[str, tuple[int, ...]]
     moving: tuple[str, ...] | None
+    input_as: str
     weights: Path | None
     data: Path | None
     samples: int
@@ -79,6 +81,7 @@ def parse(argv: list[str]) -> Settings:
         group=_group(args.group),
         shapes=shapes,
         moving=None if args.moving is None else _moving(args.moving, shapes),
+        input_as=args.input_as,
         weights=args.weights,
         data=args.data,
         samples=_whole("--samples", args.samples, 2),
@@ -114,13 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         " batch; once for each input of the model, with its name where it takes them by name")  # fmt: skip
     add("--moving", metavar="NAMES", help="which of several inputs the group moves, by name or place from 0, such as"
         " image,mask (default: all images)")  # fmt: skip
+    add("--input-as", default="image", choices=INPUTS, help="how the inputs move, such as fields of vectors 1,2,H,W as"
+        " vector (default: image)")  # fmt: skip
     add("--weights", type=Path, metavar="FILE", help=".safetensors, or .pt with a state dict of tensors alone")
     add("--data", type=Path, metavar="DATA", help=".npz with an array x, or arrays named as the inputs, or a"
         " folder of images (default: random input)")  # fmt: skip
     add("--samples", default="8", metavar="N", help="inputs to look at, 2 or more (default: 8)")
     add("--seed", default="0", metavar="N", help="of random inputs and of the model's own weights (default: 0)")
     add("--output", default="auto", choices=OUTPUTS, help="how the output should move (default: (B, K) stays, images"
-        " and regular features move along)")  # fmt: skip
+        " and regular features move along); vectors are (B, 2), (B, C, 2), or fields (B, 2, H, W), (B, C, 2, H, W), of"
+        " components to the right and upwards, or as they are named")  # fmt: skip
     add("--tolerance", metavar="T", help="largest error, relative to the largest output (default: rounding)")
     add("--atol", metavar="T", help="largest error in units of the output, added to that of --tolerance")
     add("--bitwise", action="store_true", help="ask for equality to the last bit")

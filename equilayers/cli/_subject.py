@@ -42,6 +42,8 @@ class Subject:
     @property
     def several(self) -> str:
         r"""Why there is no number of one input; empty where there is one."""
+        if self.settings.input_as != "image":
+            return "it is of inputs that move as images"
         return "it is of models of one input" if len(self.settings.shapes) > 1 else ""
 
     @property
@@ -81,7 +83,7 @@ def prepared(settings: Settings, model: nn.Module, given: Any) -> Subject:
     except Exception as error:
         bad(f"the model to run on {settings.device}", said(error), "Add --traceback to see where.")
     try:
-        x = Inputs.of(CALLER, model, given, settings.group, settings.moving)
+        x = Inputs.of(CALLER, model, given, settings.group, settings.moving, settings.input_as)
     except (TypeError, ValueError) as error:
         bad(f"--input that {settings.group!r} moves", f"{shapes} ({error})", "Change --input or --group.")
     try:

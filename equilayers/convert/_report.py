@@ -24,6 +24,10 @@ STATE_HOOKS = (
 )
 
 
+Sizes = tuple[tuple[int, int], ...]
+Lopsided = tuple[tuple[tuple[int, int], str], ...]
+
+
 @dataclass(frozen=True)
 class Replaced:
     r"""The module that takes the place of another; distance: of the weights it took over, see `Entry`."""
@@ -35,9 +39,10 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Kept:
-    r"""Why a module can stay as it is."""
+    r"""Why a module can stay as it is; distance: of its numbers that were made alike, see `Entry`."""
 
     reason: str
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +81,15 @@ class Entry:
 class Report:
     r"""Every module that was looked at, in the order of `named_modules`, and the numbers of parameters.
 
-    verified: the sizes (height, width) that the result was run at and found to be what it should be.
+    verified: the sizes (height, width) that the result was run at and found to be what it should be. lopsided: sizes
+    that a model on tokens takes without being symmetric there, and why: its windows and places are of one size.
     """
 
     entries: tuple[Entry, ...]
     parameters_before: int
     parameters_after: int
-    verified: tuple[tuple[int, int], ...] = ()
+    verified: Sizes = ()
+    lopsided: Lopsided = ()
 
     def of(self, done: str) -> list[Entry]:
         r"""The entries "replaced", "kept" or "refused"."""
@@ -99,7 +106,9 @@ class Report:
         lines = [f"{count}; {change}", *map(str, self.entries)]
         if self.verified:
             sizes = ", ".join(f"{height}x{width}" for height, width in self.verified)
-            lines.append(f"verified at {sizes}" + ("" if len(self.verified) > 1 else " alone: it takes no other tried"))
+            alone = len(self.verified) == 1 and not self.lopsided
+            lines.append(f"verified at {sizes}" + (" alone: it takes no other tried" if alone else ""))
+        lines += [f"not symmetric at {height}x{width}: {why}" for (height, width), why in self.lopsided]
         return "\n".join(lines)
 
 
@@ -140,7 +149,9 @@ def entry(path: str, before: str, outcome: Outcome) -> Entry:
     r"""The line of a report about one outcome."""
     if isinstance(outcome, Replaced):
         return Entry(path, before, "replaced", _described(outcome.module), outcome.reason, outcome.distance)
-    return Entry(path, before, "kept" if isinstance(outcome, Kept) else "refused", reason=outcome.reason)
+    if isinstance(outcome, Kept):
+        return Entry(path, before, "kept", reason=outcome.reason, distance=outcome.distance)
+    return Entry(path, before, "refused", reason=outcome.reason)
 
 
 def distance(weight: Tensor, nearest: Tensor) -> float:
@@ -149,11 +160,11 @@ def distance(weight: Tensor, nearest: Tensor) -> float:
 
 
 def report(
-    entries: list[Entry], before: nn.Module, after: nn.Module, verified: tuple[tuple[int, int], ...] = ()
+    entries: list[Entry], before: nn.Module, after: nn.Module, verified: Sizes = (), lopsided: Lopsided = ()
 ) -> Report:
     r"""The report of a conversion."""
     first, last = (sum(p.numel() for p in model.parameters()) for model in (before, after))
-    return Report(tuple(entries), first, last, verified)
+    return Report(tuple(entries), first, last, verified, lopsided)
 
 
 def _replaced(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

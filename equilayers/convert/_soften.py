@@ -122,6 +122,6 @@ def _soft(model: nn.Module) -> Iterator[tuple[str, nn.Module, Soft, Tensor]]:
 def _norm(owner: nn.Module, rest: Tensor) -> float:
     if isinstance(owner, nn.Linear | nn.MultiheadAttention) and rest.ndim == 2:
         return float(torch.linalg.matrix_norm(rest.double(), 2))
-    if isinstance(owner, nn.Conv2d) and rest.ndim == 4:
+    if isinstance(owner, nn.Conv2d | nn.ConvTranspose2d) and rest.ndim == 4:
         return float(torch.linalg.matrix_norm(rest.double().permute(2, 3, 0, 1), 2).sum())
     return float(rest.double().norm())

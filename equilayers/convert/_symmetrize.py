@@ -38,7 +38,8 @@ def symmetrize(model: nn.Module, group: Group | str, reduction: str = "mean", ou
         group: the symmetry.
         reduction: "mean" of the outputs, "probabilities" (logarithm of their mean), or "max".
         output: "image" where outputs move with the input: they are moved back before the mean, those with fewer axes
-            stay; "invariant" where they do not move; "auto" for rows (B,) and (B, K), which do not.
+            stay; "vector", "vector:right-down", "vector:down-right" for vectors of the plane and fields of them, with
+            the reduction "mean"; "invariant" where they do not move; "auto" for rows (B,) and (B, K), which do not.
 
     Returns:
         A module from inputs (B, ...) that the group acts on to outputs (B, ...).

@@ -14,9 +14,11 @@ from equilayers._checks import check_choice, check_float, check_model, check_ten
 from equilayers._modules import mapped, tensors
 from equilayers.functional._hashing import mixed, odd_integers
 from equilayers.groups import Group, as_group
+from equilayers.groups.vectors import NAMES, check_reading, readings, turn
 
+Move = Callable[[int, Tensor], Tensor]
 REDUCTIONS = ("mean", "probabilities", "max")
-OUTPUTS = ("auto", "invariant", "image")
+OUTPUTS = ("auto", "invariant", "image", *NAMES)
 
 
 def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str = "mean", output: str = "auto") -> Any:
@@ -31,17 +33,20 @@ def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str
         reduction: "mean" of the outputs; "probabilities", the logarithm of the mean of their softmax over axis 1; or
             "max", the largest of each output.
         output: "image" where outputs move with the input: each is moved back before the mean, but for those with fewer
-            axes, which stay; "invariant" where they do not; "auto" for rows (N,) and (N, K), which do not.
+            axes, which stay; "vector", "vector:right-down" or "vector:down-right" where they turn as vectors of the
+            plane, (..., 2), (N, C, 2, M), or fields (N, 2, H, W), (N, C, 2, H, W), but for those of other shapes, which
+            stay; "invariant" where they do not; "auto" for rows (N,) and (N, K), which do not.
 
     Returns:
         (B, ...) as f returns it, of its dtype and device. Differentiable.
 
     Raises:
         TypeError: x is not floating-point, or group is no group.
-        ValueError: an unknown reduction or output, an x the group does not act on, an f that does not return a row per
-            sample, or an output of "auto" that may move with the input.
+        ValueError: an unknown reduction or output, vectors with another reduction than "mean", an x the group does not
+            act on, an f that does not return a row per sample, or an output of "auto" that may move with the input.
 
-    Law: `reynolds(f, group, act(g, x)) == reynolds(f, group, x)`, and of images `== act(g, reynolds(f, group, x))`:
+    Law: `reynolds(f, group, act(g, x)) == reynolds(f, group, x)`, and of images `== act(g, reynolds(f, group, x))`,
+        likewise of vectors:
         bitwise for "mean" and "max" of every f that repeats itself, for the samples of an orbit are put into an order
         that depends on their content alone, and so f is called on the same batch; rounding under torch.compile, and for
         images that some g leaves as they are. Two samples that differ share a 64-bit hash with a probability of 2^-64;
@@ -73,44 +78,57 @@ def reynolds(f: Callable[[Tensor], Any], group: Group, x: Tensor, reduction: str
             refuse(caller, "f to return rows of logits with reduction='probabilities'", tuple(y.shape), hint)
         y = y if y.is_floating_point() or y.is_complex() else y.to(torch.get_default_dtype())
         y = (y.log_softmax(1) if reduction == "probabilities" else y).unflatten(0, orbit.shape[:2])
-        moves = _moves(group, x, y[0], output)
-        return _reduced(_turned_back(group, y, order) if moves else y, reduction, moves=moves)
+        move = _move(group, x, y[0], output)
+        return _reduced(y if move is None else _turned_back(group, y, order, move), reduction, move is not None)
 
     return mapped(reduced, found)
 
 
 def check_average(caller: str, reduction: str, output: str) -> tuple[str, str]:
     r"""Both settings; ValueError where one of them is unknown."""
-    return (
-        check_choice(caller, "reduction", reduction, REDUCTIONS),
-        check_choice(caller, "output", output, OUTPUTS),
-    )
+    check_choice(caller, "reduction", reduction, REDUCTIONS)
+    if check_choice(caller, "output", output, OUTPUTS) in NAMES and reduction != "mean":
+        hint = "Components of vectors change signs, and have no largest."
+        refuse(caller, f"reduction='mean' with output={output!r}", repr(reduction), hint)
+    return reduction, output
 
 
 def _refuse_rows(samples: int, got: object) -> NoReturn:
     refuse("reynolds", f"f to return a row for each of {samples} samples", got, "Keep the batch axis.")
 
 
-def _moves(group: Group, x: Tensor, y: Tensor, output: str) -> bool:
-    r"""Whether an output (B, ...) moves with the inputs; ValueError where that is not said and cannot be known."""
+def _move(group: Group, x: Tensor, y: Tensor, output: str) -> Move | None:
+    r"""How an output (B, ...) moves with the inputs, None if not; ValueError where that is not said nor known."""
     if output == "auto" and (y.ndim > 2 or y.shape == x.shape):
         hint = "Say whether it moves with the input: what moves is turned back before the mean."
         refuse("reynolds", "output='image' or 'invariant' for an output with axes of space", tuple(y.shape), hint)
+    if output in NAMES:
+        return _move_of_vectors(group, y, NAMES[output])
     image = output == "image" and y.ndim > group.space_ndim and (group.space_ndim > 1 or y.ndim >= x.ndim)
     if image:
         group.check_stackable(tuple(y.shape), "reynolds")
-    return image
+    return group.act if image else None
 
 
-def _turned_back(group: Group, y: Tensor, order: Tensor) -> Tensor:
+def _move_of_vectors(group: Group, y: Tensor, axes: str) -> Move | None:
+    r"""How outputs move that are vectors by their shape; None for others."""
+    if not readings(y.shape):
+        return None
+    dim, field = check_reading("reynolds", y.shape)
+    if field:
+        group.check_stackable(tuple(y.shape), "reynolds")
+    return lambda g, v: turn(group.act(g, v) if field else v, group.vector_matrix(g, axes=axes), dim)
+
+
+def _turned_back(group: Group, y: Tensor, order: Tensor, move: Move) -> Tensor:
     r"""Outputs (|G|, B, ...) for inputs that element `order[j, b]` moved, each moved back by its inverse."""
     samples = torch.arange(y.shape[1], device=y.device)
     by_element = y[order.argsort(0), samples]
-    back = torch.stack([group.act(group.inverse(g), by_element[g]) for g in range(group.order)])
+    back = torch.stack([move(group.inverse(g), by_element[g]) for g in range(group.order)])
     return back[order, samples]
 
 
-def _reduced(y: Tensor, reduction: str, *, moves: bool) -> Tensor:
+def _reduced(y: Tensor, reduction: str, moves: bool) -> Tensor:
     r"""Outputs (|G|, B, ...) to one (B, ...)."""
     if reduction == "probabilities":
         return y.logsumexp(0) - math.log(y.shape[0])

@@ -62,6 +62,12 @@ class TransposedSpec:
         check_choice(caller, "algorithm", algorithm, ALGORITHMS)
         return replace(self, conv=self.conv.with_algorithm(caller, algorithm))
 
+    def blurred(self, along: tuple[bool, bool]) -> TransposedSpec:
+        r"""For the two-pixel mean of a filter along these axes, which is a pixel larger: an output a pixel smaller."""
+        (kh, kw), (ph, pw), (down, right) = self.conv.kernel_size, self.conv.padding, along
+        conv = replace(self.conv, kernel_size=(kh + down, kw + right), padding=(ph + down, pw + right))
+        return replace(self, conv=conv)
+
     def out_size(self, size: Pair) -> Pair:
         r"""Height and width of the output for an input of this size."""
         (sh, sw), (ph, pw), (eh, ew) = self.conv.stride, self.conv.padding, self.conv.spans
@@ -186,7 +192,7 @@ def conv_transpose(
     keep = cache is not None and is_plain(weight) and not torch.compiler.is_compiling()
     filters = cache.get(weight, lambda: expand(weight, group), "dense") if keep and cache else expand(weight, group)
     biases = None if bias is None else bias.unsqueeze(1).expand(-1, n).reshape(-1)
-    return _by_torch(f.flatten(1, 2), filters, biases, spec).unflatten(1, (-1, n))
+    return by_torch(f.flatten(1, 2), filters, biases, spec).unflatten(1, (-1, n))
 
 
 def check_shapes(caller: str, f: Sequence[int], weight: Sequence[int], spec: TransposedSpec) -> None:
@@ -206,7 +212,8 @@ def check_shapes(caller: str, f: Sequence[int], weight: Sequence[int], spec: Tra
         refuse(caller, "settings that leave an output", f"one of {out[0]}x{out[1]}", "Take a smaller padding.")
 
 
-def _by_torch(image: Tensor, filters: Tensor, bias: Tensor | None, spec: TransposedSpec) -> Tensor:
+def by_torch(image: Tensor, filters: Tensor, bias: Tensor | None, spec: TransposedSpec) -> Tensor:
+    r"""Torch's transposed convolution with these settings."""
     conv = spec.conv
     return F.conv_transpose2d(
         image, filters, bias, conv.stride, conv.padding, spec.output_padding, conv.groups, conv.dilation
@@ -222,5 +229,5 @@ def _orbit(f: Tensor, weight: Tensor, bias: Tensor | None, spec: TransposedSpec)
         rotated = group.act_regular(group.inverse(k), f) if k else f.clone()
         image = rotated.flatten(1, 2).contiguous()
         image = image.view(-1).view(image.shape)  # in the plain order, axes of length one too
-        planes.append(group.act(k, _by_torch(image, filters, bias, spec)))
+        planes.append(group.act(k, by_torch(image, filters, bias, spec)))
     return torch.stack(planes, 2)

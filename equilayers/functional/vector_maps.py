@@ -106,15 +106,13 @@ def lift(caller: str, v: Tensor, weight: Tensor, bias: Tensor | None, spec: Vect
         layout = ", ".join(map(str, weight.shape[1:]))
         refuse(caller, f"v of shape (B, {layout}, *positions)", tuple(v.shape), "Its channels must be the weight's.")
     v, weight, bias = _of_one_dtype(caller, "v", v, weight, bias)
-    elements = range(spec.group.order)
     if spec.dense:
-        matrix = torch.stack([spec.turned(h, weight) for h in elements]).flatten(0, 1)
         biases = None if bias is None else bias.repeat(spec.group.order)
-        y = F.linear(_rows(v), matrix.flatten(1), biases).unflatten(-1, (spec.group.order, -1))
+        y = F.linear(_rows(v), lifting_matrix(weight, spec), biases).unflatten(-1, (spec.group.order, -1))
     else:
         _check_space(caller, spec.group, v)
         matrix, planes = weight.flatten(1), []
-        for h in elements:
+        for h in range(spec.group.order):
             y = F.linear(_rows(spec.back(h, v)), matrix, bias)
             planes.append(y if v.ndim < 5 else spec.group.act(h, y.movedim(-1, 1)).movedim(1, -1))
         y = torch.stack(planes, -2)
@@ -138,7 +136,7 @@ def lift_convolved(
     v, conv = spec.conv.padded(v)
     if spec.dense:
         keep = cache is not None and is_plain(weight) and not torch.compiler.is_compiling()
-        make = lambda: _expanded(weight, spec)  # noqa: E731
+        make = lambda: expanded_field(weight, spec)  # noqa: E731
         filters = cache.get(weight, make, "dense") if cache is not None and keep else make()
         biases = None if bias is None else bias.repeat_interleave(spec.group.order)
         y = F.conv2d(v.flatten(1, 2), filters, biases, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -162,8 +160,7 @@ def read_out(caller: str, f: Tensor, weight: Tensor, spec: VectorSpec) -> Tensor
         refuse(caller, wanted, tuple(f.shape), "Its channels must be the weight's.")
     f, weight, _ = _of_one_dtype(caller, "f", f, weight, None)
     if spec.dense:
-        matrix = torch.stack([spec.turned(h, weight) for h in range(group.order)], 1) / group.order  # (O, |G|, C, 2)
-        v = F.linear(f.movedim((1, 2), (-1, -2)).flatten(-2), matrix.permute(0, 3, 1, 2).flatten(2).flatten(0, 1))
+        v = F.linear(f.movedim((1, 2), (-1, -2)).flatten(-2), reading_matrix(weight, spec))
         return v.unflatten(-1, (-1, 2)).movedim((-2, -1), (1, 2))
     _check_space(caller, group, f)
     matrix, terms = weight.transpose(1, 2).flatten(0, 1), []
@@ -173,6 +170,18 @@ def read_out(caller: str, f: Tensor, weight: Tensor, spec: VectorSpec) -> Tensor
         v = F.linear(rows, matrix).unflatten(-1, (-1, 2)).movedim((-2, -1), (1, 2))
         terms.append(spec.turned(h, v if f.ndim < 5 else group.act(h, v)))
     return _coset_sum(torch.stack(terms), group) / group.order
+
+
+def lifting_matrix(weight: Tensor, spec: VectorSpec) -> Tensor:
+    r"""The matrix (|G|·O, 2·C) from vectors to a regular feature: row (h, o) is h · weight_o."""
+    return torch.stack([spec.turned(h, weight) for h in range(spec.group.order)]).flatten(0, 1).flatten(1)
+
+
+def reading_matrix(weight: Tensor, spec: VectorSpec) -> Tensor:
+    r"""The matrix (2·O, |G|·C) from a regular feature to vectors: column (h, c) is h · weight[:, c] / |G|."""
+    n = spec.group.order
+    turned = torch.stack([spec.turned(h, weight) for h in range(n)], 1) / n  # (O, |G|, C, 2)
+    return turned.permute(0, 3, 1, 2).flatten(2).flatten(0, 1)
 
 
 def _coset_sum(terms: Tensor, group: Rotations) -> Tensor:
@@ -186,7 +195,7 @@ def _coset_sum(terms: Tensor, group: Rotations) -> Tensor:
     return planes[0] if len(planes) == 1 else planes[0] + planes[1]
 
 
-def _expanded(weight: Tensor, spec: VectorSpec) -> Tensor:
+def expanded_field(weight: Tensor, spec: VectorSpec) -> Tensor:
     r"""The filter of the ordinary convolution, (O·|G|, 2·C, kh, kw): row (o, h) is h · weight_o."""
     n = spec.group.order
     moved = expand(weight.flatten(1, 2), spec.group).unflatten(1, (-1, 2)).unflatten(0, (-1, n))
@@ -230,9 +239,12 @@ def _check_convolution(caller: str, v: Tensor, weight: Tensor, conv: ConvSpec) -
 __all__ = [
     "VECTOR_ALGORITHMS",
     "VectorSpec",
+    "expanded_field",
     "lift",
     "lift_convolved",
+    "lifting_matrix",
     "read_out",
+    "reading_matrix",
     "vector_conv_spec",
     "vector_spec",
 ]

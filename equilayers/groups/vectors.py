@@ -8,6 +8,7 @@ Components are (right, up) unless `axes` says otherwise, so that a counter-clock
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from equilayers._checks import check_choice, check_float, refuse
 
 Row = tuple[float, float]
 Matrix = tuple[Row, Row]
+Reading = tuple[int, bool]  # the axis of the two components, and whether the last two axes are a map
 
 AXES = ("right-up", "right-down", "down-right")
+NAMES = {"vector": "right-up", "vector:right-down": "right-down", "vector:down-right": "down-right"}  # of actions
 IDENTITY: Matrix = ((1, 0), (0, 1))
 
 
@@ -64,6 +67,24 @@ def check_vectors(caller: str, v: object) -> Tensor:
     return v
 
 
+def readings(shape: Sequence[int]) -> list[Reading]:
+    r"""The ways in which such a shape may be vectors: (..., 2), (B, C, 2, N), (B, 2, H, W), (B, C, 2, H, W)."""
+    n = len(shape)
+    found = [(1, True)] if n == 4 and shape[1] == 2 else []
+    found += [(2, n == 5)] if n in (4, 5) and shape[2] == 2 else []
+    return found + ([(n - 1, False)] if n > 1 and shape[-1] == 2 else [])
+
+
+def check_reading(caller: str, shape: Sequence[int]) -> Reading:
+    r"""The one way in which a tensor of this shape may be vectors; ValueError where there is none, or another."""
+    found = readings(shape)
+    if len(found) != 1:
+        wanted = "vectors (B, 2), (B, C, 2), (B, C, 2, N) or (..., 2), or fields (B, 2, H, W) or (B, C, 2, H, W)"
+        got = f"{tuple(shape)}, which may be two of them" if found else tuple(shape)
+        refuse(caller, wanted, got, "Pass a function of g and the output.")
+    return found[0]
+
+
 def turn(v: Tensor, matrix: Matrix, dim: int = 2) -> Tensor:
     r"""The matrix times the vectors along an axis; entries 0, 1 and -1 pick and negate, so that no digit is touched."""
     parts = v.unbind(dim)
@@ -78,11 +99,15 @@ def _combined(row: Row, parts: tuple[Tensor, Tensor]) -> Tensor:
 __all__ = [
     "AXES",
     "IDENTITY",
+    "NAMES",
     "Matrix",
+    "Reading",
     "check_axes",
+    "check_reading",
     "check_vectors",
     "in_axes",
     "product_of",
+    "readings",
     "rotation_matrix",
     "turn",
 ]

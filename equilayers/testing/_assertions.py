@@ -12,10 +12,12 @@ from equilayers.testing._check import require
 from equilayers.testing._comparison import Output, compare
 from equilayers.testing._diagnosis.actions import invariant
 from equilayers.testing._execution import Model
-from equilayers.testing._inputs import Given, Names
+from equilayers.testing._inputs import Given, How, Names
 
 
-def invariance_error(model: Model, x: Given, group: Group | str, *, moving: Names = None) -> Tensor:
+def invariance_error(
+    model: Model, x: Given, group: Group | str, *, moving: Names = None, input: How = "image"
+) -> Tensor:
     r"""The largest absolute entry of `f(gx) - f(x)` over samples, outputs and elements.
 
     Args:
@@ -23,6 +25,7 @@ def invariance_error(model: Model, x: Given, group: Group | str, *, moving: Name
         group: the symmetry.
         x: inputs (B, ...), floating-point, moved to the model's device and dtype; several as for `assert_invariant`.
         moving: which of several inputs move, as for `assert_invariant`.
+        input: how they move, as for `assert_invariant`.
 
     Returns:
         Scalar tensor, float64, in units of the output. 0 exactly for a bitwise invariant model.
@@ -31,7 +34,8 @@ def invariance_error(model: Model, x: Given, group: Group | str, *, moving: Name
         TypeError: x is not floating-point, or group is no group.
         ValueError: the group does not act on x, or is trivial.
     """
-    found = compare("invariance_error", model, x, group, invariant(), moving=moving, bitwise=True, diagnose=False)
+    how: dict[str, Any] = {"moving": moving, "input": input, "bitwise": True, "diagnose": False}
+    found = compare("invariance_error", model, x, group, invariant(), **how)
     return torch.tensor(found.error, dtype=torch.float64, device="cpu")
 
 
@@ -41,6 +45,7 @@ def assert_invariant(
     group: Group | str,
     *,
     moving: Names = None,
+    input: How = "image",
     bitwise: bool = False,
     tolerance: float | None = None,
     atol: float | None = None,
@@ -60,6 +65,8 @@ def assert_invariant(
         group: the symmetry, of more than one element.
         moving: which of several inputs the group moves, by place or name; when None, all images (B, C, H, W) that it
             acts on, and what else is as large as the first of them in the last axes, such as a mask (B, H, W).
+        input: how those that move do so: "image" (last axes), "regular" (fiber on axis 2), "vector" (vectors of the
+            plane, as the outputs of `assert_equivariant`), or a function of g and the input.
         bitwise: ask for equality to the last bit.
         tolerance: largest error relative to the size of the output, channel by channel, so that one large constant
             hides no error; when None, 32·eps of the dtype times the number of modules with parameters. Where that is
@@ -78,6 +85,7 @@ def assert_invariant(
     __tracebackhide__ = True
     options: dict[str, Any] = {
         "moving": moving,
+        "input": input,
         "bitwise": bitwise,
         "tolerance": tolerance,
         "atol": atol,
@@ -93,6 +101,7 @@ def assert_equivariant(
     group: Group | str,
     *,
     moving: Names = None,
+    input: How = "image",
     output: Output = "auto",
     bitwise: bool = False,
     tolerance: float | None = None,
@@ -106,9 +115,11 @@ def assert_equivariant(
         group: the symmetry, of more than one element.
         x: inputs (B, ...), floating-point, that the group acts on; several as for `assert_invariant`.
         moving: as for `assert_invariant`.
-        output: how the output moves: "image" (last axes), "regular" (fiber on axis 2), "vector" (last axis of length
-            2, to the right and upwards, rotated with the image), a function of g and the output, or "auto": regular
-            where axis 2 of a 3-D or 5-D output has length |G|, otherwise image.
+        input: as for `assert_invariant`.
+        output: how the output moves: "image" (last axes), "regular" (fiber on axis 2), "vector", a function of g and
+            the output, or "auto": regular where axis 2 of a 3-D or 5-D output has length |G|, otherwise image. Vectors
+            of the plane are (..., 2) or (B, C, 2, N), and turn; of fields (B, 2, H, W) and (B, C, 2, H, W) the pixels
+            move as well. Their components are (right, up); "vector:right-down" and "vector:down-right" are for others.
         bitwise: as for `assert_invariant`.
         tolerance: as for `assert_invariant`.
         atol: as for `assert_invariant`.
@@ -120,6 +131,7 @@ def assert_equivariant(
     __tracebackhide__ = True
     options: dict[str, Any] = {
         "moving": moving,
+        "input": input,
         "bitwise": bitwise,
         "tolerance": tolerance,
         "atol": atol,

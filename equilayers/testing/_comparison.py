@@ -20,10 +20,10 @@ from equilayers._modules import evaluation
 from equilayers.groups import Group
 from equilayers.metrics import equivariance_gaps
 from equilayers.testing._check import Check
-from equilayers.testing._diagnosis.actions import Action, candidates, declared, distance
+from equilayers.testing._diagnosis.actions import NAMED, Action, candidates, declared, distance
 from equilayers.testing._diagnosis.locate import STRUCTURAL, Break, locate_breaks
 from equilayers.testing._execution import Model, NarrowTensors, in_double, orbit_inputs, rounding, trying, undisturbed
-from equilayers.testing._inputs import Given, Inputs, Names
+from equilayers.testing._inputs import Given, How, Inputs, Names
 from equilayers.testing._outputs import outputs_of
 
 Output = str | Callable[[int, Tensor], Tensor]
@@ -31,7 +31,6 @@ ROUNDED = 1e-9  # relative, in float64: rounding stays below
 FEW = 4  # samples that the diagnosis looks at all of
 SHARP = 0.05  # a tolerance shows something where it is at most this share of what another input changes
 PLAIN = 4  # units of rounding that a plain sum leaves; where more is left, float64 tells rounding from a break
-OUTPUTS = ("auto", "image", "regular", "vector")
 
 
 class Allowed(NamedTuple):
@@ -59,6 +58,7 @@ def compare(
     output: Output | Action,
     *,
     moving: Names = None,
+    input: How = "image",
     bitwise: bool = False,
     tolerance: float | None = None,
     atol: float | None = None,
@@ -66,7 +66,7 @@ def compare(
 ) -> Check:
     r"""Compare the outputs over the orbit, and find out why where they differ."""
     __tracebackhide__ = True
-    group, inputs = orbit_inputs(caller, model, x, group, moving)
+    group, inputs = orbit_inputs(caller, model, x, group, moving, input)
     if not inputs.first.numel():
         refuse(caller, "x of one sample or more", tuple(inputs.first.shape), "There is nothing to compare.")
     if bitwise and not (tolerance is atol is None):
@@ -325,8 +325,8 @@ def _action(caller: str, group: Group, output: Output | Action, y: Tensor) -> Ac
         return Action("given", output)
     if output == "auto":
         output = "regular" if y.ndim in (3, 5) and y.shape[2] == group.order else "image"
-    if output not in OUTPUTS:
-        named = ", ".join(map(repr, OUTPUTS))
+    if output not in NAMED:
+        named = ", ".join(map(repr, ("auto", *NAMED)))
         refuse(caller, f"output in {{{named}}} or a function", repr(output), "Pick one of those.")
     return declared(group, output)
 

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from equilayers._modules import evaluation, named_modules, tensors
 from equilayers.groups import Group
 from equilayers.metrics import compared_elements
-from equilayers.testing._inputs import Given, Inputs, Names, inputs_of
+from equilayers.testing._inputs import Given, How, Inputs, Names, inputs_of
 from equilayers.testing._outputs import name_of
 
 Model = Callable[[Tensor], Any]
@@ -81,11 +81,16 @@ def undisturbed(model: Model) -> Iterator[None]:
 
 
 def orbit_inputs(
-    caller: str, model: Model, x: Given | Inputs, group: Group | str, moving: Names = None
+    caller: str,
+    model: Model,
+    x: Given | Inputs,
+    group: Group | str,
+    moving: Names = None,
+    input: How = "image",
 ) -> tuple[Group, Inputs]:
     r"""The group, and the inputs on the model's device and in its dtype, which it has to act on."""
     group, _ = compared_elements(caller, group, include_identity=False)
-    return group, inputs_of(caller, model, x, group, moving)
+    return group, inputs_of(caller, model, x, group, moving, input)
 
 
 @contextlib.contextmanager

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from equilayers._checks import check_model, check_tensor, check_values, refuse
 from equilayers._modules import Model
 from equilayers.groups import Group
+from equilayers.testing._diagnosis.actions import NAMED, Action, Move, declared, image
 
 Given = Tensor | Sequence[Any] | Mapping[str, Any]  # what users pass as x
 Names = Sequence[str | int] | str | int | None  # and which of several inputs move
+How = str | Move  # and how: by the name of an action, or a function of an element and a tensor
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,13 @@ class Inputs:
     r"""Inputs of a model by name, those that move first in `moving`.
 
     form: how the model takes them: "one" tensor, "several" arguments, arguments by "keywords", or a "dictionary".
+    action: how they move; as images where None.
     """
 
     parts: dict[str, Any]
     moving: tuple[str, ...]
     form: Literal["one", "several", "keywords", "dictionary"]
+    action: Action | None = None
 
     @classmethod
     def one(cls, x: Tensor) -> Inputs:
@@ -36,9 +40,17 @@ class Inputs:
         return cls({"x": x}, ("x",), "one")
 
     @classmethod
-    def of(cls, caller: str, model: Model, x: Given | Inputs, group: Group, moving: Names = None) -> Inputs:
+    def of(
+        cls,
+        caller: str,
+        model: Model,
+        x: Given | Inputs,
+        group: Group,
+        moving: Names = None,
+        input: How = "image",
+    ) -> Inputs:
         r"""As `inputs_of`."""
-        return inputs_of(caller, model, x, group, moving)
+        return inputs_of(caller, model, x, group, moving, input)
 
     @property
     def first(self) -> Tensor:
@@ -64,7 +76,13 @@ class Inputs:
 
     def acted(self, group: Group, g: int) -> Inputs:
         r"""g·x: each of those that move moves by g."""
-        return self.changed(lambda t: group.act(g, t))
+        move = group.act if self.action is None else self.action.move
+        return self.changed(lambda t: move(g, t))
+
+    def known(self, group: Group) -> list[tuple[Action, torch.Size]]:
+        r"""How those that move do so, with their shapes."""
+        action = image(group) if self.action is None else self.action
+        return [(action, t.shape) for t in self.movable]
 
     def double(self) -> Inputs:
         r"""In float64, whole numbers as they are."""
@@ -97,7 +115,14 @@ class Inputs:
         return call(self.parts) if self.form == "dictionary" else call(*self.parts.values())
 
 
-def inputs_of(caller: str, model: Model, x: Given | Inputs, group: Group, moving: Names = None) -> Inputs:
+def inputs_of(
+    caller: str,
+    model: Model,
+    x: Given | Inputs,
+    group: Group,
+    moving: Names = None,
+    input: How = "image",
+) -> Inputs:
     r"""The inputs on the model's device and in its dtype, which the group has to act on.
 
     Raises:
@@ -106,6 +131,7 @@ def inputs_of(caller: str, model: Model, x: Given | Inputs, group: Group, moving
     """
     if isinstance(x, Inputs):
         return x
+    action = _action(caller, group, input)
     check_model(caller, model)
     if isinstance(x, Tensor) or not _several(x):
         if moving is not None:
@@ -119,14 +145,38 @@ def inputs_of(caller: str, model: Model, x: Given | Inputs, group: Group, moving
             if isinstance(value, Tensor):
                 (check_values if value.is_floating_point() else check_tensor)(caller, f"x[{name}]", value)
         found = Inputs(parts, _moving(caller, parts, group, moving), _form(model, x))
-    found = _placed(model, found)
+    found = dataclasses.replace(_placed(model, found), action=action)
     for name in found.moving:
         t = found.parts[name]
-        group.check_space(tuple(t.shape), caller)
+        if action is None:
+            group.check_space(tuple(t.shape), caller)
+        else:
+            _require_moving(caller, action, group, t)
         if len(t) != len(found):
             got = f"{len(t)} in {name!r}"
             refuse(caller, f"{len(found)} samples in every input that moves", got, "Name those that move with moving=.")
     return found
+
+
+def _action(caller: str, group: Group, input: How) -> Action | None:
+    r"""How the inputs move, None as images."""
+    if callable(input):
+        return Action("given", input)
+    if input not in NAMED:
+        named = ", ".join(map(repr, NAMED))
+        refuse(caller, f"input in {{{named}}} or a function", repr(input), "Pick one of those.")
+    return None if input == "image" else declared(group, input)
+
+
+def _require_moving(caller: str, action: Action, group: Group, t: Tensor) -> None:
+    r"""ValueError, in the name of `caller`, where an input cannot move as it was declared."""
+    try:
+        action.move(group.order - 1, t)
+    except ValueError as error:
+        if action.name == "given":
+            raise
+        hint = "Say how it moves with input=."
+        refuse(caller, f"an input that moves as {action.name}", f"{tuple(t.shape)} ({error})", hint)
 
 
 def _placed(model: Model, x: Inputs) -> Inputs:

@@ -11,6 +11,7 @@ from conversions import FORMS, leaves
 from equilayers.convert import symmetrize, to_plain
 from equilayers.functional import reynolds
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group
+from equilayers.groups.vectors import AXES
 from refusals import assert_refused
 from strategies import S3, name
 
@@ -41,6 +42,34 @@ def test_images_are_turned_back(group: Group, reduction: str) -> None:
     samples = torch.stack([group.act(i % group.order, x) for i, x in enumerate(X)])  # each moved by another element
     torch.testing.assert_close(averaged(samples), torch.stack([group.act(i % group.order, v) for i, v in enumerate(y)]))
     assert not torch.allclose(symmetrize(model, group, reduction, output="invariant")(X), y)
+
+
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("group", [*GROUPS, Dihedral(2)], ids=name)
+def test_vectors_are_turned_back(group: Group, axes: str) -> None:
+    """A field (B, 2, H, W) and a vector (B, 2) of an ordinary network, and logits (B, 3) that stay."""
+    body, head = nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), nn.Linear(2, 3)
+
+    class Flow(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            flow = body(x)
+            return flow, (flow * flow.new_tensor([1.0, 2.0])[:, None, None]).amax((2, 3)), head(flow.amax((2, 3)))
+
+    size = (8, 8) if group in GROUPS[:2] else (8, 5) if group == Dihedral(2) else (6, 6)
+    x = torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(1))
+    output = "vector" if axes == "right-up" else f"vector:{axes}"
+    averaged = symmetrize(Flow(), group, output=output)
+    flow, vector, logits = averaged(x)
+    for g in range(group.order):
+        moved = averaged(group.act(g, x))
+        assert torch.equal(moved[0], group.act_vectors(g, flow[:, None], axes=axes)[:, 0])
+        assert torch.equal(moved[1], group.act_vectors(g, vector[:, None], axes=axes)[:, 0])
+        assert torch.equal(moved[2], logits)
+    assert float(flow.detach().abs().max()) > 0.05
+    for reduction in ("max", "probabilities"):
+        call = lambda: symmetrize(Flow(), group, reduction, output)  # noqa: B023, E731
+        assert_refused(call, ValueError, "symmetrize", "reduction='mean'")
+    assert_refused(lambda: to_plain(averaged), TypeError, "to_plain", output)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -18,6 +18,7 @@ from equilayers.convert import symmetrize, to_antialiased, to_equivariant, to_pl
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.losses import InvarianceLoss
 from equilayers.nn import (
+    AngleHead,
     AvgBlurPool2d,
     BlurConv2d,
     BlurPool2d,
@@ -33,6 +34,9 @@ from equilayers.nn import (
     MaxBlurPool2d,
     OrbitPool,
     PolyphasePool2d,
+    VectorHead,
+    VectorLiftingConv2d,
+    VectorLiftingLinear,
 )
 from strategies import ROTATIONS, SOME_GROUPS, filled, name, some_spaces
 
@@ -115,6 +119,16 @@ OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         )
         for mode in ("zeros", "reflect", "replicate")
     },
+    "VectorLiftingConv2d": (
+        lambda: VectorLiftingConv2d("D4", 2, 4, 3, padding=1, groups=2, padding_mode="reflect", axes="right-down"),
+        (2, 2, 6, 6),
+    ),
+    **{
+        f"{kind.__name__} {len(space)}": (lambda k=kind: k("D4", 2, 3, axes="down-right"), (2, fiber, *space))
+        for kind, fiber in ((VectorLiftingLinear, 2), (VectorHead, 8))
+        for space in ((), (5,), (4, 4))
+    },
+    "AngleHead": (lambda: AngleHead("C4", 2, 3, order=2), (2, 4, 3, 3)),
     "InvariantAvgPool2d": (InvariantAvgPool2d, (3, 5, 7)),
     "InvariantAvgPool2d of features": (InvariantAvgPool2d, (3, 4, 6, 6)),
     "PolyphasePool2d": (PolyphasePool2d, (3, 6, 8)),

@@ -1,6 +1,7 @@
 """Layers with fibers innermost: values against loops, laws, derivatives, plain forms, shipping, refusals."""
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 import token_reference as slow
 from conv_reference import correlate
-from equilayers.convert import to_plain
+from equilayers.convert import to_equivariant, to_plain
 from equilayers.convert._equivariant.attention import FiberMultiheadAttention
 from equilayers.convert._equivariant.conversion import Conversion
-from equilayers.convert._equivariant.dataflow import LIFTED, Call, Flow
+from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
 from equilayers.convert._equivariant.fiber_layers import FiberDepthwiseConv2d
+from equilayers.convert._equivariant.labels import regular_action
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._equivariant.tokens import attention, moved_linear, token_linear
 from equilayers.convert._report import Refused, Replaced
@@ -149,7 +151,7 @@ def test_attention_is_that_of_torch_with_tied_weights(settings: dict[str, Any]) 
         torch.testing.assert_close(moved, turned(D4, g, layer(*inputs, attn_mask=unseen)[0]))
 
 
-LIFTED_CALL = Call("", Flow(LIFTED, 48), (2, 5, 48), (2, 5, 48))
+LIFTED_CALL = Call("", Flow(LIFTED, 48), (2, 5, 48), (2, 5, 48), regular_action(D4, 48))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,22 @@ LIFTED_CALL = Call("", Flow(LIFTED, 48), (2, 5, 48), (2, 5, 48))
 def test_what_is_no_whole_fields_is_refused(module: nn.Module, words: str) -> None:
     conversion = Conversion(D4, "equal-width", False)
     made = attention(module, LIFTED_CALL, conversion) if len(module._modules) else token_linear(module, conversion)
+    assert isinstance(made, Refused)
+    assert words in made.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "width", "words"),
+    [
+        ({"input": Flow(IMAGE, 3)}, "equal-width", "the image itself"),
+        ({"moves": torch.arange(48).repeat(8, 1)}, "equal-width", "no whole fields"),
+        ({"moves": None, "lost": "sorted"}, "equal-width", "sorted"),
+        ({}, "equal-parameters", "only width='equal-width'"),
+    ],
+)
+def test_attention_that_reads_no_whole_fields_is_refused(change: dict[str, Any], width: str, words: str) -> None:
+    call = dataclasses.replace(LIFTED_CALL, **change)
+    made = attention(nn.MultiheadAttention(48, 3), call, Conversion(D4, width, False))
     assert isinstance(made, Refused)
     assert words in made.reason
 
@@ -199,6 +217,46 @@ def test_moved_entries_from_weights(group: Group) -> None:
     assert made.distance == pytest.approx(float((module.weight - tied).norm() / module.weight.norm()))
     module.weight.copy_(tied)
     assert moved_linear(module, moves, Conversion(group, "equal-width", True)).distance < 1e-9
+
+
+class Padded(nn.Module):
+    """An encoder and a decoder of torch, called with padding masks; the encoder makes nested tensors of its tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 32, 3)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 2, 64, batch_first=True), 2)
+        self.decoder = nn.TransformerDecoderLayer(32, 2, 64, batch_first=True, norm_first=True)
+        self.query, self.head = nn.Parameter(torch.randn(32)), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.embed(x).flatten(2).mT
+        padding = torch.zeros(tokens.shape[:2], dtype=torch.bool)
+        tokens = self.encoder(tokens, src_key_padding_mask=padding)
+        return self.head(self.decoder(tokens + self.query, tokens, memory_key_padding_mask=padding).mean(1))
+
+
+@pytest.mark.parametrize("from_weights", [False, True])
+@torch.no_grad()
+def test_encoders_and_decoders_of_torch(from_weights: bool) -> None:
+    model, x = Padded().eval().double(), torch.randn(2, 3, 5, 5, **DOUBLE)
+    made, report = to_equivariant(model, D4, x, from_weights=from_weights)
+    assert report.complete, str(report)
+    away = {entry.path: entry.distance for entry in report.entries}
+    query = model.query.unflatten(0, (4, 8))
+    rest = float((query - query.mean(1, keepdim=True)).norm() / query.norm())
+    assert away[""] == (pytest.approx(rest) if from_weights else None)
+    assert away["decoder.norm1"] == (0 if from_weights else None)
+    y = made(x)
+    for g in range(8):
+        torch.testing.assert_close(made(D4.act(g, x)), y)
+    with torch.enable_grad():
+        torch.testing.assert_close(made(x), y)
+    before = copy.deepcopy(made)
+    plain = to_plain(made)
+    assert not any(type(part).__module__.startswith("equilayers") for part in plain.modules())
+    torch.testing.assert_close(plain(x), y)
+    torch.testing.assert_close(before(x), made(x))
 
 
 SHIPPED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -127,7 +127,8 @@ def test_training_after_inference_mode(layer: nn.Module, function: Callable[[Ten
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_again_for_other_sizes(fresh_compiler: None) -> None:
     """Of the second size on the compiler may take sizes for variables; parities must not be frozen in."""
-    for layer in (BlurPool2d(), PolyphasePool2d(exact=False)):
+    strided = BlurConv2d(None, 3, 3, 3, padding=1, padding_mode="replicate", order="symmetric-stride")
+    for layer in (BlurPool2d(), PolyphasePool2d(exact=False), strided):
         compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
         for size in ((8, 12), (9, 13), (1, 2)):
             x = filled((2, 3, *size), torch.float32)

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
+from equilayers.groups import Dihedral
+from equilayers.metrics import logit_invariance_error
 from pages import ROOT, blocks, run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,46 +16,40 @@ def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len([block for block in blocks(README) if block.language == "python"]) >= 2
     monkeypatch.chdir(tmp_path)
     names = run(README, "README.md")
-    model, plain, x = names["model"], names["plain"], names["x"]
-    assert isinstance(x, torch.Tensor)
-    assert float(names["logit_invariance_error"](model, x, names["group"])) == 0.0  # type: ignore[operator]
-    assert float(names["logit_invariance_error"](plain, x, names["group"])) > 0.0  # type: ignore[operator]
+    model, plain, tied, x = (names[name] for name in ("model", "plain", "tied", "x"))
+    errors = [float(logit_invariance_error(f, x, Dihedral(4))) for f in (model, tied, plain)]
+    assert errors[0] == 0
+    assert errors[1] < 1e-8 < errors[2]
 
 
 def test_it_is_short_and_says_how_to_run_everything() -> None:
     first = next(block for block in blocks(README) if block.language == "python")
-    assert len([line for line in first.text.splitlines() if line]) <= 15
-    assert len(README.splitlines()) <= 200
-    assert all(command in README for command in ("make study", "make test", "python -m baselines study"))
-    links = set(re.findall(r"\]\((?!http)([^)#]+)\)", README))
+    assert len([line for line in first.text.splitlines() if line]) <= 8
+    assert len(README.splitlines()) <= 90
+    assert all(command in README for command in ("make study", "make test", "equilayers check"))
+    links = set(re.findall(r"\]\((?!http)([^)#]+)", README))
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-# What the README repeats of the measurements: the columns there, and where the row begins.
-STUDY = {"weight tying": "WT", "augmentation": "DA", "regularisation": "IR"}
-
-
-def test_the_study_is_the_one_that_was_measured() -> None:
-    measured = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (R4|T3) \| (\w+ ?\w*) \| (.*) \|$", README, re.MULTILINE)
-    assert len(rows) == 6
-    for group, method, numbers in rows:
-        assert re.search(rf"^\| {group} \| {STUDY[method]} \|[^|]*\| {re.escape(numbers)} \|", measured, re.MULTILINE)
-
-
 def test_the_speeds_are_those_that_were_measured() -> None:
-    measured = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (C4|D4), (\d+ fields), (\w+)(, two threads)? \| (.*) \| (.*) \| (.*) \|$", README, re.M)
-    assert len(rows) == 8
-    for group, fields, size, two, *ours in rows:
-        case = f"| {group.replace('C', 'R')} {fields} {size}, batch 8, 3x3"
-        threads = "2 threads" if two else "1 thread"
-        forward, step = (
-            re.search(rf"^{re.escape(case)}, {what}, {threads} \|(.*)\|$", measured, re.MULTILINE)
-            for what in ("forward", "training step")
+    """Each row of the README stands in the page that has all of them."""
+    blocks_of = re.findall(r"^\| transformer block, (\w+), (\d+) wide \| (.*) \| (.*) \|$", README, re.MULTILINE)
+    text = (ROOT / "docs" / "transformer.md").read_text(encoding="utf-8")
+    for group, width, *ours in blocks_of:
+        row = re.search(
+            rf"^\| {group}, {width} wide \| 1 \| forward \|.*\| (.*) \|\n\| \| 1 \| step \|.*\| (.*) \|$", text, re.M
         )
-        assert forward is not None
-        assert step is not None
-        columns = [[cell.strip() for cell in row[1].split("|")] for row in (forward, step)]
-        assert ours == [columns[0][-3], columns[1][-3], columns[1][-2]], case
+        assert row is not None, (group, width)
+        assert list(row.groups()) == ours, (group, width)
+    convolutions = re.findall(
+        r"^\| 3x3 convolution, (\w+), (\d+ fields), (\w+) \| (.*) \| (.*) \|$", README, re.MULTILINE
+    )
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for group, fields, size, *ours in convolutions:
+        case = f"| {group.replace('C', 'R')} {fields} {size}, batch 8, 3x3"
+        for what, mine in zip(("forward", "training step"), ours, strict=True):
+            row = re.search(rf"^{re.escape(case)}, {what}, 1 thread \|(.*)\|$", text, re.MULTILINE)
+            assert row is not None, case
+            assert row[1].split("|")[-3].strip() == mine, (case, what)
+    assert (len(blocks_of), len(convolutions)) == (4, 3)

@@ -17,7 +17,7 @@ from equilayers.functional.cost import ALGORITHMS as LINEAR
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d, LiftingLinear, OrbitPool
 from equilayers.testing.strategies import _layers as _drawn_layers
-from equilayers.testing.strategies import conv_settings, elements, features, groups, images, layers, spaces
+from equilayers.testing.strategies import conv_settings, elements, features, groups, images, layers, spaces, vectors
 from equilayers.testing.strategies._layers import MAKERS, OF_ANY_GROUP
 from pages import ROOT, blocks
 from strategies import C4, D4, SOME_GROUPS, name
@@ -228,6 +228,7 @@ def test_drawing_costs_nobody_their_seed() -> None:
         (lambda: images(C4, batch=1.5), TypeError, "images: expected batch to be an int"),
         (lambda: images(4), TypeError, "images: expected group"),
         (lambda: features(CyclicTranslation(3), size=(4, 5)), ValueError, "features"),
+        (lambda: vectors(PermutationGroup([[1, 0]])), ValueError, "PermutationGroup"),
         (lambda: features(4), TypeError, "features: expected group"),
         (lambda: layers(nn.Conv2d, C4), TypeError, "draw images"),
         (lambda: layers(nn.Conv2d(1, 1, 1), C4), TypeError, "layers: expected kind among"),
@@ -236,7 +237,7 @@ def test_drawing_costs_nobody_their_seed() -> None:
         (lambda: conv_settings(CyclicTranslation(3)), ValueError, "conv_settings: expected group to be"),
         (lambda: conv_settings(C4, max_stride=0), ValueError, "max_stride >= 1"),
     ],
-    ids=range(17),
+    ids=range(18),
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_at_once(call, error: type[Exception], words: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=words):

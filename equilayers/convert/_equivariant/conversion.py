@@ -10,9 +10,11 @@ from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
 from equilayers.groups import Group
 
 DEPTHWISE = ("planes", "fields")
+DOWNSAMPLINGS = ("auto", "symmetric-stride", "blur")
 WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
 # Multiplications of the group Fourier transform by those of the expanded filter.
 SAVED = {2: 2 / 4, 4: 6 / 16, 8: 12 / 64}
+AS_WIDE = "on tokens only width='equal-width' is known: views between have their widths written down"
 ALIKE = "treats every plane and pixel alike"
 
 
@@ -20,19 +22,28 @@ ALIKE = "treats every plane and pixel alike"
 class Conversion:
     r"""Settings of a conversion.
 
+    depthwise: whether depthwise convolutions take each plane by itself, or each field.
     images: paths of the convolutions whose output becomes the model's: each channel of it has a field of its own.
     heads: those that nothing else reads: their fibers are averaged right there.
+    spread: those that no layer reads, but something is added to them that others read: the mean of their fibers stands
+        in every plane.
     gates: paths of the linear layers whose output meets features again: it has a fiber.
-    depthwise: whether depthwise convolutions take each plane by itself, or each field.
     """
 
     group: Group
     width: str
     from_weights: bool
+    depthwise: str = DEPTHWISE[0]
+    downsampling: str = DOWNSAMPLINGS[0]
     images: frozenset[str] = frozenset()
     heads: frozenset[str] = frozenset()
+    spread: frozenset[str] = frozenset()
     gates: frozenset[str] = frozenset()
-    depthwise: str = "planes"
+
+    @property
+    def blurs(self) -> bool:
+        r"""Whether what is strided is done at every pixel and blurred; "auto" is the cheaper way, which never does."""
+        return self.downsampling == "blur"
 
     def fields(self, channels: int) -> int:
         r"""How many fields of |G| planes take the place of so many channels."""

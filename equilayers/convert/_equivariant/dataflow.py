@@ -2,6 +2,8 @@ r"""What flows through a model: which layers read the image itself, and which re
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +12,36 @@ from torch import Tensor, nn
 
 from equilayers._modules import CallTracer, evaluation, tensors
 from equilayers.convert._equivariant.functions import asymmetry
+from equilayers.convert._equivariant.labels import (
+    Labels,
+    Lost,
+    Moved,
+    Raw,
+    fresh_map,
+    fresh_rows,
+    is_regular,
+    last_axis,
+    turns_as_map,
+)
+from equilayers.convert._equivariant.rules import Rules
+from equilayers.convert._equivariant.ties import Ties
+from equilayers.groups import Group
 
 IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 CONCATENATIONS = ("cat", "concat", "concatenate")
+CUTTING = ("__getitem__", "unfold")
+MAP_LAYERS = (
+    *(*CONVOLUTIONS, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d, nn.Upsample, nn.ConstantPad2d),
+    *(nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ZeroPad2d, nn.PixelShuffle, nn.PixelUnshuffle),
+)
+# Layers that leave every entry in its place.
+SAME = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm, nn.PReLU, nn.Dropout2d),
+    *(nn.FeatureAlphaDropout, nn.LocalResponseNorm),
+)
+LABELLED = 2  # images that are enough to see where entries go
+Handled = Callable[[nn.Module], bool]
 
 
 @dataclass(frozen=True)
@@ -32,12 +60,18 @@ class Flow:
 
 @dataclass(frozen=True)
 class Call:
-    r"""A call of a module: its path, the flow and shape of its first tensor, and the shape of its output."""
+    r"""A call of a module: its path, the flow and shape of its first tensor, and the shape of its output.
+
+    moves: (|G|, D), how each element permutes the last axis of its input, `(g·x)[..., pi_g i] = x[..., i]`, in all rows
+    alike; None where it does not, or nobody knows. lost: why nobody knows.
+    """
 
     path: str
     input: Flow
     shape: tuple[int, ...]
     out: tuple[int, ...]
+    moves: Tensor | None = None
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,7 +80,7 @@ class Dataflow:
 
     outputs: of each tensor that comes out; None where it does not depend on the input. single: whether it is one tensor
     alone. gates: the linear layers whose output meets features again, as in squeeze and excitation. broken: by the path
-    of the module whose `forward` called it, why a function breaks the symmetry.
+    of the module whose `forward` called it, why a function breaks the symmetry. entered: paths of all that were called.
     """
 
     calls: dict[str, list[Call]]
@@ -55,41 +89,94 @@ class Dataflow:
     outputs: list[Flow | None]
     single: bool
     shapes: list[torch.Size]
+    entered: frozenset[str]
+
+    @property
+    def tokens(self) -> bool:
+        r"""Whether a layer reads tokens: sequences of features."""
+        return any(call.moves is not None and len(call.shape) > 2 for calls in self.calls.values() for call in calls)
 
 
-def dataflow(model: nn.Module, x: Tensor) -> Dataflow:
-    r"""Run the model on x in eval mode, without gradients, and record what each module reads."""
-    gates = None
-    tracer = _FlowTracer(frozenset())
-    while tracer.gates != gates:  # what reads numbers that are no gates may turn out to make some
-        gates = tracer.gates
-        tracer = _FlowTracer(gates)
-        tracer.put(x, Flow(IMAGE, x.shape[1]))
-        with evaluation(model), torch.no_grad(), tracer.watching(model.named_modules(), raising=False):
-            out = model(x)
-    outputs = list(tensors(out))
-    flows, shapes = [tracer.get(t) for t in outputs], [t.shape for t in outputs]
-    return Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, isinstance(out, Tensor), shapes)
+def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: Ties) -> Dataflow:
+    r"""Run the model on x in eval mode, without gradients, and record what each module reads.
+
+    handled: whether a module is one that others take the place of. ties: of the parameters of all other modules; those
+    that meet features are tied.
+    """
+    gates, version = None, -1
+    tracer = _FlowTracer(frozenset(), Rules(group, ties), handled)
+    fast = torch.backends.mha.get_fastpath_enabled()  # which would hide what an encoder layer calls
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with evaluation(model), torch.no_grad():
+            few = x[:LABELLED]
+            while tracer.gates != gates or ties.version != version:  # what is found may change what is found further on
+                gates, version = tracer.gates, ties.version
+                tracer = _FlowTracer(gates, Rules(group, ties), handled)
+                tracer.put(few, Flow(IMAGE, x.shape[1]), tracer.image(few))
+                with tracer.watching(model.named_modules(), raising=False):
+                    out = model(few)
+                ties.carry_back(group)
+            whole = out if len(x) <= LABELLED else model(x)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    for where, why in tracer.sliced.values():
+        tracer.broken.setdefault(where, why)
+    flows, shapes = [tracer.at_last(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
+    single = isinstance(out, Tensor)
+    return Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, single, shapes, frozenset(tracer.entered))
 
 
 class _FlowTracer(CallTracer):
-    def __init__(self, gates: frozenset[str]) -> None:
+    def __init__(self, gates: frozenset[str], rules: Rules, handled: Handled) -> None:
         super().__init__()
         self.gates = gates
+        self.rules = rules
+        self.handled = handled
         self.flows: dict[int, tuple[Tensor, Flow]] = {}  # the tensors are kept, so that no other takes their id
+        self.labels: dict[int, tuple[Tensor, Labels]] = {}
         self.calls: dict[str, list[Call]] = {}
         self.broken: dict[str, str] = {}
+        self.sliced: dict[int, tuple[str, str]] = {}  # of each slice that takes every so many: where, and why it breaks
         self.inside: list[str] = []  # paths of the modules that are running, the innermost last
+        self.constants: dict[int, Tensor] = {}  # made by functions of torch, but not from the input
+        self.entered: set[str] = set()
+        self.busy: list[str] = []  # of those that others take the place of
 
-    def put(self, t: Tensor, flow: Flow) -> None:
+    def image(self, x: Tensor) -> Labels:
+        group = self.rules.group
+        if any(group.act(g, x).shape != x.shape for g in group.generating_set()):
+            return Lost("the image is not square")
+        with torch.device(x.device):
+            return fresh_map(group, x.shape, 0, fibered=False)
+
+    def put(self, t: Tensor, flow: Flow, label: Labels | None) -> None:
         channels = t.shape[1] if t.ndim == 4 else flow.channels
-        if t.ndim == 4 and channels == 1 and flow.kind == LIFTED:  # a gate, or a mean over all planes
-            flow = Flow(IMAGE, 1)
+        if t.ndim == 4 and channels == 1 and flow.kind == LIFTED and self.is_image(label):
+            flow = Flow(IMAGE, 1)  # a gate, or a mean over all planes
         whole = sum(count for _, count in flow.parts) == channels
         self.flows[id(t)] = t, Flow(flow.kind, channels, flow.producers, flow.parts if whole else ())
+        if label is not None:
+            self.labels[id(t)] = t, label
+
+    def is_image(self, label: Labels | None) -> bool:
+        r"""Whether nothing is known against that the group does not touch the channels."""
+        return not isinstance(label, Moved) or turns_as_map(self.rules.group, label.names, fibered=False)
 
     def get(self, t: Tensor) -> Flow | None:
         return self.flows[id(t)][1] if id(t) in self.flows else None
+
+    def at_last(self, t: Tensor) -> Flow | None:
+        r"""The flow of an output: invariant where no entry is moved."""
+        flow, label = self.get(t), self.label(t)
+        still = isinstance(label, Moved) and all(torch.equal(each, label.names[0]) for each in label.names)
+        return dataclasses.replace(flow, kind=INVARIANT) if flow is not None and still else flow
+
+    def label(self, t: Tensor) -> Labels | None:
+        if isinstance(t, nn.Parameter) and t in self.rules.ties.starts:
+            self.rules.ties.used.add(t)
+            return self.rules.ties.label(t)
+        return self.labels[id(t)][1] if id(t) in self.labels else None
 
     def joined(self, given: list[Tensor]) -> Flow | None:
         r"""The flow of what is computed from several tensors."""
@@ -103,9 +190,12 @@ class _FlowTracer(CallTracer):
             self.gates = self.gates.union(*(flow.producers for flow in flows if flow.kind == INVARIANT))
         return Flow(kind, max(flow.channels for flow in flows), producers, widest.parts)
 
-    def concatenated(self, flow: Flow, given: list[Tensor]) -> Flow:
+    def concatenated(self, flow: Flow, given: list[Tensor], label: Labels | None) -> Flow:
         r"""The flow of tensors side by side, some of which may not come from the input at all."""
         flows = [self.get(t) or _of_zeros(t) for t in given]
+        if isinstance(label, Moved):  # parameters are tied to what they stand beside
+            own = [self.label(t) for t in given]
+            flows = [flow if isinstance(raw, Raw) and raw.sources else f for f, raw in zip(flows, own, strict=True)]
         kinds = {None if each is None else each.kind for each in flows}
         kind = MIXED if LIFTED in kinds and kinds != {LIFTED} else flow.kind
         parts = tuple(part for each in flows if each is not None for part in each.parts)
@@ -114,49 +204,126 @@ class _FlowTracer(CallTracer):
         return Flow(kind, channels, flow.producers, parts)
 
     def call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        fresh = name.startswith("new_") or name.endswith("_like")  # numbers that do not come from the input
+        given = [] if fresh else list(tensors((args, kwargs)))
+        labelled = None
+        if not self.busy and any(self.label(t) is not None for t in given):
+            self.rules.where = self.inside[-1] if self.inside else ""
+            with torch.device(given[0].device):
+                labelled = self.rules.of(name, function, args, kwargs, self.label)
         out = function(*args, **kwargs)
-        if name.startswith("new_") or name.endswith("_like"):  # numbers that do not come from the input
+        made = list(tensors(args[0] if name == "__setitem__" else out))
+        if fresh or not made:
             return out
-        given = list(tensors((args, kwargs)))
+        labels: list[Labels | None] = [None] * len(made)
+        if labelled is not None:
+            with torch.device(made[0].device):
+                labels = [*labelled(args[0] if name == "__setitem__" else out)]
         flow = self.joined(given)
-        if flow is not None:
-            flow = self.concatenated(flow, given) if name in CONCATENATIONS else flow
-            why = asymmetry(name, args, kwargs, out, lifted=flow.kind == LIFTED)
-            if why is not None:
-                self.broken.setdefault(self.inside[-1] if self.inside else "", why)
-            for t in tensors(args[0] if name == "__setitem__" else out):
-                self.put(t, flow)
+        if flow is not None or any(labels):
+            flow = self.concatenated(flow, given, labels[0]) if flow and name in CONCATENATIONS else flow
+            why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
+            self.judge(name, given, made[0], labels[0], why)
+        for t, label in zip(made, labels, strict=True):
+            if flow is not None:
+                self.put(t, flow, label)
+            elif label is not None:
+                self.labels[id(t)] = t, label
+            else:
+                self.constants[id(t)] = t
         return out
 
+    def judge(self, name: str, given: list[Tensor], out: Tensor, label: Labels | None, why: str | None) -> None:
+        r"""Remember why a function breaks the symmetry; of slices, whose entries are known, unless they are joined."""
+        where = self.inside[-1] if self.inside else ""
+        if why is not None and name in CUTTING and isinstance(label, Moved):
+            self.sliced[id(out)] = where, why
+        elif why is not None:
+            self.broken.setdefault(where, why)
+        if name in CONCATENATIONS and isinstance(label, Moved):
+            for t in given:
+                self.sliced.pop(id(t), None)
+
     def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        self.entered.add(path)
         self.inside.append(path)
+        if self.handled(module):
+            self.busy.append(path)
 
     def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         while self.inside.pop() != path:  # a module in it raised something that was caught
             pass
-        given = next((t for t in tensors((args, kwargs)) if self.get(t) is not None), None)
+        while path in self.busy:
+            self.busy.pop()
+        inputs = list(tensors((args, kwargs)))
+        given = next((t for t in inputs if self.get(t) is not None), None)
         if given is None:
             return
         flow, made = self.flows[id(given)][1], list(tensors(output))
         shape = tuple(made[0].shape) if made else ()
-        self.calls.setdefault(path, []).append(Call(path, flow, tuple(given.shape), shape))
+        label, moves, lost = None, None, ""
+        if self.handled(module) and not self.busy:
+            with torch.device(given.device):
+                label, moves, lost = self.replaced(path, module, inputs, made)
+        if moves is not None and is_regular(self.rules.group, moves):
+            flow = Flow(flow.kind, given.shape[-1], flow.producers, flow.parts)
+        self.calls.setdefault(path, []).append(Call(path, flow, tuple(given.shape), shape, moves, lost))
         for t in made:
             if isinstance(module, CONVOLUTIONS):
-                self.put(t, Flow(LIFTED, t.shape[1], frozenset({path}), ((path, t.shape[1]),)))
-            elif isinstance(module, nn.Linear) and flow.kind != IMAGE:
-                gate = path in self.gates
-                if gate and flow.kind == INVARIANT:
-                    self.gates |= flow.producers
-                kind = LIFTED if gate and flow.kind == LIFTED else INVARIANT
-                number = t.shape[-1] == 1  # a single one, alike for all planes, needs no fiber
-                parts = ((path, t.shape[-1]),) if kind == LIFTED else ()
-                self.put(t, Flow(kind, t.shape[-1], frozenset() if number else frozenset({path}), parts))
+                self.put(t, Flow(LIFTED, t.shape[1], frozenset({path}), ((path, t.shape[1]),)), label)
+            elif isinstance(module, nn.Linear) and (flow.kind != IMAGE or label is not None):
+                self.put(t, self.linear(path, flow, t, moves), label)
             elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
-                self.put(t, flow)
+                seen = id(t) in self.constants
+                self.put(t, flow, label or (None if seen else Lost("it is made by something that torch does not show")))
+            elif label is not None:
+                self.put(t, self.flows[id(t)][1], label)
+
+    def linear(self, path: str, flow: Flow, t: Tensor, moves: Tensor | None) -> Flow:
+        r"""The flow that a linear layer puts out: tokens keep fibers, vectors do if they meet features again."""
+        gate, tokens = path in self.gates, t.ndim > 2 and moves is not None
+        if gate and flow.kind == INVARIANT:
+            self.gates |= flow.producers
+        kind = LIFTED if tokens or (gate and flow.kind == LIFTED) else INVARIANT
+        number = t.shape[-1] == 1  # a single one, alike for all planes, needs no fiber
+        parts = ((path, t.shape[-1]),) if kind == LIFTED else ()
+        return Flow(kind, t.shape[-1], frozenset() if number else frozenset({path}), parts)
+
+    def replaced(
+        self, path: str, module: nn.Module, inputs: list[Tensor], made: list[Tensor]
+    ) -> tuple[Labels, Tensor | None, str]:
+        r"""The label of what a module that is replaced puts out, and how the last axis moves of what it reads."""
+        rules, group = self.rules, self.rules.group
+        rules.where = path
+        labels = [self.label(t) for t in inputs]
+        label = labels[0]
+        for each, t in zip(labels, inputs, strict=True):
+            if isinstance(each, Raw) and each.sources:
+                settled = rules.settled(each)
+                label = settled if t is inputs[0] else label
+        if not isinstance(label, Moved) or not made:
+            reason = label.reason if isinstance(label, Lost) else "it does not come from the image"
+            return Lost(reason), None, reason
+        out = made[0].shape
+        if isinstance(module, MAP_LAYERS):
+            conv = isinstance(module, CONVOLUTIONS)
+            return rules.mapped(label, out, fibered=True if conv else None), None, ""
+        if isinstance(module, SAME):
+            return rules.met([label], out, type(module).__name__), None, ""
+        moves = last_axis(group, label.names)
+        if moves is None:
+            reason = (
+                f"the group moves the last axis of what it reads, {inputs[0].shape[-1]} long, in no way that is known"
+            )
+            return Lost(reason), None, reason
+        width = out[-1]
+        fibered = width % group.order == 0 and (len(out) > 2 or path in self.gates or not isinstance(module, nn.Linear))
+        return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves, ""
 
 
 def _of_zeros(t: Tensor) -> Flow | None:
     r"""Planes of zeros are features as any others."""
-    if t.ndim != 4 or bool(t.any()):
+    if t.ndim not in (3, 4) or bool(t.any()):
         return None
-    return Flow(LIFTED, t.shape[1], parts=(("", t.shape[1]),))
+    channels = t.shape[1 if t.ndim == 4 else 2]
+    return Flow(LIFTED, channels, parts=(("", channels),))

@@ -102,12 +102,16 @@ class FiberDepthwiseConv2d(nn.Module):
 class FiberMean(nn.Module):
     r"""The mean over each fiber: features (B, C·|G|, H, W) to images (B, C, H, W)."""
 
+    ALGORITHMS = ("auto", "bitwise")
+
     def __init__(self, order: int) -> None:
         super().__init__()
         self.order = order
+        self.algorithm = "auto"
 
     def forward(self, x: Tensor) -> Tensor:
-        return orbit_pool(x.unflatten(1, (-1, self.order)), "mean")
+        f = x.unflatten(1, (-1, self.order))
+        return f.mean(2) if self.algorithm == "auto" else orbit_pool(f, "mean")  # which sorts the terms first
 
     def extra_repr(self) -> str:
         return str(self.order)

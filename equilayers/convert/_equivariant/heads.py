@@ -14,12 +14,14 @@ from equilayers.convert._equivariant.token_layers import FiberTokenLinear
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced, distance
 from equilayers.nn import GroupLinear
 
+PLACES = "it reads pixels by their place: pool over the map before it"
+
 
 def linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     r"""A linear layer on pooled features reads the mean over each fiber."""
     group, features = conversion.group, module.in_features
     if call.input.kind != LIFTED or len(call.shape) != 2 or features != call.input.channels:
-        return Refused("it reads pixels by their place: pool over the map before it")
+        return Refused(PLACES)
     if call.path in conversion.gates and module.out_features > 1:
         return _gate(module, call, conversion)
     made = nn.Linear(conversion.fields_of(call.input, features), module.out_features, module.bias is not None)

@@ -2,18 +2,39 @@ r"""The sizes that a conversion is verified at: two of each parity where the mod
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from equilayers.convert._equivariant.dataflow import Dataflow, dataflow
+import torch.nn.functional as F
+from torch import Tensor
+
+from equilayers.convert._equivariant.dataflow import Dataflow
+from equilayers.convert._equivariant.ties import Ties
 
 # Away from the size of the example, what strides leave of these is odd and even in turn; a U-Net takes multiples.
 DISTANCES = (6, 11, 1, 2, 4, 5, 3, 9, 8, 16, 18, 32)
 
 
-def runs(model: nn.Module, x: Tensor) -> list[tuple[Tensor, Dataflow]]:
-    r"""The model run on two images of other sizes than x, up to two of each parity together with that of x."""
-    found: list[tuple[Tensor, Dataflow]] = []
+@dataclass(frozen=True)
+class Run:
+    r"""What is seen of a model on images of one size; lopsided: why it is not symmetric there, if that is no matter."""
+
+    image: Tensor
+    flow: Dataflow
+    lopsided: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        r"""Height and width."""
+        return self.image.shape[-2], self.image.shape[-1]
+
+
+def runs(x: Tensor, flow: Dataflow, ties: Ties, analysed: Callable[[Tensor, Ties], Dataflow]) -> list[Run]:
+    r"""The run on x, and on two images of other sizes, up to two of each parity in all.
+
+    That a model on tokens, whose windows and places are of one size, is not symmetric at others is no matter.
+    """
+    found = [Run(x, flow)]
     height, width = x.shape[-2:]
     missing = {0: 1, 1: 2}  # by the parity of the distance
     for distance in DISTANCES:
@@ -21,9 +42,17 @@ def runs(model: nn.Module, x: Tensor) -> list[tuple[Tensor, Dataflow]]:
         for step in (away, -away):
             if missing[distance % 2] and min(height, width) + step >= 1:
                 resized = F.interpolate(x[:2], size=(height + step, width + step), mode="bilinear")
+                trial = ties.copy() if flow.tokens else ties
                 try:
-                    found.append((resized, dataflow(model, resized)))
+                    run = analysed(resized, trial)
                 except Exception:  # a model of others may raise anything where it does not fit
                     continue
+                new = [why for path, why in run.broken.items() if path not in flow.broken]
+                new += [why for parameter, why in trial.wrong.items() if parameter not in ties.wrong]
+                if flow.tokens and not ties.alike(trial):
+                    new.append("its parameters would have to be tied over other orbits than those of its own size")
+                found.append(Run(resized, run, new[0] if new and flow.tokens else ""))
+                if not found[-1].lopsided:
+                    ties.adopt(trial)
                 missing[distance % 2] -= 1
     return found

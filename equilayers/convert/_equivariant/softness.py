@@ -17,6 +17,7 @@ from equilayers.convert._equivariant.fiber_layers import (
     FiberLinear,
     FiberMean,
 )
+from equilayers.convert._equivariant.map_layers import FiberConvTranspose2d, FiberMeanConv2d
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.functional import expand
 from equilayers.nn import GroupLinear
@@ -60,13 +61,13 @@ class Soft(nn.Module):
         return f"{self.classes.numel()} -> {len(self.counts)}, softness={self.softness}"
 
 
-def settled(model: nn.Module) -> nn.Module:
-    r"""The model with the numbers that its soft weights have now as its weights, in place."""
+def settled(model: nn.Module, kinds: tuple[type[nn.Module], ...] = (Soft,)) -> nn.Module:
+    r"""The model with the numbers that its weights of these parametrisations have now as its weights, in place."""
     for module in list(model.modules()):
         if not is_parametrized(module):
             continue
         chains: dict[str, Any] = dict(module.parametrizations.items())  # type: ignore[operator,union-attr]
-        if not all(isinstance(each, Soft) for chain in chains.values() for each in chain):
+        if not all(isinstance(each, kinds) for chain in chains.values() for each in chain):
             continue
         values = {name: getattr(module, name).detach() for name in chains}
         # remove_parametrizations would alter the class, which copies of the module have in common.
@@ -79,9 +80,14 @@ def settled(model: nn.Module) -> nn.Module:
 
 def classes_of(made: nn.Module) -> dict[str, Tensor]:
     r"""By the name of each parameter of a plain layer, which entries the layer that took its place has alike."""
-    image = any(isinstance(part, FiberMean) for part in made.modules())
+    image = any(isinstance(part, FiberMean | FiberMeanConv2d) for part in made.modules())
     layer = next((part for part in made.modules() if isinstance(part, KINDS)), None)
-    if isinstance(layer, FiberConv2d | FiberDepthwiseConv2d):
+    if isinstance(layer, FiberConvTranspose2d):
+        order = layer.conv.group.order
+        columns = expand(_numbers(layer.weight), layer.conv.group)
+        columns = columns.unflatten(1, (-1, order)).amin(2) if layer.mean else columns
+        return _with_bias(columns, layer.conv.bias, 1 if layer.mean else order)
+    if isinstance(layer, FiberConv2d | FiberDepthwiseConv2d | FiberMeanConv2d):
         conv, n = layer.conv, layer.conv.group.order
         rows = expand(_numbers(conv.weight), conv.group)
         if image:  # the mean over the fiber, which follows, is that over the group
@@ -104,7 +110,7 @@ def classes_of(made: nn.Module) -> dict[str, Tensor]:
 
 
 KINDS = (
-    *(FiberConv2d, FiberDepthwiseConv2d, FiberTokenLinear, TiedLinear),
+    *(FiberConv2d, FiberDepthwiseConv2d, FiberMeanConv2d, FiberConvTranspose2d, FiberTokenLinear, TiedLinear),
     *(FiberMultiheadAttention, FiberLinear, FiberLayer),
 )
 

@@ -9,26 +9,32 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from equilayers._checks import check_choice, check_float, refuse
-from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, WIDTHS, Conversion
+from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, DOWNSAMPLINGS, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
-from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, dataflow
+from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, Flow, dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
-from equilayers.convert._equivariant.heads import dropout, linear, prelu
+from equilayers.convert._equivariant.heads import dropout, prelu
+from equilayers.convert._equivariant.linears import any_linear
 from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
 from equilayers.convert._equivariant.norms import batch_or_instance_norm, group_norm
+from equilayers.convert._equivariant.own_parameters import own_parameters
 from equilayers.convert._equivariant.shared import SharedParameters
-from equilayers.convert._equivariant.sizes import runs
+from equilayers.convert._equivariant.sizes import Run, runs
 from equilayers.convert._equivariant.softness import settled
+from equilayers.convert._equivariant.ties import Ties
+from equilayers.convert._equivariant.tokens import attention, encoder
 from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
     CONTAINER,
     OWN,
     Entry,
     Kept,
+    Lopsided,
     Outcome,
     Refused,
     Replaced,
     Report,
+    Sizes,
     convert_modules,
     copied,
     entry,
@@ -46,17 +52,18 @@ def to_equivariant(
     width: str = "equal-width",
     from_weights: bool = False,
     depthwise: str = "planes",
+    downsampling: str = DOWNSAMPLINGS[0],
 ) -> tuple[nn.Module, Report]:
     r"""An equivariant copy of a plain convolutional network.
 
     Convolutions become group convolutions whose fibers lie in the channels, so that sums, concatenations, pointwise
-    steps and resizing around them stay as they are; normalisations share statistics over a fiber; what subsamples is
-    blurred, so that it is exact at every size; the first linear layer reads the mean over each fiber. Where the output
-    of a convolution is that of the model, as in a segmentation network, it is an image: its fibers are averaged. The
-    result is run on x and a moved x, and at other sizes that the model takes, two of each parity in all: if it is not
-    what it should be, or if that shows nothing, the last entries of the report say so, and where the symmetry is lost.
-    What `forward` calls without a module, such as torch.nn.functional.max_pool2d, cannot be replaced: it is refused
-    where it is not symmetric at every size.
+    steps and resizing around them stay as they are; normalisations share statistics over a fiber; what has a stride
+    samples at places that are symmetric at every size; the first linear layer reads the mean over each fiber. Where the
+    output of a convolution is that of the model, as in a segmentation network, it is an image: its fibers are averaged.
+    The result is run on x and a moved x, and at other sizes that the model takes, two of each parity in all: if it is
+    not what it should be, or if that shows nothing, the last entries of the report say so, and where the symmetry is
+    lost. What `forward` calls without a module, such as torch.nn.functional.max_pool2d, cannot be replaced: it is
+    refused where it is not symmetric at every size.
 
     Args:
         model: images (B, C, H, W) to logits (B, K), then the result is invariant, or to images (B, K, H', W'), then it
@@ -71,14 +78,18 @@ def to_equivariant(
             ones; with "equal-width" and channels that |G| divides. The report says how far each was from equivariant.
         depthwise: "planes", a depthwise convolution takes each plane by itself, at the cost of the plain one, or
             "fields", it mixes the planes of each field, at |G| times that.
+        downsampling: of strided convolutions. "symmetric-stride" keeps the stride, and takes the mean of neighbouring
+            pixels first where the parity of the map asks for it; "blur" convolves at every pixel and blurs (Zhang
+            2019), which aliases less and takes about stride² times as long; "auto" is the cheaper one, the first. Pools
+            that subsample are blurred in any case.
 
     Returns:
         The new model, and a `Report` of every module: replaced, kept, or refused with the reason.
 
     Raises:
         TypeError: model is no module, group no group, x no floating-point tensor.
-        ValueError: a group without rotations and mirrors, an unknown width or depthwise, from_weights with another
-            width, an x that the model does not take.
+        ValueError: a group without rotations and mirrors, an unknown word for a setting, from_weights with
+            another width, an x that the model does not take.
 
     Source: Cohen and Welling 2016 (arXiv:1602.07576); Zhang 2019 (arXiv:1904.11486) for what subsamples.
     """
@@ -88,86 +99,166 @@ def to_equivariant(
     group = check_plane_group(caller, as_group(caller, group))
     check_choice(caller, "width", width, WIDTHS)
     check_choice(caller, "depthwise", depthwise, DEPTHWISE)
+    check_choice(caller, "downsampling", downsampling, DOWNSAMPLINGS)
     if from_weights and width != WIDTHS[0]:
         hint = "Other widths have no weights to take over."
         refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
     made = settled(copied(caller, model))
     x = _example(caller, made, x)
+    shared = SharedParameters(made)
+    ties = Ties(_own_parameters(made))
     try:
-        flow = dataflow(made, x)
+        flow = dataflow(made, x, group, _has_handler, ties)
     except Exception as error:  # a model of others may raise anything
         first = next(iter(str(error).splitlines()), "")
         got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
-    seen = [(x, flow), *runs(made, x)]
-    images, heads = _images(made, flow)
-    conversion = Conversion(group, width, from_weights, images, heads, flow.gates, depthwise)
-    shared = SharedParameters(made)
+    seen = runs(x, flow, ties, lambda image, ties: dataflow(made, image, group, _has_handler, ties))
+    images = _images(made, flow, group.order)
+    conversion = Conversion(group, width, from_weights, depthwise, downsampling, gates=flow.gates, **images)
 
     def convert(path: str, module: nn.Module) -> Outcome:
-        broken = next((flow.broken[path] for _, flow in seen if path in flow.broken), None)
+        broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
         calls = [conversion.after(call) for call in flow.calls.get(path, [])]
         outcome = _outcome(module, calls, broken, conversion)
-        return shared.carried(path, module, outcome, frozen=from_weights)
+        if isinstance(outcome, Refused) and not any(path in run.flow.entered for run in seen):
+            outcome = Kept(UNUSED)
+        if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
+            own = any(p in shared.owners for p in module.parameters(recurse=False))
+            outcome = own_parameters(module, ties, conversion, own, path in flow.entered)
+        return shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
 
     made, entries = convert_modules(made, convert)
     entries = shared.checked(entries)
     name = type(model).__name__
+    made, prefix, outputs = _averaged(made, group, flow, conversion.heads, name)
+    entries += outputs
+    verified, lopsided, problems = _verified(made, group, seen)
+    done = {each.path for each in entries if each.done == "refused"}
+    entries += _named(problems, name, prefix, done)
+    return made, report(entries, model, made, verified, lopsided)
+
+
+def _averaged(
+    made: nn.Module, group: Group, flow: Dataflow, heads: frozenset[str], name: str
+) -> tuple[nn.Module, str, list[Entry]]:
+    r"""The model with the mean over the fibers of what it puts out, what its paths begin with then, and the entries."""
+    shapes = [
+        shape for each, shape in zip(flow.outputs, flow.shapes, strict=True) if _fibered(each, shape, flow, heads)
+    ]
+    if shapes:
+        shape = tuple(shapes[0])
+        reason = f"it puts out features {shape} with fibers: wrap it with what reads them, and convert the whole"
+        return made, "", [entry("", name, Refused(reason))]
     fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
-    prefix = ""
-    if any(fibers):
-        mean: nn.Module = FiberMean(group.order)
-        prefix = "0." if flow.single else "model."
-        made = nn.Sequential(made, mean) if flow.single else FiberOutputs(made, group.order, fibers)
-        reason = "its fibers are averaged, after it: what it puts out is an image"
-        entries.append(entry("", name, Replaced(mean, reason)))
+    if not any(fibers):
+        return made, "", []
+    mean: nn.Module = FiberMean(group.order)
+    reason = "its fibers are averaged, after it: what it puts out is an image"
+    outputs = [entry("", name, Replaced(mean, reason))]
+    if flow.single:
+        return nn.Sequential(made, mean), "0.", outputs
+    return FiberOutputs(made, group.order, fibers), "model.", outputs
+
+
+def _verified(made: nn.Module, group: Group, seen: list[Run]) -> tuple[Sizes, Lopsided, list[tuple[str, str, Refused]]]:
+    r"""The sizes at which the result is what it should be, those at which that is no matter, and what is wrong."""
     verified: list[tuple[int, int]] = []
-    for image, run in seen:
-        size = image.shape[-2], image.shape[-1]
-        problems = shortcoming(made, group, image, run.shapes)
-        if problems:
-            where = f"at {size[0]}x{size[1]} " if verified else ""
-            entries += _named(problems, where, name, prefix, {each.path for each in entries if each.done == "refused"})
-            break
-        verified.append(size)
-    return made, report(entries, model, made, tuple(verified))
+    lopsided: list[tuple[tuple[int, int], str]] = []
+    for run in seen:
+        strict = run is seen[0] or not seen[0].flow.tokens
+        if run.lopsided:
+            lopsided.append((run.size, run.lopsided))
+            continue
+        problems = shortcoming(made, group, run.image, run.flow.shapes, places=strict)
+        if not problems:
+            verified.append(run.size)
+        elif strict:
+            where = f"at {run.size[0]}x{run.size[1]} " if verified else ""
+            problems = [
+                (at, what, problem if what else Refused(f"{where}{problem.reason}")) for at, what, problem in problems
+            ]
+            return tuple(verified), tuple(lopsided), problems
+        else:
+            lopsided.append((run.size, problems[0][2].reason))
+    return tuple(verified), tuple(lopsided), []
 
 
-def _named(
-    problems: list[tuple[str, str, Refused]], where: str, name: str, prefix: str, refused: set[str]
-) -> Iterator[Entry]:
+def _named(problems: list[tuple[str, str, Refused]], name: str, prefix: str, refused: set[str]) -> Iterator[Entry]:
     r"""The entries of what is wrong with the whole, and at what place, unless that is refused already."""
     for path, described, problem in problems:
         inner = path.removeprefix(prefix)
         if not described:
-            yield entry("", name, Refused(f"{where}{problem.reason}"))
+            yield entry("", name, problem)
         elif inner not in refused:
             yield entry(inner, described, problem)
 
 
-def _images(model: nn.Module, flow: Dataflow) -> tuple[frozenset[str], frozenset[str]]:
-    r"""The convolutions whose output becomes the model's, and those of them that nothing else reads."""
-    leaves = [each.producers for each in flow.outputs if each is not None and each.kind == LIFTED]
+def _images(model: nn.Module, flow: Dataflow, order: int) -> dict[str, frozenset[str]]:
+    r"""The convolutions whose output becomes the model's, as `Conversion` names them.
+
+    Images are what nothing else reads, and what has fewer channels than a field has planes: what reads it lifts it.
+    """
+    linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    outputs = [
+        each
+        for each, shape in zip(flow.outputs, flow.shapes, strict=True)
+        if each is not None and (len(shape) == 4 or not flow.tokens or each.producers <= linear)
+    ]
+    leaves = [each.producers for each in outputs if each.kind == LIFTED]
     images = frozenset[str]().union(*leaves)
     readers = [path for path, module in model.named_modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))]
     calls = [call for path in readers for call in flow.calls.get(path, [])]
-    late = images & frozenset[str]().union(*(call.input.producers for call in calls))
+    read = images & frozenset[str]().union(*(call.input.producers for call in calls))
+    late = read
     for _ in leaves:  # what is added to something that others read is averaged with it
         late = late.union(*(leaf for leaf in leaves if leaf & late))
-    return images, images - late
+    heads = images - late
+    narrow = all(len(out := flow.calls[path][0].out) == 4 and out[1] < order for path in late)
+    maps = all(call.input.producers <= images and len(call.out) == 4 for call in calls if call.input.producers & images)
+    if narrow and maps:
+        return {"images": images, "heads": images}
+    return {"images": images, "heads": heads, "spread": late - read}
+
+
+def _looked_at(module: nn.Module, outcome: Outcome) -> Outcome:
+    r"""The outcome with a `weight` for code that asks for the dtype or device of a layer's, no parameter of its own."""
+    if isinstance(outcome, Replaced) and hasattr(module, "weight") and not hasattr(outcome.module, "weight"):
+        outcome.module.__dict__["weight"] = next(outcome.module.parameters(), None)
+    return outcome
+
+
+def _fibered(flow: Flow | None, shape: torch.Size, seen: Dataflow, heads: frozenset[str]) -> bool:
+    r"""Whether an output is features with fibers, and no map, the fibers of which could be averaged."""
+    plain = flow is None or flow.kind != LIFTED or (bool(flow.producers) and flow.producers <= heads)
+    return not plain and (len(shape) == 3 or (seen.tokens and len(shape) != 4))
+
+
+def _own_parameters(model: nn.Module) -> list[nn.Parameter]:
+    r"""The parameters of all modules that nothing takes the place of, and that are in none such."""
+    known = {p for module in model.modules() if _has_handler(module) for p in module.parameters()}
+    return [p for p in model.parameters() if p not in known]
+
+
+def _has_handler(module: nn.Module) -> bool:
+    r"""Whether it is for a handler to say what takes its place: then nothing in it is looked at."""
+    return not isinstance(module, nn.TransformerEncoder) and any(isinstance(module, kinds) for kinds, _ in HANDLERS)
 
 
 def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if like is None:
         hint = "There is nothing to tie: see symmetrize."
-        refuse(caller, "a model with a torch.nn.Conv2d", type(model).__name__, hint)
+        refuse(caller, "a model with parameters", type(model).__name__, hint)
     if x is None:
+        if first is None:
+            refuse(caller, "x for a model without a torch.nn.Conv2d", x, "Pass images of the size it is used at.")
         x = torch.randn(2, first.in_channels, 64, 64, generator=torch.Generator().manual_seed(0), device="cpu")
     check_float(caller, "x", x)
     if x.ndim != 4:
         refuse(caller, "x of shape (B, C, H, W)", tuple(x.shape), "Pass images.")
-    return x.to(first.weight.device, first.weight.dtype)
+    return x.to(like.device, like.dtype)
 
 
 def _outcome(module: nn.Module, calls: list[Call], broken: str | None, conversion: Conversion) -> Outcome:
@@ -205,7 +296,9 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.Conv2d,), convolution),
     ((nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d), batch_or_instance_norm),
     ((nn.GroupNorm,), group_norm),
-    ((nn.Linear,), linear),
+    ((nn.Linear,), any_linear),
+    ((nn.MultiheadAttention,), attention),
+    ((nn.TransformerEncoder,), encoder),
     ((nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d), pool),
     ((nn.Upsample,), upsample),
     (PADDING, padding),
@@ -213,6 +306,7 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.Dropout2d, nn.FeatureAlphaDropout), dropout),
     (SHUFFLES, shuffle),
 ]
+UNUSED = "it was not called when the model ran: left as it is"
 SEEN = "it has no numbers of its own, and running it shows what it does"
 POINTWISE = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.Hardswish),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import fx
 
 from equilayers.convert._plain.graphs import graph
 from equilayers.functional import BlurSpec, binomial
+from equilayers.functional.strides import StrideSpec
 
 
 def blur(name: str, spec: BlurSpec) -> fx.GraphModule:
@@ -22,7 +23,7 @@ def blur(name: str, spec: BlurSpec) -> fx.GraphModule:
 
     def compute(x: Any) -> Any:
         maps = _windows(x.flatten(1, -3), spec)
-        down, right = (_Axis(maps, dim, spec) for dim in (0, 1))
+        down, right = (_blurred_axis(maps, dim, spec) for dim in (0, 1))
         filters = (down.weights[:, None] * right.weights).expand(maps.size(1), 1, -1, -1)
         for dim, axis in ((2, down), (3, right)):
             maps = axis.padded(maps, dim)
@@ -32,26 +33,31 @@ def blur(name: str, spec: BlurSpec) -> fx.GraphModule:
     return graph(name, compute)
 
 
-class _Axis:
-    r"""How an axis is read, in symbols: what `equilayers.functional._resample.axes` says in numbers.
+def alignment(spec: StrideSpec) -> fx.GraphModule:
+    r"""A module that makes maps ready for a strided convolution, as `equilayers.functional.strides.align` does."""
+
+    def compute(x: Any) -> Any:
+        maps = x.flatten(1, -3)
+        down, right = (_aligned_axis(maps, dim, spec) for dim in (0, 1))
+        filters = (down.weights[:, None] * right.weights).expand(maps.size(1), 1, -1, -1)
+        for dim, axis in ((2, down), (3, right)):
+            maps = axis.padded(maps, dim)
+        y = F.conv2d(maps, filters, stride=spec.stride if spec.pointwise else 1, groups=maps.size(1))
+        return y.unflatten(1, x.shape[1:-2])
+
+    return graph("Aligned", compute)
+
+
+class _Axis(NamedTuple):
+    r"""How an axis is read, in symbols: its length, the weights of the taps, and the places that they read.
 
     As many taps at every size, of which the last may weigh nothing: so no shape but that of the map is a symbol.
     """
 
-    def __init__(self, maps: Any, dim: int, spec: BlurSpec) -> None:
-        stride, self.mode, self.length = spec.stride[dim], spec.padding_mode, maps.size(dim + 2)
-        offset = _smaller(maps, dim + 2, spec.kernel_size[dim]) - 1 if self.mode == "circular" else 0
-        reach = (self.length - 1) // stride * stride
-        twice = self.length - 1 - offset - reach  # 2c of the symmetric grid
-        if spec.taps is None:
-            odd = (stride + twice) % 2
-            few, many = [*_normal(binomial(stride + 1)), 0.0], _normal(binomial(stride + 2))
-            more = [b - a for a, b in zip(few, many, strict=True)]
-            self.weights, taps, most = _tensor(few, maps) + odd * _tensor(more, maps), stride + 1 + odd, stride + 2
-        else:
-            self.weights, taps, most = _tensor(_normal(spec.taps), maps), len(spec.taps), len(spec.taps)
-        start = (twice - (taps - 1)) // 2 if spec.on_grid else -((taps - 1) // 2)
-        self.places = _count(maps, reach + most) + start
+    mode: str
+    length: Any
+    weights: Any
+    places: Any
 
     def padded(self, maps: Any, dim: int) -> Any:
         r"""The maps with what is read along this axis, and nothing else."""
@@ -67,6 +73,37 @@ class _Axis:
             return maps.index_select(dim, near)
         outside = (near != places).view([-1, 1] if dim == 2 else [-1])
         return maps.index_select(dim, near).masked_fill(outside, 0.0)
+
+
+def _blurred_axis(maps: Any, dim: int, spec: BlurSpec) -> _Axis:
+    r"""What `equilayers.functional._resample.axes` says in numbers."""
+    stride, mode, length = spec.stride[dim], spec.padding_mode, maps.size(dim + 2)
+    offset = _smaller(maps, dim + 2, spec.kernel_size[dim]) - 1 if mode == "circular" else 0
+    reach = (length - 1) // stride * stride
+    twice = length - 1 - offset - reach  # 2c of the symmetric grid
+    if spec.taps is None:
+        odd = (stride + twice) % 2
+        few, many = [*_normal(binomial(stride + 1)), 0.0], _normal(binomial(stride + 2))
+        weights, taps, most = _between(few, many, odd, maps), stride + 1 + odd, stride + 2
+    else:
+        weights, taps, most = _tensor(_normal(spec.taps), maps), len(spec.taps), len(spec.taps)
+    start = (twice - (taps - 1)) // 2 if spec.on_grid else -((taps - 1) // 2)
+    return _Axis(mode, length, weights, _count(maps, reach + most) + start)
+
+
+def _aligned_axis(maps: Any, dim: int, spec: StrideSpec) -> _Axis:
+    r"""What `StrideSpec.axis` says in numbers."""
+    stride, span, pad, length = spec.stride[dim], spec.spans[dim], spec.padding[dim], maps.size(dim + 2)
+    room = length + 2 * pad - span - 1
+    rest = room % stride if dim in spec.axes else 0
+    weights = _between([1.0, 0.0], [0.5, 0.5], rest % 2, maps)
+    count = room // stride * stride + (0 if spec.pointwise else span) + 2
+    return _Axis(spec.padding_mode, length, weights, _count(maps, count) + rest // 2 - pad)
+
+
+def _between(even: list[float], odd: list[float], parity: Any, like: Any) -> Any:
+    r"""The first weights for a parity of 0, the second for 1."""
+    return _tensor(even, like) + parity * _tensor([b - a for a, b in zip(even, odd, strict=True)], like)
 
 
 def _tensor(numbers: list[float], like: Any) -> Any:

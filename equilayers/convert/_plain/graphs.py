@@ -11,7 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from equilayers._checks import refuse
+from equilayers.functional.vector_maps import lifting_matrix, reading_matrix
 from equilayers.groups import DirectProduct, Group, PermutationGroup
+from equilayers.groups.vectors import NAMES
+from equilayers.nn import AngleHead
 
 
 class _Tracer(fx.Tracer):
@@ -74,9 +78,46 @@ def magnitude_relu(bias: Tensor) -> fx.GraphModule:
     return graph("HarmonicNonlinearity", compute)
 
 
+def vector_lifting(layer: Any) -> fx.GraphModule:
+    r"""Of `equilayers.nn.VectorLiftingLinear`: one product with the expanded matrix at every position."""
+    n, bias = layer.group.order, layer.bias
+    linear = _linear(lifting_matrix(layer.weight, layer.spec), None if bias is None else bias.repeat(n))
+
+    def compute(v: Any, linear: Any) -> Any:
+        rows = v.movedim((1, 2), (-2, -1)).flatten(-2)
+        return linear(rows).unflatten(-1, (n, len(layer.weight))).movedim((-1, -2), (1, 2))
+
+    return graph("VectorLiftingLinear", compute, linear=linear.requires_grad_(layer.weight.requires_grad))
+
+
+def vector_reading(layer: Any) -> fx.GraphModule:
+    r"""Of `equilayers.nn.VectorHead` and `AngleHead`: one product with the expanded matrix at every position."""
+    linear, angle = _linear(reading_matrix(layer.weight, layer.spec), None), isinstance(layer, AngleHead)
+
+    def compute(f: Any, linear: Any) -> Any:
+        rows = f.movedim((2, 1), (-2, -1)).flatten(-2)
+        right, up = linear(rows).unflatten(-1, (len(layer.weight), 2)).unbind(-1)
+        if angle:
+            return (torch.atan2(up, right) / layer.spec.order).movedim(-1, 1)
+        return torch.stack((right, up), -1).movedim((-2, -1), (1, 2))
+
+    return graph(type(layer).__name__, compute, linear=linear.requires_grad_(layer.weight.requires_grad))
+
+
+def _linear(matrix: Tensor, bias: Tensor | None) -> nn.Linear:
+    made = nn.Linear(matrix.shape[1], matrix.shape[0], bias is not None, device="meta")
+    made.weight = nn.Parameter(matrix.detach().clone())
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach().clone())
+    return made
+
+
 def averaged(layer: Any) -> fx.GraphModule:
     r"""Of `equilayers.convert.symmetrize` with a model of one tensor: one call of it on the orbit."""
     group, reduction, n = layer.group, layer.reduction, layer.group.order
+    if layer.output in NAMES:  # which axes hold vectors is known of numbers of axes, which a graph leaves open
+        hint = "Deploy the model it wraps, and average in the code around it."
+        refuse("to_plain", "an average of outputs that stay or are images", f"output={layer.output!r}", hint, TypeError)
 
     def compute(x: Tensor, model: nn.Module) -> Tensor:
         orbit = torch.cat([_moved(group, g, x) for g in range(n)])

@@ -20,13 +20,25 @@ from equilayers.convert._equivariant.fiber_layers import (
     FiberMean,
     Steps,
 )
-from equilayers.convert._equivariant.softness import settled
+from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
+from equilayers.convert._equivariant.softness import Soft, settled
+from equilayers.convert._equivariant.ties import Tied
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
-from equilayers.convert._plain.blur_graphs import blur
-from equilayers.convert._plain.graphs import averaged, graph, magnitude_relu, polyphase, unpolyphase, upsampling
+from equilayers.convert._plain.blur_graphs import alignment, blur
+from equilayers.convert._plain.graphs import (
+    averaged,
+    graph,
+    magnitude_relu,
+    polyphase,
+    unpolyphase,
+    upsampling,
+    vector_lifting,
+    vector_reading,
+)
 from equilayers.convert._report import copied
 from equilayers.convert._symmetrize import Symmetrized
 from equilayers.functional import expand, expand_matrix
+from equilayers.functional.vector_maps import expanded_field
 
 
 def to_plain(model: nn.Module) -> nn.Module:
@@ -56,7 +68,7 @@ def to_plain(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         refuse("to_plain", "model to be a torch.nn.Module", type(model).__name__, "Wrap it in one.", TypeError)
     with torch.no_grad():
-        return _Plain().of(settled(copied("to_plain", model)), "")
+        return _Plain().of(settled(copied("to_plain", model), (Soft, Tied)), "")
 
 
 class _Plain:
@@ -97,22 +109,56 @@ def _conv(layer: ours.LiftingConv2d | ours.GroupConv2d) -> nn.Conv2d:
     return _filled(_unfilled_conv(layer, expand(layer.weight, layer.group), layer.weight), layer)
 
 
-def _transposed(layer: ours.GroupConvTranspose2d) -> nn.Module:
-    r"""The transposed convolution with the expanded filter, between the fibers in the channels and on their axis."""
-    spec, filters, n = layer.spec, expand(layer.weight, layer.group), layer.group.order
+def _aligned(layer: Aligned) -> nn.Module:
+    return alignment(layer.spec)
+
+
+def _mean_conv(layer: FiberMeanConv2d) -> nn.Module:
+    r"""A convolution to images, which may stand in every plane of a fiber."""
+    conv, n = layer.conv, layer.conv.group.order
+    made = _unfilled_conv(conv, layer.filters(), conv.weight)
+    if conv.bias is not None:
+        made.bias = _parameter(conv.bias, conv.bias)
+    return nn.Sequential(made, graph("Spread", lambda x: x.repeat_interleave(n, 1))) if layer.spread else made
+
+
+def _fiber_transposed(layer: FiberConvTranspose2d) -> nn.Module:
+    r"""The transposed convolution with the expanded filter, blurred, to fibers in the channels or to images."""
+    made = _unfilled_transposed(layer.spec, layer.filters(), layer.conv)
+    if layer.conv.bias is not None:
+        made.bias = _parameter(
+            layer.conv.bias.repeat_interleave(1 if layer.mean else layer.conv.group.order), layer.conv.bias
+        )
+    return made
+
+
+def _unfilled_transposed(spec: Any, filters: Tensor, layer: ours.GroupConvTranspose2d) -> nn.ConvTranspose2d:
     names = ("kernel_size", "stride", "padding", "dilation", "groups")
     settings = {name: getattr(spec.conv, name) for name in names} | {"output_padding": spec.output_padding}
-    channels = layer.in_channels * n, layer.out_channels * n
+    channels = filters.shape[0], filters.shape[1] * spec.conv.groups
     made = nn.ConvTranspose2d(*channels, bias=layer.bias is not None, device="meta", **settings)
     made.weight = _parameter(filters, layer.weight)
-    return nn.Sequential(nn.Flatten(1, 2), _filled(made, layer), nn.Unflatten(1, (layer.out_channels, n)))
+    return made
+
+
+def _transposed(layer: ours.GroupConvTranspose2d) -> nn.Module:
+    r"""The transposed convolution with the expanded filter, between the fibers in the channels and on their axis."""
+    made = _filled(_unfilled_transposed(layer.spec, expand(layer.weight, layer.group), layer), layer)
+    return nn.Sequential(nn.Flatten(1, 2), made, nn.Unflatten(1, (layer.out_channels, layer.group.order)))
+
+
+def _field_conv(layer: ours.VectorLiftingConv2d) -> nn.Module:
+    r"""The convolution with the expanded filter of the components as channels."""
+    conv = _filled(_unfilled_conv(layer, expanded_field(layer.weight, layer.spec), layer.weight), layer)
+    return _lifted(layer, nn.Flatten(1, 2), conv)
 
 
 def _unfilled_conv(layer: Any, filters: Tensor, like: Tensor) -> nn.Conv2d:
     r"""A convolution of torch with these filters and the settings of the layer."""
     names = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
-    settings = {name: getattr(layer.spec, name) for name in names}
-    inputs, bias = filters.shape[1] * layer.spec.groups, getattr(layer, "bias", None) is not None
+    spec: Any = layer.spec.conv if isinstance(layer, ours.VectorLiftingConv2d) else layer.spec
+    settings = {name: getattr(spec, name) for name in names}
+    inputs, bias = filters.shape[1] * spec.groups, getattr(layer, "bias", None) is not None
     made = nn.Conv2d(inputs, filters.shape[0], bias=bias, device="meta", **settings)
     made.weight = _parameter(filters, like)
     return made
@@ -189,7 +235,9 @@ def _blur(layer: Any) -> nn.Module:
 
 def _blur_conv(layer: ours.BlurConv2d) -> nn.Module:
     steps = OrderedDict(conv=layer.conv, activation=layer.activation, blur=_blur(layer))
-    if layer.order.startswith("blur"):
+    if layer.before is not None:
+        steps["blur"] = alignment(layer.before)
+    if layer.blurs_first:
         steps.move_to_end("blur", last=False)
     return nn.Sequential(steps)
 
@@ -232,6 +280,9 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     **dict.fromkeys((ours.LiftingLinear, ours.GroupLinear), lambda layer: _lifted(layer, nn.Flatten(), _linear(layer))),
     ours.LiftingConv2d: lambda layer: _lifted(layer, _conv(layer)),
     ours.GroupConv2d: lambda layer: _lifted(layer, nn.Flatten(1, 2), _conv(layer)),
+    ours.VectorLiftingConv2d: _field_conv,
+    ours.VectorLiftingLinear: vector_lifting,
+    **dict.fromkeys((ours.VectorHead, ours.AngleHead), vector_reading),
     ours.OrbitPool: lambda layer: graph("OrbitPool", REDUCE[layer.reduction]),
     ours.InvariantAvgPool2d: lambda _: graph("MapMean", lambda x: x.mean((-2, -1))),
     **dict.fromkeys((ours.BlurPool2d, ours.MaxBlurPool2d, ours.AvgBlurPool2d), _blur),
@@ -246,6 +297,9 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     ours.HarmonicMagnitude: lambda _: graph(
         "HarmonicMagnitude", lambda z: z.unflatten(2, (-1, 2)).norm(dim=3).flatten(1, 2)
     ),
+    Aligned: _aligned,
+    FiberMeanConv2d: _mean_conv,
+    FiberConvTranspose2d: _fiber_transposed,
     FiberConv2d: lambda layer: _conv(layer.conv),
     Steps: lambda layer: nn.Sequential(*layer),
     FiberDepthwiseConv2d: _depthwise,

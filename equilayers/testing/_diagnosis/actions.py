@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from equilayers._checks import refuse
 from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.groups.vectors import AXES, NAMES, Reading, check_reading, readings, turn
 from equilayers.metrics import equivariance_gaps
 
 Move = Callable[[int, Tensor], Tensor]
@@ -22,13 +23,15 @@ RESHAPED = ", reshaped"
 class Action:
     r"""One way that elements move a tensor (B, ...).
 
-    fixed: they leave it as it is. anywhere: the origin may be at any place, the same for all samples.
+    fixed: they leave it as it is. anywhere: the origin may be at any place, the same for all samples. mixes: they mix
+    channels, those of the components of vectors.
     """
 
     name: str
     move: Move
     fixed: bool = False
     anywhere: bool = False
+    mixes: bool = False
 
 
 def image(group: Group) -> Action:
@@ -46,28 +49,43 @@ def invariant() -> Action:
     return Action("invariant", lambda g, y: y, fixed=True)  # noqa: ARG005
 
 
-def vector(group: Group) -> Action:
-    r"""Vectors (..., 2) of the plane, to the right and upwards, rotate and are mirrored with the image."""
-    if not isinstance(group, CyclicRotation | Dihedral):
-        refuse("vector", "a group of rotations and mirrors", repr(group), "Pass a function of g and the output.")
+def vector(group: Group, axes: str = "right-up") -> Action:
+    r"""Vectors of the plane: (..., 2), (B, C, 2, N), and fields (B, 2, H, W) or (B, C, 2, H, W), whose pixels move.
+
+    A shape that can be read in two ways is refused.
+    """
+    group.vector_matrix(0, axes=axes)  # refused here where there is none
 
     def move(g: int, y: Tensor) -> Tensor:
-        mirror, turn = divmod(g, group.n)
-        angle = 2 * math.pi * turn / group.n
-        quarters, rest = divmod(4 * turn, group.n)
-        cos, sin = (math.cos(angle), math.sin(angle)) if rest else ((1, 0, -1, 0)[quarters], (0, 1, 0, -1)[quarters])
-        right, up = (-1 if mirror else 1) * y[..., 0], y[..., 1]
-        return torch.stack((cos * right - sin * up, sin * right + cos * up), -1)
+        return _read(group, axes, check_reading("vector", y.shape)).move(g, y)
 
-    return Action("vector", move)
+    return Action(_name_of(axes), move, mixes=True)
+
+
+def _name_of(axes: str) -> str:
+    return next(name for name, those in NAMES.items() if those == axes)
+
+
+def _read(group: Group, axes: str, reading: Reading) -> Action:
+    r"""Vectors that are read in this way."""
+    dim, field = reading
+
+    def move(g: int, y: Tensor) -> Tensor:
+        return turn(group.act(g, y) if field else y, group.vector_matrix(g, axes=axes), dim)
+
+    return Action(_name_of(axes), move, mixes=True)
+
+
+NAMED: dict[str, Callable[[Group], Action]] = {
+    "image": image,
+    "regular": regular,
+    **{name: partial(vector, axes=axes) for name, axes in NAMES.items()},
+}
 
 
 def declared(group: Group, name: str) -> Action:
-    r"""The action of this name: "invariant", "image", "regular" or "vector"."""
-    if name == "vector":
-        return vector(group)
-    actions = {action.name: action for action in (invariant(), image(group), regular(group))}
-    return actions[name]
+    r"""The action of this name: "invariant", or one of `NAMED`."""
+    return NAMED[name](group) if name in NAMED else invariant()
 
 
 def carried(action: Action, shape: Sequence[int]) -> Action:
@@ -106,7 +124,20 @@ def candidates(group: Group, shape: torch.Size, known: Sequence[tuple[Action, to
     if group.space_ndim == 2:
         yield from _channels_last(group, shape)
     yield invariant()
+    yield from _vectors(group, shape)
     yield from _coordinates(group, shape)
+
+
+def _vectors(group: Group, shape: torch.Size) -> Iterator[Action]:
+    r"""Vectors and fields, also fields whose components are neighbours among the channels."""
+    if not isinstance(group, CyclicRotation | Dihedral):
+        return
+    for axes, reading in itertools.product(AXES, readings(shape)):
+        if not reading[1] or _acts(group, shape[-2:]):
+            yield _read(group, axes, reading)
+    if len(shape) == 4 and shape[1] > 2 and shape[1] % 2 == 0 and _acts(group, shape[2:]):
+        for axes in AXES:
+            yield carried(_read(group, axes, (2, True)), (shape[0], shape[1] // 2, 2, *shape[2:]))
 
 
 def _fibers(group: Group, shape: Sequence[int]) -> Iterator[Action]:
@@ -136,7 +167,7 @@ def _coordinates(group: Group, shape: Sequence[int]) -> Iterator[Action]:
     if len(shape) in (2, 3) and shape[1] % 2 == 0:
         sides += [1, 2]
     for side, order, sign in itertools.product(sides, (1, -1), (1, -1)):
-        yield replace(_as_pairs(vector(group), side, order, sign), anywhere=True)
+        yield replace(_as_pairs(_read(group, "right-up", (-1, False)), side, order, sign), anywhere=True)
 
 
 def _as_pairs(action: Action, side: int, order: int, sign: int) -> Action:

@@ -74,6 +74,10 @@ NORMS = Advice(
     "it has numbers of its own for every place, or for every plane of a fiber",
     "Normalise over channels, or fibers: BatchNorm2d, GroupNorm, BatchNorm3d",
 )
+COMPONENTS = Advice(
+    "it treats the two components of vectors apart, or weighs them by numbers that do not turn",
+    "Lift vectors first (VectorLiftingConv2d, VectorLiftingLinear) and read them out last (VectorHead), or scale both",
+)
 FUNCTIONS = {
     **dict.fromkeys(("flip", "fliplr", "flipud", "rot90"), MIRRORS),
     **dict.fromkeys(("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "mT", "T", "t"), AXES),
@@ -108,6 +112,8 @@ def advice(event: Event, fed: Sequence[Action], group: Group, *, numerical: bool
         return Advice("it puts out what is not a number", "Keep what it is fed to where it is defined")
     if any(action.anywhere for action in fed) and (name in READS or isinstance(event.module, nn.Linear)):
         return TURNING
+    if any(action.mixes and not action.anywhere for action in fed):
+        return COMPONENTS
     if event.module is not None:
         return _of_module(event, event.module, fed, group)
     if name in FUNCTIONS:

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 from equilayers._modules import evaluation
 from equilayers.groups import Group
-from equilayers.testing._diagnosis.actions import image
 from equilayers.testing._diagnosis.locate import ROUNDS, STRUCTURAL, runs_in_double, runs_over
 from equilayers.testing._diagnosis.rounds import all_lost
 from equilayers.testing._diagnosis.search import Search, Step, same_course
 from equilayers.testing._diagnosis.trace import Event
 from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, undisturbed
-from equilayers.testing._inputs import Given, Inputs, Names
+from equilayers.testing._inputs import Given, How, Inputs, Names
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,9 @@ class LayerError:
     lost: bool
 
 
-def layer_errors(model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None) -> list[LayerError]:
+def layer_errors(
+    model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None, input: How = "image"
+) -> list[LayerError]:
     r"""How far the outputs of each layer are from following the group, and which layers lose the symmetry.
 
     The model is run on x and on every gx, in float64 where it can be, so that rounding does not show. There is a row
@@ -50,6 +51,7 @@ def layer_errors(model: Model, x: Given | Inputs, group: Group | str, *, moving:
         x: inputs (B, ..., H, W) that the group acts on, floating-point, moved to the model's device and dtype; two
             small ones are enough. Several inputs as for `assert_invariant`.
         moving: which of several inputs move, as for `assert_invariant`.
+        input: how they move, as for `assert_invariant`.
 
     Returns:
         The rows in the order of the calls. None is lost where the output is equivariant, if not invariant.
@@ -60,17 +62,18 @@ def layer_errors(model: Model, x: Given | Inputs, group: Group | str, *, moving:
         RuntimeError: the model raised an exception, which is its cause.
     """
     caller = "layer_errors"
-    group, inputs = orbit_inputs(caller, model, x, group, moving)
+    group, inputs = orbit_inputs(caller, model, x, group, moving, input)
     with undisturbed(model):
         precise = in_double(model)
         runs = None if precise is None else runs_in_double(precise, inputs, group)
-        search = Search(group, rounding(model, inputs.first.dtype) if runs is None else STRUCTURAL)
+        tolerance = rounding(model, inputs.first.dtype) if runs is None else STRUCTURAL
+        search = Search(group, tolerance, inputs.known(group))
         if precise is None or runs is None:
             precise, runs = model, runs_over(caller, model, inputs, group)
         with evaluation(precise):
             lost = {lost.step.event.number for lost in all_lost(precise, runs, search, ROUNDS)}
     root, *moved = runs.events
-    known, rows = [(image(group), root.inputs[0].shape)], []
+    known, rows = inputs.known(group), []
     for event, others in _calls(root, moved, lost):
         step = search.step(event, others, known)
         known += step.made

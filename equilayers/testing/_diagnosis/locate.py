@@ -16,7 +16,7 @@ from equilayers.testing._diagnosis.rounds import Runs, all_lost
 from equilayers.testing._diagnosis.search import Lost, Search, course
 from equilayers.testing._diagnosis.trace import Event, trace
 from equilayers.testing._execution import Model, in_double, orbit_inputs, rounding, trying, undisturbed
-from equilayers.testing._inputs import Given, Inputs, Names
+from equilayers.testing._inputs import Given, How, Inputs, Names
 
 STRUCTURAL = 1e-6  # relative, in float64: what float32 weights leave of a symmetry is smaller
 ROUNDS = 24  # how often the search goes on behind what it has found
@@ -53,14 +53,21 @@ class Break:
 
 
 def locate_break(
-    model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None, tolerance: float = STRUCTURAL
+    model: Model,
+    x: Given | Inputs,
+    group: Group | str,
+    *,
+    moving: Names = None,
+    input: How = "image",
+    tolerance: float = STRUCTURAL,
 ) -> Break | None:
     r"""The first module, or function called in one, that is fed what moves with the input and puts out what does not.
 
     The model is run on x and on every gx, in float64 where it can be, and what goes into and comes out of each module
     and each torch function is compared. A tensor may follow the group in any of the usual ways: as an image, as a
-    regular feature (also flattened into channels), with its channels last, as tokens, reshaped, as places in the
-    plane, or not at all. What comes out of all of them is kept: take a small x.
+    regular feature (also flattened into channels), with its channels last, as tokens, reshaped, as vectors of the
+    plane or fields of them, as places in the plane, or not at all. What comes out of all of them is kept: take a small
+    x.
 
     Args:
         model: any callable; a module is run in eval mode and put back, also one that a function, method or partial
@@ -69,6 +76,7 @@ def locate_break(
         x: inputs (B, ..., H, W) that the group acts on, floating-point, moved to the model's device and dtype; two
             small ones are enough. Several inputs as for `assert_invariant`.
         moving: which of several inputs move, as for `assert_invariant`.
+        input: how they move, as for `assert_invariant`.
         tolerance: relative error up to which a tensor follows the group.
 
     Returns:
@@ -79,11 +87,17 @@ def locate_break(
         ValueError: the group is trivial or does not act on x, or the model takes another course for gx than for x.
         RuntimeError: the model raised an exception, which is its cause.
     """
-    return next(iter(_located("locate_break", model, x, group, Depth(tolerance, 1, moving))), None)
+    return next(iter(_located("locate_break", model, x, group, Depth(tolerance, 1, moving, input))), None)
 
 
 def locate_breaks(
-    model: Model, x: Given | Inputs, group: Group | str, *, moving: Names = None, tolerance: float = STRUCTURAL
+    model: Model,
+    x: Given | Inputs,
+    group: Group | str,
+    *,
+    moving: Names = None,
+    input: How = "image",
+    tolerance: float = STRUCTURAL,
 ) -> list[Break]:
     r"""All modules and functions that lose the symmetry, in the order of their calls; the first as `locate_break`.
 
@@ -96,6 +110,7 @@ def locate_breaks(
         group: as for `locate_break`.
         x: as for `locate_break`.
         moving: as for `locate_break`.
+        input: as for `locate_break`.
         tolerance: as for `locate_break`.
 
     Returns:
@@ -104,19 +119,20 @@ def locate_breaks(
     Raises:
         TypeError, ValueError: as `locate_break`.
     """
-    return _located("locate_breaks", model, x, group, Depth(tolerance, ROUNDS, moving))
+    return _located("locate_breaks", model, x, group, Depth(tolerance, ROUNDS, moving, input))
 
 
 class Depth(NamedTuple):
-    r"""How exact a search is, how often it goes on behind what it has found, and which inputs move."""
+    r"""How exact a search is, how often it goes on behind what it has found, which inputs move, and how."""
 
     tolerance: float
     rounds: int
     moving: Names
+    input: How
 
 
 def _located(caller: str, model: Model, x: Given | Inputs, group: Group | str, depth: Depth) -> list[Break]:
-    group, inputs = orbit_inputs(caller, model, x, group, depth.moving)
+    group, inputs = orbit_inputs(caller, model, x, group, depth.moving, depth.input)
     with undisturbed(model):
         random = _random(caller, model, inputs)
         if random is not None:
@@ -125,7 +141,7 @@ def _located(caller: str, model: Model, x: Given | Inputs, group: Group | str, d
         runs = None if precise is None else runs_in_double(precise, inputs, group)
         if precise is not None and runs is not None:
             with evaluation(precise):
-                found = all_lost(precise, runs, Search(group, depth.tolerance), depth.rounds)
+                found = all_lost(precise, runs, Search(group, depth.tolerance, inputs.known(group)), depth.rounds)
                 mixing = None if found else first_mixing(precise, runs, depth.tolerance)
             if found:
                 return _breaks(found, "structural", group)
@@ -133,7 +149,7 @@ def _located(caller: str, model: Model, x: Given | Inputs, group: Group | str, d
                 return [_break(mixing[0], "structural", mixing[1], MIXING)]
         kind, rounds = ("structural or numerical", depth.rounds) if runs is None else ("numerical", 1)
         runs = runs_over(caller, model, inputs, group)
-        search = Search(group, rounding(model, inputs.first.dtype))
+        search = Search(group, rounding(model, inputs.first.dtype), inputs.known(group))
         return _breaks(all_lost(model, runs, search, rounds), kind, group)
 
 

@@ -49,7 +49,7 @@ def all_lost(model: Model, runs: Runs, search: Search, rounds: int) -> list[Lost
         found |= {lost.step.event.number: lost for lost in alone}
         for lost in sorted((*fresh, *alone), key=lambda lost: lost.step.event.number):
             mended[lost.step.event.number] = _mended(search, lost.step, mended)
-        search = Search(group, tolerance, group.generating_set())
+        search = Search(group, tolerance, search.given, group.generating_set())
         try:
             moved = [_again(model, runs.x, search, mended, g) for g in search.elements]
             behind = search.behind([plain, *moved], set(found))

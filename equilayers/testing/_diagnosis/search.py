@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equilayers._checks import refuse
 from equilayers.groups import Group
-from equilayers.testing._diagnosis.actions import Action, candidates, distance, image
+from equilayers.testing._diagnosis.actions import Action, candidates, distance
 from equilayers.testing._diagnosis.trace import Event
 
 Known = list[tuple[Action, torch.Size]]
@@ -58,17 +58,21 @@ class Lost(NamedTuple):
 
 
 class Search:
-    r"""Looks for events that are fed what follows the group and put out what does not; elements: all but 0 if ()."""
+    r"""Looks for events that are fed what follows the group and put out what does not.
 
-    def __init__(self, group: Group, tolerance: float, elements: Sequence[int] = ()) -> None:
+    given: how the inputs move. elements: all but 0 if ().
+    """
+
+    def __init__(self, group: Group, tolerance: float, given: Known, elements: Sequence[int] = ()) -> None:
         self.group = group
         self.tolerance = tolerance
+        self.given = given
         self.elements = elements or range(1, group.order)
 
     def lost(self, runs: Sequence[Event]) -> list[Lost]:
         r"""The calls that lose it in the runs on x, on g=1 of it (or the first of the elements), and so on."""
         root, *moved = runs
-        step = self.step(root, moved, [(image(self.group), root.inputs[0].shape)])
+        step = self.step(root, moved, self.given)
         return self.descend(step, set(step.broken)) if step.broken else []
 
     def descend(self, step: Step, wanted: set[int]) -> list[Lost]:
@@ -87,7 +91,7 @@ class Search:
     def behind(self, runs: Sequence[Event], ends: set[int]) -> list[Lost]:
         r"""The calls without others inside that lose it, on the way to the output or to the inputs of some calls."""
         root, *moved = runs
-        whole = self.step(root, moved, [(image(self.group), root.inputs[0].shape)])
+        whole = self.step(root, moved, self.given)
         known, steps = list(whole.fed), []
         for event, *others in zip(root.all(), *(run.all() for run in moved), strict=True):
             if event.opaque and event is not root:

@@ -206,7 +206,7 @@ def _blur_conv(draw: st.DrawFn, kind: Kind, group: Group) -> tuple[nn.Module, Sh
     size, settings = draw(conv_settings(group, max_stride=1))
     stride = _pair(draw, group, FEW)
     settings |= {"stride": stride, "conv_padding_mode": settings["padding_mode"]}
-    settings["order"] = draw(st.sampled_from(["conv-activation-blur", "blur-conv-activation"]))
+    settings["order"] = draw(st.sampled_from(["conv-activation-blur", "blur-conv-activation", "symmetric-stride"]))
     if settings["order"] == "blur-conv-activation":  # the convolution reads the small map
         size = size[0] * stride[0], size[1] * stride[1]
     fields = draw(FEW)

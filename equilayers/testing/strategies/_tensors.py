@@ -202,6 +202,32 @@ def features(
     return _arrays("features", group, fiber, batch, channels, size, dtype, max_size)
 
 
+def vectors(
+    group: Group,
+    *,
+    batch: int | None = None,
+    channels: int | None = None,
+    size: tuple[int, ...] | None = None,
+    dtype: torch.dtype = torch.float32,
+    max_size: int = 16,
+) -> st.SearchStrategy[Tensor]:
+    r"""Fields of vectors (B, C, 2, H, W) that the group moves, or vectors (B, C, 2) for `size=()`; as of `images`.
+
+    Args:
+        group: rotations and mirrors, or shifts.
+        batch: number of samples; 1 to 3 if None.
+        channels: fields of each; 1 to 3 if None.
+        size: (H, W), or (); drawn if None.
+        dtype: floating-point.
+        max_size: of H and W where they are drawn, unless the group needs more.
+
+    Raises:
+        TypeError, ValueError: as `images`; ValueError also for a group that does not act on the plane.
+    """
+    as_group("vectors", group).vector_matrix(0)
+    return _arrays("vectors", group, (2,), batch, channels, size, dtype, max_size)
+
+
 def _arrays(
     caller: str,
     group: Group,

@@ -1,0 +1,324 @@
+r"""What becomes of labels in functions of torch, by the kind of the function: see `labels`."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equilayers._modules import mapped, tensors
+from equilayers.convert._equivariant import kinds
+from equilayers.convert._equivariant.labels import (
+    Labels,
+    Lost,
+    Moved,
+    Raw,
+    balanced,
+    constant,
+    fresh_map,
+    fresh_rows,
+    gathered,
+    hashed,
+    last_axis,
+    mixed,
+    regular,
+    turns_as_map,
+    whole_widths,
+)
+from equilayers.convert._equivariant.meeting import ASYMMETRIC, Meeting
+
+Axes = tuple[int, int]
+Lookup = Callable[[Tensor], Labels | None]
+
+
+class Rules(Meeting):
+    r"""The labels of what functions put out, from those of what they are given."""
+
+    def of(self, name: str, function: Any, args: Any, kwargs: Any, get: Lookup) -> Callable[[Any], list[Labels]]:
+        r"""What gives, once the function has been called, the labels of the tensors in its output."""
+        name = name.strip("_")
+        given = [get(t) or constant(t) for t in tensors((args, kwargs))]
+        if any(isinstance(each, Lost) for each in given):
+            return lambda out: [self.lost(given, "") for _ in tensors(out)]
+        made = self._made(name, function, args, kwargs, lambda t: get(t) or constant(t))
+        return made if callable(made) else lambda out: [made for _ in tensors(out)]
+
+    def _made(self, name: str, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
+        given = [get(t) for t in tensors((args, kwargs))]
+        by_name: dict[str, Callable[[], Any]] = {
+            "setitem": lambda: self._assigned(function, args, get),
+            "linear": lambda: self.linear(given),
+            "embedding": lambda: self._embedded(args, kwargs, get),
+            "scaled_dot_product_attention": lambda: self._attention(args, kwargs, given, get),
+        }
+        by_name |= dict.fromkeys(kinds.JOINING, lambda: self._joined(function, args, kwargs, get))
+        by_name |= dict.fromkeys(kinds.MOVEMENT, lambda: self._moved(function, args, kwargs, get))
+        by_name |= dict.fromkeys(kinds.POINTWISE, lambda: lambda out: [self.met(given, next(tensors(out)).shape, name)])
+        by_name |= dict.fromkeys(
+            kinds.REDUCTIONS, lambda: self._reduced(args, kwargs, given[0], kinds.REDUCTIONS[name])
+        )
+        by_name |= dict.fromkeys(kinds.CASTS, lambda: given[0])
+        by_name |= dict.fromkeys(kinds.ALONG, lambda: self.along(given[0], (_axis(name, args, kwargs),)))
+        by_name |= dict.fromkeys(kinds.NORMS, lambda: self._normed(name, args, kwargs, given))
+        by_name |= dict.fromkeys(kinds.SUMS, lambda: self._added(name, given))
+        by_name |= dict.fromkeys(kinds.PRODUCTS, lambda: self._multiplied(name, function, args, given))
+        by_name |= dict.fromkeys(kinds.MAPS, lambda: lambda out: [self.resampled(given, t, name) for t in tensors(out)])
+        if name in ("max", "min") and len(list(tensors(args))) > 1:
+            name = "maximum"
+        unknown = f"{name or 'what torch does not show'} is not known here"
+        # What puts out no tensor, as `size` does, loses nothing.
+        return by_name.get(name, lambda: lambda out: [self.lost(given, unknown) for _ in tensors(out)])()
+
+    def _normed(self, name: str, args: Any, kwargs: Any, given: Sequence[Labels]) -> Any:
+        shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
+        normal = self.along(given[0], range(-len(shape), 0))
+        return lambda out: [self.met([normal, *given[1:]], next(tensors(out)).shape, name)]
+
+    def _added(self, name: str, given: Sequence[Labels]) -> Any:
+        product = self.product(given[1:], torch.matmul)
+        return lambda out: [self.met([given[0], product], out.shape, name)]
+
+    def _moved(self, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
+        r"""The same function on the names of its first tensor."""
+        data = args[0] if args else kwargs["input"]
+        label, index = get(data), [get(t) for t in tensors((args[1:], kwargs)) if t is not data]
+        if any(isinstance(each, Moved) for each in index) and getattr(function, "__name__", "") not in (
+            *("expand_as", "view_as", "reshape_as"),
+        ):
+            return self.lost([label, *index], "it looks things up by what comes from the image")
+
+        def on(names: Tensor) -> list[Tensor]:
+            replaced = mapped(lambda t: _bits(names) if t is data else t, (args, kwargs))
+            return [t.view(torch.int64) for t in tensors(function(*replaced[0], **replaced[1]))]
+
+        return lambda out: self._each(label, on, len(list(tensors(out))))
+
+    def _each(self, label: Labels, on: Callable[[Tensor], list[Tensor]], count: int) -> list[Labels]:
+        if isinstance(label, Lost):
+            return [label] * count
+        if isinstance(label, Moved):
+            columns = zip(*(on(each) for each in label.names), strict=True)
+            return [Moved(tuple(column)) for column in columns]
+        columns = zip(*(on(each) for each in (label.constant, *label.sources)), strict=True)
+        return [Raw(first, tuple(rest)) for first, *rest in columns]
+
+    def _embedded(self, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
+        r"""Rows of a table."""
+        index, table = (*args, kwargs.get("weight"))[:2]
+        return lambda out: self._each(get(table), lambda names: [names[index]], len(list(tensors(out))))
+
+    def _joined(self, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Labels:
+        r"""Side by side; parameters beside what is moved have to be left alone by what it does along the other axes."""
+        parts = list(tensors((args, kwargs)))
+        labels = [get(t) for t in parts]
+        moved = next((each for each in labels if isinstance(each, Moved)), None)
+
+        def on(names: Sequence[Tensor]) -> Tensor:
+            waiting = iter(names)
+            replaced = mapped(lambda _: _bits(next(waiting)), (args, kwargs))
+            out: Tensor = function(*replaced[0], **replaced[1])
+            return out.view(torch.int64)
+
+        if moved is None:
+            raws = [each for each in labels if isinstance(each, Raw)]
+            most = max(len(each.sources) for each in raws)
+            none = [torch.full_like(each.constant, -1) for each in raws]
+            columns = [[*each.sources, *[no] * (most - len(each.sources))] for each, no in zip(raws, none, strict=True)]
+            sources = tuple(on([column[i] for column in columns]) for i in range(most))
+            return Raw(on([each.constant for each in raws]), sources)
+        dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
+        joined = [self._beside(each, moved, () if function is torch.stack else (dim,)) for each in labels]
+        names = [on([each.names[k] for each in joined]) for k in range(len(moved.names))]
+        return self.checked(names, labels, "it joins features that the group moves differently")
+
+    def _beside(self, label: Labels, partner: Moved, dims: Sequence[int]) -> Moved:
+        r"""Its entries, with the names too of what they stand beside."""
+        if isinstance(label, Moved):
+            return label
+        constant = label.constant if isinstance(label, Raw) else partner.names[0]
+        rest = [gathered(each, dims, keepdim=True) for each in partner.names]
+        if not isinstance(label, Raw) or not label.sources or isinstance(self.tied(label, rest), Lost):
+            return Moved((constant,) * len(partner.names))
+        return Moved(tuple(mixed(self.ties.names(label), each) for each in rest))
+
+    def _assigned(self, function: Any, args: Any, get: Callable[[Tensor], Labels]) -> Labels:
+        r"""Entries of a tensor that are overwritten by those of another, or by a number."""
+        target, index, value = args
+        labels = [get(target), *([get(value)] if isinstance(value, Tensor) else [])]
+        moved = next((each for each in labels if isinstance(each, Moved)), None)
+        if any(isinstance(each, Raw) and each.sources for each in labels):
+            return self.lost(labels, "parameters are assigned to parts of a tensor")
+        made = []
+        for k in range(len(moved.names) if moved is not None else 1):
+            names = [each.names[k] if isinstance(each, Moved) else each.constant for each in labels]  # type: ignore[union-attr]
+            whole = names[0].expand(target.shape).clone()
+            new = names[1] if len(names) > 1 else hashed(torch.tensor(int(value * 2**20)))
+            function(_bits(whole), index, _bits(new))
+            made.append(whole)
+        return Raw(made[0]) if moved is None else self.checked(made, labels, "it assigns places lopsidedly")
+
+    def along(self, label: Labels, dims: Sequence[int]) -> Labels:
+        r"""Entries that are computed from all along some axes, and keep their places."""
+        if isinstance(label, Moved):
+            names = [mixed(each, gathered(each, dims, keepdim=True).expand_as(each)) for each in label.names]
+            return self.checked(names, [label], "it normalises parts of fibers")
+        if isinstance(label, Raw) and label.sources:
+            return self.lost([label], "parameters are normalised before they meet features")
+        if isinstance(label, Raw):
+            return Raw(mixed(label.constant, gathered(label.constant, dims, keepdim=True).expand_as(label.constant)))
+        return label
+
+    def _reduced(self, args: Any, kwargs: Any, label: Labels, at: int) -> Labels | Callable[[Any], list[Labels]]:
+        dims = kwargs.get("dim", kwargs.get("axis", args[at] if len(args) > at else None))
+        if isinstance(label, Raw):
+            if label.sources:
+                return self.lost([label], "parameters are summed before they meet features")
+            return constant_of
+        if not isinstance(label, Moved):
+            return label
+        ndim = label.names[0].ndim
+        dims = range(ndim) if dims is None else (dims,) if isinstance(dims, int) else dims
+
+        def reduced(out: Any) -> list[Labels]:
+            first, *others = tensors(out)
+            names = [gathered(each, dims, keepdim=True).reshape(first.shape) for each in label.names]
+            made = self.checked(names, [label], "it sums parts of fibers, or of what is moved with others")
+            return [made, *(self.lost([label], "places of the largest are not known") for _ in others)]
+
+        return reduced
+
+    def _multiplied(self, name: str, function: Any, args: Any, given: Sequence[Labels]) -> Labels:
+        if name == "einsum":
+            equation = args[0]
+            return self.product(given, lambda *t: torch.einsum(equation, *t))
+        if name == "rmatmul":
+            given = given[::-1]
+        weight = given[1]
+        if isinstance(given[0], Moved) and isinstance(weight, Raw) and weight.sources and weight.constant.ndim == 2:
+            return self.linear([given[0], Raw(weight.constant.T, tuple(s.T for s in weight.sources))])
+        return self.product(given, function if name != "rmatmul" else operator.matmul)
+
+    def product(self, given: Sequence[Labels], function: Callable[..., Tensor], summed: Axes = (-1, -2)) -> Labels:
+        r"""Sums of products of the entries of two tensors, over one axis of each: made of the sets of pairs."""
+        if any(isinstance(each, Lost) for each in given):
+            return self.lost(given, "")
+        if any(isinstance(each, Raw) and each.sources for each in given):
+            return self.lost(given, "parameters are multiplied with features by hand")
+        moved = [each for each in given if isinstance(each, Moved)]
+        if not moved:
+            names = [hashed(each.constant + i) for i, each in enumerate(given) if isinstance(each, Raw)]
+            return Raw(function(*names))
+        several = [each.names if isinstance(each, Moved) else (each.constant,) * len(moved[0].names) for each in given]  # type: ignore[union-attr]
+        names = [
+            hashed(function(*(hashed(t + i) for i, t in enumerate(column)))) for column in zip(*several, strict=True)
+        ]
+        whole = all(
+            balanced([gathered(t, (axis,)) for t in each.names])
+            for each, axis in zip(given, summed, strict=False)
+            if isinstance(each, Moved) and each.names[0].ndim >= -axis
+        )
+        if whole:
+            reason = f"it pairs places with others than those of the same window after a turn; {ASYMMETRIC}"
+        else:
+            reason = self._partial(moved[0])
+        return self.checked(names, given, reason)
+
+    def _partial(self, label: Moved) -> str:
+        width, n = label.names[0].shape[-1], self.group.order
+        if width % n:
+            return f"a head width of {width} holds no whole fibers of |G| = {n}; {whole_widths(width, n)} does"
+        return "it sums over parts of fibers"
+
+    def _attention(self, args: Any, kwargs: Any, given: Sequence[Labels], get: Callable[[Tensor], Labels]) -> Labels:
+        q, k, v = given[:3]
+        mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+        if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
+            return self.lost(given, "a causal mask has an order of the tokens")
+        scores = self.product([q, k], lambda a, b: a @ b.transpose(-1, -2), (-1, -1))
+        if isinstance(mask, Tensor) and isinstance(scores, Moved):
+            scores = self.met([scores, get(mask)], scores.names[0].shape, "attn_mask")
+        weights = self.along(scores, (-1,))
+        if isinstance(weights, Lost) or not isinstance(v, Moved):
+            return self.lost([*given, weights], "its values do not come from the image")
+        return self.checked(
+            [hashed(w @ hashed(t)) for w, t in zip(weights.names, v.names, strict=True)]
+            if isinstance(weights, Moved)
+            else v.names,
+            given,
+            "attention mixes values that the group moves differently",
+        )
+
+    def linear(self, given: Sequence[Labels]) -> Labels:
+        r"""`F.linear` by hand with parameters: the weight is tied by how the group moves both sides."""
+        x, weight, *bias = given
+        if not isinstance(x, Moved) or not isinstance(weight, Raw) or not weight.sources:
+            return self.lost(given, "linear with a weight that is no parameter of its own is not known here")
+        acts, width = last_axis(self.group, x.names), weight.constant.shape[0]
+        if acts is None:
+            return self.lost(given, "the group moves the last axis of what it reads in no way that is known")
+        fibered = width % self.group.order == 0
+        columns = mixed(torch.arange(width)[:, None], torch.arange(acts.shape[1]))
+        names = [columns]
+        for g in self.group.generating_set():
+            rows = regular(self.group, g, width) if fibered else torch.arange(width)
+            after = torch.empty_like(columns)
+            after[rows[:, None], acts[g][None]] = columns
+            names.append(after)
+        sides = [(weight, names), *((each, [t.sum(1) for t in names]) for each in bias)]
+        tied = [self.tied(raw, moves) if isinstance(raw, Raw) else raw for raw, moves in sides]
+        if any(isinstance(each, Lost) for each in tied):
+            return self.lost([*tied, *given], "")
+        return fresh_rows(self.group, x.names, width, self.salt, fibered=fibered)
+
+    def resampled(self, given: Sequence[Labels], out: Tensor, name: str) -> Labels:
+        r"""Maps on another grid."""
+        label = given[0]
+        if isinstance(label, Raw) and len(label.sources) == 1 and out.ndim == 4:
+            if out.shape == label.constant.shape:
+                return label
+            return self.ties.resize(label, out.shape)
+        if not isinstance(label, Moved) or out.ndim != 4:
+            return self.lost(given, f"{name} is not known here of what is no map")
+        if out.shape[-2:] == (1, 1):
+            return Moved(tuple(gathered(each, (-2, -1), keepdim=True) for each in label.names))
+        return self.mapped(label, out.shape)
+
+    def mapped(self, label: Labels, shape: Sequence[int], *, fibered: bool | None = None) -> Labels:
+        r"""A map that a layer makes of one; fibered: whether its channels are whole fields, as of its input if None."""
+        if not isinstance(label, Moved):
+            return label
+        names, n = label.names, self.group.order
+        if fibered and shape[1] != 1 and shape[1] % n:
+            works = whole_widths(shape[1], n)
+            return self.lost([label], f"{shape[1]} channels are no whole fields of |G| = {n}: {works} are")
+        grid = torch.empty(tuple(shape), device="meta")
+        map_ = names[0].ndim == 4 and all(
+            self.group.act(g, grid).shape == grid.shape for g in self.group.generating_set()
+        )
+        if map_ and turns_as_map(self.group, names, fibered=False):
+            own = False
+        elif map_ and names[0].shape[1] % n == 0 and turns_as_map(self.group, names, fibered=True):
+            own = True
+        else:
+            return self.lost([label], "it reads what does not turn as a map does")
+        fibered = own if fibered is None else fibered
+        return fresh_map(self.group, shape, self.salt, fibered=fibered and shape[1] % n == 0)
+
+
+def _axis(name: str, args: Any, kwargs: Any) -> int:
+    at = kinds.ALONG[name]
+    axis: int = kwargs.get("dim", args[at] if len(args) > at else 1 if name == "normalize" else -1)
+    return axis
+
+
+def constant_of(out: Any) -> list[Labels]:
+    r"""The labels of constants."""
+    return [constant(t) for t in tensors(out)]
+
+
+def _bits(names: Tensor) -> Tensor:
+    r"""Names as numbers that every function can move."""
+    return names.view(torch.float64)

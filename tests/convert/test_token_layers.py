@@ -1,6 +1,7 @@
 """Layers with fibers innermost: values against loops, laws, derivatives, plain forms, shipping, refusals."""
 
 import copy
+import dataclasses
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,9 @@ from conv_reference import correlate
 from equilayers.convert import to_equivariant, to_plain
 from equilayers.convert._equivariant.attention import FiberMultiheadAttention
 from equilayers.convert._equivariant.conversion import Conversion
-from equilayers.convert._equivariant.dataflow import LIFTED, Call, Flow
+from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
 from equilayers.convert._equivariant.fiber_layers import FiberDepthwiseConv2d
+from equilayers.convert._equivariant.labels import regular_action
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._equivariant.tokens import attention, moved_linear, token_linear
 from equilayers.convert._report import Refused, Replaced
@@ -149,7 +151,7 @@ def test_attention_is_that_of_torch_with_tied_weights(settings: dict[str, Any]) 
         torch.testing.assert_close(moved, turned(D4, g, layer(*inputs, attn_mask=unseen)[0]))
 
 
-LIFTED_CALL = Call("", Flow(LIFTED, 48), (2, 5, 48), (2, 5, 48))
+LIFTED_CALL = Call("", Flow(LIFTED, 48), (2, 5, 48), (2, 5, 48), regular_action(D4, 48))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,22 @@ LIFTED_CALL = Call("", Flow(LIFTED, 48), (2, 5, 48), (2, 5, 48))
 def test_what_is_no_whole_fields_is_refused(module: nn.Module, words: str) -> None:
     conversion = Conversion(D4, "equal-width", False)
     made = attention(module, LIFTED_CALL, conversion) if len(module._modules) else token_linear(module, conversion)
+    assert isinstance(made, Refused)
+    assert words in made.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "width", "words"),
+    [
+        ({"input": Flow(IMAGE, 3)}, "equal-width", "the image itself"),
+        ({"moves": torch.arange(48).repeat(8, 1)}, "equal-width", "no whole fields"),
+        ({"moves": None, "lost": "sorted"}, "equal-width", "sorted"),
+        ({}, "equal-parameters", "only width='equal-width'"),
+    ],
+)
+def test_attention_that_reads_no_whole_fields_is_refused(change: dict[str, Any], width: str, words: str) -> None:
+    call = dataclasses.replace(LIFTED_CALL, **change)
+    made = attention(nn.MultiheadAttention(48, 3), call, Conversion(D4, width, False))
     assert isinstance(made, Refused)
     assert words in made.reason
 
@@ -224,6 +242,11 @@ def test_encoders_and_decoders_of_torch(from_weights: bool) -> None:
     model, x = Padded().eval().double(), torch.randn(2, 3, 5, 5, **DOUBLE)
     made, report = to_equivariant(model, D4, x, from_weights=from_weights)
     assert report.complete, str(report)
+    away = {entry.path: entry.distance for entry in report.entries}
+    query = model.query.unflatten(0, (4, 8))
+    rest = float((query - query.mean(1, keepdim=True)).norm() / query.norm())
+    assert away[""] == (pytest.approx(rest) if from_weights else None)
+    assert away["decoder.norm1"] == (0 if from_weights else None)
     y = made(x)
     for g in range(8):
         torch.testing.assert_close(made(D4.act(g, x)), y)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equilayers.cli import main
 from equilayers.functional.vectors import vector_norm
 from equilayers.groups import CyclicTranslation, Group
+from equilayers.groups.vectors import AXES
 from equilayers.metrics import equivariance_error
 from equilayers.nn import (
     GroupConv2d,
@@ -52,7 +53,7 @@ def heads(group: Group, axes: str = "right-up") -> nn.Sequential:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("group", [C2, D1, C4, D4], ids=name)
 def test_every_form_passes_and_every_break_is_found(group: Group, form: str) -> None:
-    for axes in ("right-up", "right-down", "down-right"):
+    for axes in AXES if group == C4 else AXES[:1]:
         net, output = heads(group, axes), "vector" if axes == "right-up" else f"vector:{axes}"
         model = lambda x: FORMS[form](net(x))  # noqa: B023, E731
         assert_equivariant(model, X, group, output=output, bitwise=True)

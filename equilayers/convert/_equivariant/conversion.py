@@ -14,6 +14,7 @@ DOWNSAMPLINGS = ("auto", "symmetric-stride", "blur")
 WIDTHS = ("equal-width", "equal-parameters", "equal-compute")
 # Multiplications of the group Fourier transform by those of the expanded filter.
 SAVED = {2: 2 / 4, 4: 6 / 16, 8: 12 / 64}
+AS_WIDE = "on tokens only width='equal-width' is known: views between have their widths written down"
 ALIKE = "treats every plane and pixel alike"
 
 

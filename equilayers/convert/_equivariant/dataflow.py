@@ -2,6 +2,7 @@ r"""What flows through a model: which layers read the image itself, and which re
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from equilayers.groups import Group
 IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 CONCATENATIONS = ("cat", "concat", "concatenate")
+CUTTING = ("__getitem__", "unfold")
 MAP_LAYERS = (
     *(*CONVOLUTIONS, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d, nn.Upsample, nn.ConstantPad2d),
     *(nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ZeroPad2d, nn.PixelShuffle, nn.PixelUnshuffle),
@@ -120,7 +122,7 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
         torch.backends.mha.set_fastpath_enabled(fast)
     for where, why in tracer.sliced.values():
         tracer.broken.setdefault(where, why)
-    flows, shapes = [tracer.get(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
+    flows, shapes = [tracer.at_last(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
     single = isinstance(out, Tensor)
     return Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, single, shapes, frozenset(tracer.entered))
 
@@ -137,6 +139,7 @@ class _FlowTracer(CallTracer):
         self.broken: dict[str, str] = {}
         self.sliced: dict[int, tuple[str, str]] = {}  # of each slice that takes every so many: where, and why it breaks
         self.inside: list[str] = []  # paths of the modules that are running, the innermost last
+        self.constants: dict[int, Tensor] = {}  # made by functions of torch, but not from the input
         self.entered: set[str] = set()
         self.busy: list[str] = []  # of those that others take the place of
 
@@ -162,6 +165,12 @@ class _FlowTracer(CallTracer):
 
     def get(self, t: Tensor) -> Flow | None:
         return self.flows[id(t)][1] if id(t) in self.flows else None
+
+    def at_last(self, t: Tensor) -> Flow | None:
+        r"""The flow of an output: invariant where no entry is moved."""
+        flow, label = self.get(t), self.label(t)
+        still = isinstance(label, Moved) and all(torch.equal(each, label.names[0]) for each in label.names)
+        return dataclasses.replace(flow, kind=INVARIANT) if flow is not None and still else flow
 
     def label(self, t: Tensor) -> Labels | None:
         if isinstance(t, nn.Parameter) and t in self.rules.ties.starts:
@@ -214,21 +223,26 @@ class _FlowTracer(CallTracer):
         if flow is not None or any(labels):
             flow = self.concatenated(flow, given, labels[0]) if flow and name in CONCATENATIONS else flow
             why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
-            if why is not None:
-                where = self.inside[-1] if self.inside else ""
-                if name == "__getitem__" and isinstance(labels[0], Moved):
-                    self.sliced[id(made[0])] = where, why  # until it stands beside the rest
-                else:
-                    self.broken.setdefault(where, why)
-            if name in CONCATENATIONS and isinstance(labels[0], Moved):
-                for t in given:
-                    self.sliced.pop(id(t), None)
+            self.judge(name, given, made[0], labels[0], why)
         for t, label in zip(made, labels, strict=True):
             if flow is not None:
                 self.put(t, flow, label)
             elif label is not None:
                 self.labels[id(t)] = t, label
+            else:
+                self.constants[id(t)] = t
         return out
+
+    def judge(self, name: str, given: list[Tensor], out: Tensor, label: Labels | None, why: str | None) -> None:
+        r"""Remember why a function breaks the symmetry; of slices, whose entries are known, unless they are joined."""
+        where = self.inside[-1] if self.inside else ""
+        if why is not None and name in CUTTING and isinstance(label, Moved):
+            self.sliced[id(out)] = where, why
+        elif why is not None:
+            self.broken.setdefault(where, why)
+        if name in CONCATENATIONS and isinstance(label, Moved):
+            for t in given:
+                self.sliced.pop(id(t), None)
 
     def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.entered.add(path)
@@ -260,7 +274,8 @@ class _FlowTracer(CallTracer):
             elif isinstance(module, nn.Linear) and (flow.kind != IMAGE or label is not None):
                 self.put(t, self.linear(path, flow, t, moves), label)
             elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
-                self.put(t, flow, label or Lost("it is made by something that torch does not show"))
+                seen = id(t) in self.constants
+                self.put(t, flow, label or (None if seen else Lost("it is made by something that torch does not show")))
             elif label is not None:
                 self.put(t, self.flows[id(t)][1], label)
 
@@ -308,6 +323,7 @@ class _FlowTracer(CallTracer):
 
 def _of_zeros(t: Tensor) -> Flow | None:
     r"""Planes of zeros are features as any others."""
-    if t.ndim != 4 or bool(t.any()):
+    if t.ndim not in (3, 4) or bool(t.any()):
         return None
-    return Flow(LIFTED, t.shape[1], parts=(("", t.shape[1]),))
+    channels = t.shape[1 if t.ndim == 4 else 2]
+    return Flow(LIFTED, channels, parts=(("", channels),))

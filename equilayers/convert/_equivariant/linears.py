@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from equilayers.convert._equivariant.conversion import Conversion
+from equilayers.convert._equivariant.conversion import AS_WIDE, Conversion
 from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.heads import PLACES, linear
 from equilayers.convert._equivariant.labels import is_regular, whole_widths
@@ -27,8 +27,8 @@ def any_linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome
     if call.moves is None:
         return Refused(call.lost or PLACES)
     if conversion.width != "equal-width":
-        return Refused("on tokens only width='equal-width' is known: views between have their widths written down")
-    if module.out_features % n or call.path in conversion.images:
+        return Refused(AS_WIDE)
+    if module.out_features % n or call.path in conversion.heads:
         return Replaced(_numbers(module, call.moves, conversion), "what it puts out is alike for all planes")
     if is_regular(conversion.group, call.moves):
         return token_linear(module, conversion)

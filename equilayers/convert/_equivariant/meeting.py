@@ -95,8 +95,8 @@ class Meeting:
                 return self.lost([*given, tied], "")
             names = [mixed(each, self.ties.names(raw).expand(shape)) for each in names]
             if not balanced(names):
-                what = "numbers that are no parameters, such as a mask, are not symmetric"
-                return self.lost(given, f"{name}: {what}; {ASYMMETRIC}")
+                what = "numbers that are no parameters, such as a mask or a table of places, are not symmetric"
+                return self.lost(given, f"{name}: {what}" + (f"; {ASYMMETRIC}" if name in ("add", "attn_mask") else ""))
         return Moved(tuple(names))
 
     def settled(self, raw: Raw) -> Labels:

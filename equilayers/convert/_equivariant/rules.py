@@ -30,6 +30,7 @@ from equilayers.convert._equivariant.labels import (
 )
 from equilayers.convert._equivariant.meeting import ASYMMETRIC, Meeting
 
+Axes = tuple[int, int]
 Lookup = Callable[[Tensor], Labels | None]
 
 
@@ -41,8 +42,7 @@ class Rules(Meeting):
         name = name.strip("_")
         given = [get(t) or constant(t) for t in tensors((args, kwargs))]
         if any(isinstance(each, Lost) for each in given):
-            lost = self.lost(given, "")
-            return lambda out: [lost for _ in tensors(out)]
+            return lambda out: [self.lost(given, "") for _ in tensors(out)]
         made = self._made(name, function, args, kwargs, lambda t: get(t) or constant(t))
         return made if callable(made) else lambda out: [made for _ in tensors(out)]
 
@@ -51,6 +51,7 @@ class Rules(Meeting):
         by_name: dict[str, Callable[[], Any]] = {
             "setitem": lambda: self._assigned(function, args, get),
             "linear": lambda: self.linear(given),
+            "embedding": lambda: self._embedded(args, kwargs, get),
             "scaled_dot_product_attention": lambda: self._attention(args, kwargs, given, get),
         }
         by_name |= dict.fromkeys(kinds.JOINING, lambda: self._joined(function, args, kwargs, get))
@@ -68,7 +69,8 @@ class Rules(Meeting):
         if name in ("max", "min") and len(list(tensors(args))) > 1:
             name = "maximum"
         unknown = f"{name or 'what torch does not show'} is not known here"
-        return by_name.get(name, lambda: self.lost(given, unknown))()
+        # What puts out no tensor, as `size` does, loses nothing.
+        return by_name.get(name, lambda: lambda out: [self.lost(given, unknown) for _ in tensors(out)])()
 
     def _normed(self, name: str, args: Any, kwargs: Any, given: Sequence[Labels]) -> Any:
         shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
@@ -102,6 +104,11 @@ class Rules(Meeting):
             return [Moved(tuple(column)) for column in columns]
         columns = zip(*(on(each) for each in (label.constant, *label.sources)), strict=True)
         return [Raw(first, tuple(rest)) for first, *rest in columns]
+
+    def _embedded(self, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
+        r"""Rows of a table."""
+        index, table = (*args, kwargs.get("weight"))[:2]
+        return lambda out: self._each(get(table), lambda names: [names[index]], len(list(tensors(out))))
 
     def _joined(self, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Labels:
         r"""Side by side; parameters beside what is moved have to be left alone by what it does along the other axes."""
@@ -194,8 +201,8 @@ class Rules(Meeting):
             return self.linear([given[0], Raw(weight.constant.T, tuple(s.T for s in weight.sources))])
         return self.product(given, function if name != "rmatmul" else operator.matmul)
 
-    def product(self, given: Sequence[Labels], function: Callable[..., Tensor]) -> Labels:
-        r"""Sums of products of the entries of two tensors: made of the sets of pairs."""
+    def product(self, given: Sequence[Labels], function: Callable[..., Tensor], summed: Axes = (-1, -2)) -> Labels:
+        r"""Sums of products of the entries of two tensors, over one axis of each: made of the sets of pairs."""
         if any(isinstance(each, Lost) for each in given):
             return self.lost(given, "")
         if any(isinstance(each, Raw) and each.sources for each in given):
@@ -208,7 +215,11 @@ class Rules(Meeting):
         names = [
             hashed(function(*(hashed(t + i) for i, t in enumerate(column)))) for column in zip(*several, strict=True)
         ]
-        whole = all(balanced([gathered(t, (-1,)) for t in each.names]) for each in moved)
+        whole = all(
+            balanced([gathered(t, (axis,)) for t in each.names])
+            for each, axis in zip(given, summed, strict=False)
+            if isinstance(each, Moved) and each.names[0].ndim >= -axis
+        )
         if whole:
             reason = f"it pairs places with others than those of the same window after a turn; {ASYMMETRIC}"
         else:
@@ -226,7 +237,7 @@ class Rules(Meeting):
         mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
         if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
             return self.lost(given, "a causal mask has an order of the tokens")
-        scores = self.product([q, k], lambda a, b: a @ b.transpose(-1, -2))
+        scores = self.product([q, k], lambda a, b: a @ b.transpose(-1, -2), (-1, -1))
         if isinstance(mask, Tensor) and isinstance(scores, Moved):
             scores = self.met([scores, get(mask)], scores.names[0].shape, "attn_mask")
         weights = self.along(scores, (-1,))
@@ -280,6 +291,9 @@ class Rules(Meeting):
         if not isinstance(label, Moved):
             return label
         names, n = label.names, self.group.order
+        if fibered and shape[1] != 1 and shape[1] % n:
+            works = whole_widths(shape[1], n)
+            return self.lost([label], f"{shape[1]} channels are no whole fields of |G| = {n}: {works} are")
         grid = torch.empty(tuple(shape), device="meta")
         map_ = names[0].ndim == 4 and all(
             self.group.act(g, grid).shape == grid.shape for g in self.group.generating_set()

@@ -70,6 +70,10 @@ class Ties:
         made.met, made.used, made.wrong, made.resized = self.met.clone(), {*self.used}, {**self.wrong}, {**self.resized}
         return made
 
+    def alike(self, other: Ties) -> bool:
+        r"""Whether the parameters are tied alike."""
+        return torch.equal(self.root[: self.parameters], other.root[: self.parameters])
+
     def adopt(self, other: Ties) -> None:
         r"""What was found with a copy."""
         self.__dict__.update(other.__dict__)

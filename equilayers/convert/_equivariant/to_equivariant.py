@@ -121,6 +121,8 @@ def to_equivariant(
         broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
         calls = [conversion.after(call) for call in flow.calls.get(path, [])]
         outcome = _outcome(module, calls, broken, conversion)
+        if isinstance(outcome, Refused) and not any(path in run.flow.entered for run in seen):
+            outcome = Kept(UNUSED)
         if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
             own = any(p in shared.owners for p in module.parameters(recurse=False))
             outcome = own_parameters(module, ties, conversion, own, path in flow.entered)
@@ -141,10 +143,12 @@ def _averaged(
     made: nn.Module, group: Group, flow: Dataflow, heads: frozenset[str], name: str
 ) -> tuple[nn.Module, str, list[Entry]]:
     r"""The model with the mean over the fibers of what it puts out, what its paths begin with then, and the entries."""
-    tokens = [shape for each, shape in zip(flow.outputs, flow.shapes, strict=True) if _tokens(each, shape, heads)]
-    if tokens:
-        shape = tuple(tokens[0])
-        reason = f"it puts out tokens {shape} with fibers: wrap it with what reads them, and convert the whole"
+    shapes = [
+        shape for each, shape in zip(flow.outputs, flow.shapes, strict=True) if _fibered(each, shape, flow, heads)
+    ]
+    if shapes:
+        shape = tuple(shapes[0])
+        reason = f"it puts out features {shape} with fibers: wrap it with what reads them, and convert the whole"
         return made, "", [entry("", name, Refused(reason))]
     fibers = [each is not None and each.kind == LIFTED and not each.producers <= heads for each in flow.outputs]
     if not any(fibers):
@@ -195,7 +199,13 @@ def _images(model: nn.Module, flow: Dataflow, order: int) -> dict[str, frozenset
 
     Images are what nothing else reads, and what has fewer channels than a field has planes: what reads it lifts it.
     """
-    leaves = [each.producers for each in flow.outputs if each is not None and each.kind == LIFTED]
+    linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    outputs = [
+        each
+        for each, shape in zip(flow.outputs, flow.shapes, strict=True)
+        if each is not None and (len(shape) == 4 or not flow.tokens or each.producers <= linear)
+    ]
+    leaves = [each.producers for each in outputs if each.kind == LIFTED]
     images = frozenset[str]().union(*leaves)
     readers = [path for path, module in model.named_modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))]
     calls = [call for path in readers for call in flow.calls.get(path, [])]
@@ -218,8 +228,10 @@ def _looked_at(module: nn.Module, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _tokens(flow: Flow | None, shape: torch.Size, heads: frozenset[str]) -> bool:
-    return flow is not None and flow.kind == LIFTED and len(shape) == 3 and not flow.producers <= heads
+def _fibered(flow: Flow | None, shape: torch.Size, seen: Dataflow, heads: frozenset[str]) -> bool:
+    r"""Whether an output is features with fibers, and no map, the fibers of which could be averaged."""
+    plain = flow is None or flow.kind != LIFTED or (bool(flow.producers) and flow.producers <= heads)
+    return not plain and (len(shape) == 3 or (seen.tokens and len(shape) != 4))
 
 
 def _own_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -294,6 +306,7 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     ((nn.Dropout2d, nn.FeatureAlphaDropout), dropout),
     (SHUFFLES, shuffle),
 ]
+UNUSED = "it was not called when the model ran: left as it is"
 SEEN = "it has no numbers of its own, and running it shows what it does"
 POINTWISE = (
     *(nn.Identity, nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.Hardswish),

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from equilayers.convert._equivariant.attention import FiberMultiheadAttention
-from equilayers.convert._equivariant.conversion import Conversion
+from equilayers.convert._equivariant.conversion import AS_WIDE, WIDTHS, Conversion
 from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.heads import take_over
+from equilayers.convert._equivariant.labels import is_regular
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._report import CONTAINER, Kept, Outcome, Refused, Replaced, distance
 
@@ -51,6 +52,8 @@ def attention(module: nn.MultiheadAttention, call: Call, conversion: Conversion)
     n = conversion.group.order
     if call.input.kind != LIFTED:
         return Refused("it reads the image itself: make patches of it before")
+    if conversion.width != WIDTHS[0]:
+        return Refused(AS_WIDE)
     if module.head_dim % n:
         width = math.ceil(module.head_dim / n) * n
         fits = [h for h in range(module.num_heads, 0, -1) if module.embed_dim % (h * n) == 0]
@@ -60,6 +63,8 @@ def attention(module: nn.MultiheadAttention, call: Call, conversion: Conversion)
     problem = _not_whole(n, kdim=module.kdim, vdim=module.vdim)
     if problem is not None:
         return problem
+    if call.moves is None or not is_regular(conversion.group, call.moves):
+        return Refused(call.lost or "the channels that it reads are no whole fields")
     made = FiberMultiheadAttention(conversion.group, module)
     return Replaced(made, distance=_take_over_attention(made, module) if conversion.from_weights else None)
 

@@ -53,5 +53,5 @@ def test_weights_of_other_settings_are_refused(tmp_path: Path, monkeypatch: pyte
     plain = FinetuneJob(Run("digits", None, "D1", "plain", 0), tmp_path)
     plain.carry_out(lambda step: None)
     monkeypatch.setitem(runs.PROTOCOLS, "digits", replace(TINY, lr=1.0))
-    with pytest.raises(ValueError, match="finetune: expected .* to be of the settings asked for"):
+    with pytest.raises(ValueError, match=r"finetune: expected .* to be of the settings asked for"):
         FinetuneJob(Run("digits", None, "D1", "converted", 0), tmp_path).carry_out(lambda step: None)

@@ -1,22 +1,19 @@
 r"""The trainings of `python -m baselines finetune`: a plain network, and what becomes of its weights."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from baselines.common.data import load_dataset
 from baselines.common.files import write_json, write_tensors
 from baselines.common.runner import Advance, Result, load_checkpoint, settings_of, stored_result
 from baselines.study.measures import invariance, orbit_logits
 from baselines.vit.models import Shape, build, parameters
-from baselines.vit.runs import Images, batches, turned
+from baselines.vit.runs import Descent, Images, as_json, batches, cropped, turned
 from equilayers.convert import set_softness, soften, to_equivariant
 from equilayers.groups import Group, group_from_name
 
@@ -79,8 +76,7 @@ class Run:
 
     def settings(self) -> Result:
         r"""Everything the result depends on."""
-        protocol = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(PROTOCOLS[self.data]).items()}
-        return settings_of(self, FORMAT, protocol=protocol)
+        return settings_of(self, FORMAT, protocol=as_json(PROTOCOLS[self.data]))
 
 
 @dataclass(frozen=True)
@@ -168,33 +164,19 @@ def images_of(data: str, data_dir: str | None) -> tuple[Images, Images, int]:
     r"""Training and test images of a data set, upright, and how many classes."""
     protocol = PROTOCOLS[data]
     loaded = load_dataset(data, data_dir=data_dir, splits=protocol.splits)
-    c = protocol.crop
-
-    def cropped(x: Tensor) -> Tensor:
-        return x[..., c : x.shape[-2] - c, c : x.shape[-1] - c].contiguous()
-
-    train, test = (Images(cropped(split.x), split.y) for split in (loaded.train, loaded.test))
+    train, test = (Images(cropped(each.x, protocol.crop).contiguous(), each.y) for each in (loaded.train, loaded.test))
     return train, test, loaded.num_classes
 
 
 def _train(model: nn.Module, train: Images, job: FinetuneJob, advance: Advance) -> None:
-    r"""AdamW on one cycle of the learning rate, gradients cut at norm 1; the softness falls along with it."""
+    r"""All steps; the softness of what is annealed falls to 0 in three quarters of them."""
     run, protocol = job.run, PROTOCOLS[job.run.data]
-    rate = protocol.lr
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=protocol.decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=job.steps)
+    descent = Descent(model, protocol.lr, protocol.decay, job.steps)
     model.train()
-    for step, (n, g) in _steps(job.steps, batches(len(train.y), protocol.batch, run.seed, 0)):
+    found = batches(len(train.y), protocol.batch, run.seed, 0)
+    for step, (n, g) in zip(range(1, job.steps + 1), found, strict=False):
         if run.method == "annealed":
             set_softness(model, (1 + math.cos(math.pi * min(1.0, step / (0.75 * job.steps)))) / 2)
         x = turned(train.x[n], g) if run.method in ("augmented", "annealed", "softened") else train.x[n]
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), train.y[n]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        descent.step(x, train.y[n])
         advance(step)
-
-
-def _steps(count: int, found: Iterator[Any]) -> Iterator[tuple[int, Any]]:
-    return zip(range(1, count + 1), found, strict=False)

@@ -43,6 +43,12 @@ class _Linear(nn.Module):
         return f"{self.group!r}, {self.weight[0].numel()}, out_fields={len(self.weight)}, bias={self.bias is not None}"
 
 
+def expanded_rows(weight: Tensor, group: Group) -> Tensor:
+    r"""The plain weight (O·|G|, C·|G|) of a group linear weight (O, C, |G|), fibers innermost in rows and columns."""
+    rows = [group.act_regular(h, weight).flatten(1) for h in range(group.order)]
+    return torch.stack(rows, 1).flatten(0, 1)
+
+
 class FiberTokenLinear(_Linear):
     r"""A group linear layer on tokens (..., C·|G|), to (..., O·|G|): in the place of torch.nn.Linear.
 
@@ -82,8 +88,7 @@ class FiberTokenLinear(_Linear):
 
     def expanded(self) -> Tensor:
         r"""The weight of the plain layer, (O·|G|, C·|G|)."""
-        rows = [self.group.act_regular(h, self.weight).flatten(1) for h in range(self.group.order)]
-        return torch.stack(rows, 1).flatten(0, 1)
+        return expanded_rows(self.weight, self.group)
 
     def forward(self, x: Tensor) -> Tensor:
         features, channels, n = self.weight.shape

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice, refuse
-from equilayers.functional import WeightCache, is_plain
+from equilayers.convert._equivariant.map_layers import kept
+from equilayers.functional import WeightCache
 from equilayers.functional.tokens import TOKEN_ALGORITHMS, TokenWeight, fiber_linear, token_space
 from equilayers.groups import Group
 
@@ -141,6 +142,4 @@ class TiedLinear(_Linear):
             hint = "They are the entries that the group permutes."
             refuse("TiedLinear", f"x of shape (..., {self.weight.shape[1]})", tuple(x.shape), hint)
         bias = None if self.bias is None else self.bias.repeat_interleave(self.group.order)
-        usable = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and is_plain(self.weight)
-        weight = self._cache.get(self.weight, self.expanded) if usable else self.expanded()
-        return F.linear(x, weight, bias)
+        return F.linear(x, kept(self._cache, self.weight, self.expanded), bias)

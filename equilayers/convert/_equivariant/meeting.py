@@ -53,9 +53,9 @@ class Meeting:
                 self.ties.refuse(each, first)
         return Lost(first)
 
-    def checked(self, names: Sequence[Tensor], given: Sequence[Labels], reason: str) -> Labels:
-        r"""Moved entries, if they are."""
-        return Moved(tuple(names)) if balanced(names) else self.lost(given, reason)
+    def checked(self, names: Sequence[Tensor], given: Sequence[Labels], reason: str, *, fresh: bool = False) -> Labels:
+        r"""Moved entries, if they are; fresh: whether their names were just made by `mixed`."""
+        return Moved(tuple(names)) if balanced(names, fresh=fresh) else self.lost(given, reason)
 
     def tied(self, raw: Raw, names: Sequence[Tensor]) -> Raw | Lost:
         r"""Parameters that meet entries with these names, tied so that the group leaves them alone."""
@@ -87,14 +87,14 @@ class Meeting:
             return Raw(mixed(*parts), tuple(s.expand(shape) for each in raws for s in each.sources))
         wide = [[t.expand(shape) for t in each.names] for each in moved]
         names = [mixed(*column) for column in zip(*wide, strict=True)]
-        if not balanced(names):
+        if not balanced(names, fresh=True):
             return self.lost(given, f"{name} joins features that the group moves differently")
         for raw in raws:
             tied = self.tied(raw, names) if raw.sources else raw
             if isinstance(tied, Lost):
                 return self.lost([*given, tied], "")
             names = [mixed(each, self.ties.names(raw).expand(shape)) for each in names]
-            if not balanced(names):
+            if not balanced(names, fresh=True):
                 what = "numbers that are no parameters, such as a mask or a table of places, are not symmetric"
                 return self.lost(given, f"{name}: {what}" + (f"; {ASYMMETRIC}" if name in ("add", "attn_mask") else ""))
         return Moved(tuple(names))

@@ -164,7 +164,7 @@ class Rules(Meeting):
         r"""Entries that are computed from all along some axes, and keep their places."""
         if isinstance(label, Moved):
             names = [mixed(each, gathered(each, dims, keepdim=True).expand_as(each)) for each in label.names]
-            return self.checked(names, [label], "it normalises parts of fibers")
+            return self.checked(names, [label], "it normalises parts of fibers", fresh=True)
         if isinstance(label, Raw) and label.sources:
             return self.lost([label], "parameters are normalised before they meet features")
         if isinstance(label, Raw):

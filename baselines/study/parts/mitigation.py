@@ -74,12 +74,17 @@ class MitigationPart(RunPart):
                 weight = runs[0]["recipe"]["nu"]
                 if control := curves[group, "orbits"].get(weight):
                     picked[group, "control"] = control
-        rows = [_row(group, arm, runs) for (group, arm), runs in sorted(picked.items(), key=_order)]
+        twice = {
+            (g, arm) for (g, arm), runs in picked.items() if arm == "control" and runs is picked.get((g, "orbits"))
+        }
+        shown = sorted((item for item in picked.items() if item[0] not in twice), key=_order)
+        rows = [_row(group, arm, runs) for (group, arm), runs in shown]
         head = ("group", "method", "ν", "seeds", "accuracy %", "SI", "LI", "DI", "validation SI", "departure")
         caption = (
             "nu of each method: the most accurate on validation images of those that reach SI "
             f"{SALIENCY_TARGET} there with seed 0, or else the one of the highest SI. Control: the recipe of tied at "
-            "the start, from torch's start. Departure: distance of the first layer's rows from orbits, relative."
+            "the start, from torch's start, where whole orbits have another nu. Departure: distance of the first layer's "
+            "rows from orbits, relative."
         )
         return Page(_findings(picked), [Table(head, rows, caption)], [_picture(curves, picked)])
 

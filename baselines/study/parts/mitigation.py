@@ -83,8 +83,8 @@ class MitigationPart(RunPart):
         caption = (
             "nu of each method: the most accurate on validation images of those that reach SI "
             f"{SALIENCY_TARGET} there with seed 0, or else the one of the highest SI. Control: the recipe of tied at "
-            "the start, from torch's start, where whole orbits have another nu. Departure: distance of the first layer's "
-            "rows from orbits, relative."
+            "the start, from torch's start, where whole orbits have another nu. Departure: distance of the first "
+            "layer's rows from orbits, relative."
         )
         return Page(_findings(picked), [Table(head, rows, caption)], [_picture(curves, picked)])
 

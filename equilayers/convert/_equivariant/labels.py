@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
 # Odd numbers of 64 bits: multiplying by them loses nothing.
@@ -21,9 +22,15 @@ _FIRST, _SECOND, _THIRD = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644E
 
 @dataclass(frozen=True)
 class Moved:
-    r"""Entries that the group moves; names: for the image as it is, then for the image moved by each generator."""
+    r"""Entries that the group moves; names: for the image as it is, then for the image moved by each generator.
+
+    cut: what took these entries without those that the group exchanges them with; None if none is missing. pairs:
+    whether each is of two places, as scores of attention are.
+    """
 
     names: tuple[Tensor, ...]
+    cut: Cause | None = None
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Raw:
 class Lost:
     r"""Nothing is known of the entries, and why."""
 
-    reason: str
+    cause: Cause
 
 
 Labels = Moved | Raw | Lost

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from equilayers._modules import CallTracer, evaluation, tensors
 from equilayers.convert._equivariant.functions import asymmetry
@@ -135,7 +136,7 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
             whole = out if len(x) <= LABELLED else model(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    for where, why in tracer.sliced.values():
+    for where, why in tracer.sliced:
         tracer.broken.setdefault(where, why)
     flows, shapes = [tracer.at_last(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
     found = Dataflow(
@@ -154,15 +155,17 @@ class _FlowTracer(CallTracer):
         self.gates = gates
         self.rules = rules
         self.handled = handled
-        self.flows: dict[int, tuple[Tensor, Flow]] = {}  # the tensors are kept, so that no other takes their id
-        self.labels: dict[int, tuple[Tensor, Labels]] = {}
+        # Forgotten with the tensors: names are six times as large as what they name.
+        self.flows: MutableMapping[Tensor, Flow] = WeakTensorKeyDictionary()
+        self.labels: MutableMapping[Tensor, Labels] = WeakTensorKeyDictionary()
         self.calls: dict[str, list[Call]] = {}
         self.broken: dict[str, Broken] = {}
-        self.sliced: dict[
-            int, tuple[str, Broken]
-        ] = {}  # of each slice that takes every so many: where, and why it breaks
+        # Of each slice that takes every so many, where, and why it breaks; and of all that were not joined again.
+        self.slices: MutableMapping[Tensor, tuple[str, Broken]] = WeakTensorKeyDictionary()
+        self.sliced: list[tuple[str, Broken]] = []
         self.inside: list[str] = []  # paths of the modules that are running, the innermost last
-        self.constants: dict[int, Tensor] = {}  # made by functions of torch, but not from the input
+        # Made by functions of torch, but not from the input.
+        self.constants: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self.entered: set[str] = set()
         self.busy: list[str] = []  # of those that others take the place of
 
@@ -180,16 +183,16 @@ class _FlowTracer(CallTracer):
         if t.ndim == 4 and channels == 1 and flow.kind == LIFTED and self.is_image(label):
             flow = Flow(IMAGE, 1)  # a gate, or a mean over all planes
         whole = sum(count for _, count in flow.parts) == channels
-        self.flows[id(t)] = t, Flow(flow.kind, channels, flow.producers, flow.parts if whole else ())
+        self.flows[t] = Flow(flow.kind, channels, flow.producers, flow.parts if whole else ())
         if label is not None:
-            self.labels[id(t)] = t, label
+            self.labels[t] = label
 
     def is_image(self, label: Labels | None) -> bool:
         r"""Whether nothing is known against that the group does not touch the channels."""
         return not isinstance(label, Moved) or turns_as_map(self.rules.group, label.names, fibered=False)
 
     def get(self, t: Tensor) -> Flow | None:
-        return self.flows[id(t)][1] if id(t) in self.flows else None
+        return self.flows.get(t)
 
     def at_last(self, t: Tensor) -> Flow | None:
         r"""The flow of an output: invariant where no entry is moved."""
@@ -201,7 +204,7 @@ class _FlowTracer(CallTracer):
         if isinstance(t, nn.Parameter) and t in self.rules.ties.starts:
             self.rules.ties.used.add(t)
             return self.rules.ties.label(t)
-        return self.labels[id(t)][1] if id(t) in self.labels else None
+        return self.labels.get(t)
 
     def joined(self, given: list[Tensor]) -> Flow | None:
         r"""The flow of what is computed from several tensors."""
@@ -229,6 +232,8 @@ class _FlowTracer(CallTracer):
         return Flow(kind, channels, flow.producers, parts)
 
     def call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name == "__get__" and not isinstance(out := function(*args, **kwargs), Tensor):
+            return out  # a shape, a dtype
         fresh = name.startswith("new_") or name.endswith("_like")  # numbers that do not come from the input
         given = [] if fresh else list(tensors((args, kwargs)))
         labelled = None
@@ -256,9 +261,9 @@ class _FlowTracer(CallTracer):
             if flow is not None:
                 self.put(t, flow, label)
             elif label is not None:
-                self.labels[id(t)] = t, label
+                self.labels[t] = label
             else:
-                self.constants[id(t)] = t
+                self.constants[t] = True
         return out
 
     def judge(self, name: str, given: list[Tensor], out: Tensor, label: Labels | None, why: str | None) -> None:
@@ -266,12 +271,14 @@ class _FlowTracer(CallTracer):
         where = self.inside[-1] if self.inside else ""
         cutting = name in CUTTING
         if why is not None and cutting and isinstance(label, Moved):
-            self.sliced[id(out)] = where, Broken(why, label.cut)
+            self.slices[out] = where, Broken(why, label.cut)
+            self.sliced.append(self.slices[out])
         elif why is not None:
             self.broken.setdefault(where, Broken(why, label.cause if cutting and isinstance(label, Lost) else None))
         if name in CONCATENATIONS and isinstance(label, Moved):
             for t in given:
-                self.sliced.pop(id(t), None)
+                if t in self.slices:
+                    self.sliced.remove(self.slices.pop(t))
 
     def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.entered.add(path)
@@ -288,7 +295,7 @@ class _FlowTracer(CallTracer):
         given = next((t for t in inputs if self.get(t) is not None), None)
         if given is None:
             return
-        flow, made = self.flows[id(given)][1], list(tensors(output))
+        flow, made = self.flows[given], list(tensors(output))
         shape = tuple(made[0].shape) if made else ()
         label, moves = None, None
         if self.handled(module) and not self.busy and not given.is_meta:
@@ -305,9 +312,9 @@ class _FlowTracer(CallTracer):
                 self.put(t, self.linear(path, flow, t, moves), label)
             elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
                 unseen = Lost(self.rules.cause("it is made by something that torch does not show"))
-                self.put(t, flow, label or (None if id(t) in self.constants else unseen))
+                self.put(t, flow, label or (None if t in self.constants else unseen))
             elif label is not None:
-                self.put(t, self.flows[id(t)][1], label)
+                self.put(t, self.flows[t], label)
 
     def linear(self, path: str, flow: Flow, t: Tensor, moves: Tensor | None) -> Flow:
         r"""The flow that a linear layer puts out: tokens keep fibers, vectors do if they meet features again."""

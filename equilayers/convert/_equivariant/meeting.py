@@ -64,9 +64,9 @@ class Meeting:
                 self.ties.refuse(each, first)
         return Lost(first)
 
-    def checked(self, names: Sequence[Tensor], given: Sequence[Labels], reason: str) -> Labels:
-        r"""Moved entries, if they are."""
-        return Moved(tuple(names)) if balanced(names) else self.lost(given, reason, uneven=True)
+    def checked(self, names: Sequence[Tensor], given: Sequence[Labels], reason: str, *, fresh: bool = False) -> Labels:
+        r"""Moved entries, if they are; fresh: whether their names were just made by `mixed`."""
+        return Moved(tuple(names)) if balanced(names, fresh=fresh) else self.lost(given, reason, uneven=True)
 
     def part(self, label: Moved, names: Sequence[Tensor], reason: str) -> Moved:
         r"""Some entries of a tensor: nothing is wrong yet, since others may come back beside them."""
@@ -105,7 +105,7 @@ class Meeting:
         names = [mixed(*column) for column in zip(*wide, strict=True)]
         pairs = any(each.pairs for each in moved)
         cuts = [each.cut for each in moved if each.cut is not None]
-        even = balanced(names)
+        even = balanced(names, fresh=True)
         if not even and (not cuts or any(each.sources for each in raws)):
             return self.lost(given, f"{name} joins features that the group moves differently", uneven=True)
         for raw in raws:
@@ -113,7 +113,7 @@ class Meeting:
             if isinstance(tied, Lost):
                 return self.lost([*given, tied], "")
             names = [mixed(each, self.ties.names(raw).expand(shape)) for each in names]
-            if even and not balanced(names):
+            if even and not balanced(names, fresh=True):
                 return self.lost([*moved, raw], _not_left_alone(name, raw, pairs=pairs))
         return Moved(tuple(names), None if even else min(cuts, key=lambda cut: cut.number), pairs)
 

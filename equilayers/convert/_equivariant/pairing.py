@@ -32,7 +32,7 @@ class Pairing(Meeting):
         r"""Entries that are computed from all along some axes, and keep their places."""
         if isinstance(label, Moved):
             names = [mixed(each, gathered(each, dims, keepdim=True).expand_as(each)) for each in label.names]
-            made = self.checked(names, [label], "it normalises parts of fibers")
+            made = self.checked(names, [label], "it normalises parts of fibers", fresh=True)
             return dataclasses.replace(made, pairs=label.pairs) if isinstance(made, Moved) else made
         if isinstance(label, Raw) and label.sources:
             return self.lost([label], "parameters are normalised before they meet features")

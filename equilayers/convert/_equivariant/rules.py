@@ -2,6 +2,7 @@ r"""What becomes of labels in functions of torch, by the kind of the function: s
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -99,6 +100,8 @@ class Rules(Pairing):
             return [label] * count
         if isinstance(label, Moved):
             columns = zip(*(on(each) for each in label.names), strict=True)
+            if count == 1 and label.cut is None and name in kinds.REARRANGING:
+                return [dataclasses.replace(label, names=tuple(column)) for column in columns]
             return [self.part(label, column, self._taken(name, label.names[0], column[0])) for column in columns]
         columns = zip(*(on(each) for each in (label.constant, *label.sources)), strict=True)
         return [Raw(first, tuple(rest)) for first, *rest in columns]

@@ -93,7 +93,7 @@ class Dataflow:
     outputs: of each tensor that comes out; None where it does not depend on the input. single: whether it is one tensor
     alone. gates: the linear layers whose output meets features again, as in squeeze and excitation. broken: by the path
     of the module whose `forward` called it, why a function breaks the symmetry; that is in doubt if it follows from a
-    cause. entered: paths of all that were called. lost: where the symmetry of the first output that has none was lost.
+    cause. entered: paths of all that were called. lost: where tokens lost the symmetry that an output has not.
     """
 
     calls: dict[str, list[Call]]
@@ -146,7 +146,8 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     causes = [
         label.cause if isinstance(label, Lost) else label.cut for label in labels if isinstance(label, Lost | Moved)
     ]
-    return dataclasses.replace(found, lost=next((cause for cause in causes if cause is not None), None))
+    lost = next((cause for cause in causes if cause is not None), None)
+    return dataclasses.replace(found, lost=lost if found.tokens else None)
 
 
 class _FlowTracer(CallTracer):

@@ -125,8 +125,9 @@ def to_equivariant(
         got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
     seen = runs(x, flow, ties, lambda image, ties: dataflow(made, image, group, _has_handler, ties))
-    images = _images(made, flow, group.order)
-    conversion = Conversion(group, width, from_weights, depthwise, downsampling, gates=flow.gates, **images)
+    heads = _images(made, flow, group.order)
+    conversion = Conversion(group, width, from_weights, depthwise, downsampling, gates=flow.gates, **heads)
+    refused: dict[str, Refused] = {}
 
     def convert(path: str, module: nn.Module) -> Outcome:
         broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
@@ -138,11 +139,9 @@ def to_equivariant(
             own = any(p in shared.owners for p in module.parameters(recurse=False))
             outcome = own_parameters(module, ties, conversion, own, path in flow.entered)
         outcome = shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
-        if isinstance(outcome, Refused):
-            refused[path] = outcome
+        refused.update({path: outcome} if isinstance(outcome, Refused) else {})
         return outcome
 
-    refused: dict[str, Refused] = {}
     names = {parameter: path for path, parameter in made.named_parameters()}
     made, entries = convert_modules(made, convert)
     entries = traced(shared.checked(entries), refused, names)
@@ -152,8 +151,7 @@ def to_equivariant(
     refusing = any(each.done == "refused" for each in entries)
     verified, lopsided, problems = _verified(made, group, seen, places=not refusing)
     if problems and not refusing:  # from which they would follow
-        behind = [flow.lost] if flow.tokens and flow.lost is not None else []
-        entries = traced(entries, {}, names, behind) if behind else [*entries, *_named(problems, name, prefix)]
+        entries = traced(entries, {}, names, [flow.lost]) if flow.lost else [*entries, *_named(problems, name, prefix)]
     return made, report(entries, model, made, verified, lopsided)
 
 

@@ -75,7 +75,7 @@ class StudyRunner:
         That is SI on validation images, of seed 0; all groups and forms are searched side by side. Where none reaches
         it, which is said, the nu with the highest SI is taken: too strong a regulariser leaves nothing to look at.
         """
-        searches = {key: Search(SALIENCY_TARGET) for key in self._without_nu(plan)}
+        searches = {key: Search(SALIENCY_TARGET) for key in self.without_nu(plan)}
         while weights := {key: nu for key, search in searches.items() if (nu := search.following()) is not None}:
             runs = {key: run for key, nu in weights.items() if (run := plan.first(key[0], "IR", key[1], nu))}
             self.carry_out({run: ["table"] for run in runs.values()}, [], "tuning nu")
@@ -91,10 +91,11 @@ class StudyRunner:
                 self.console.print(f"{paper_label(group)} {form}: {missed}")
         return plan.with_nu(chosen)
 
-    def _without_nu(self, plan: Plan) -> list[tuple[str, str]]:
+    def without_nu(self, plan: Plan) -> list[tuple[str, str]]:
         r"""The groups and forms that some part of the plan wants a nu for, and that have none."""
         guess = plan.with_nu({(group, form): 1.0 for group, form, nu in plan.nu if nu is None})
-        wanted = {(run.group, run.recipe.form) for name in plan.parts for run in _runs(name, guess) if run.recipe.nu}
+        more = {run for name in plan.parts for run in {*_runs(name, guess)} - {*_runs(name, plan)}}
+        wanted = {(run.group, run.recipe.form) for run in more}
         return [(group, form) for group, form, nu in plan.nu if nu is None and (group, form) in wanted]
 
     def results(self, plan: Plan) -> tuple[dict[str, list[Result]], dict[str, float]]:

@@ -53,7 +53,8 @@ class SensitivityPart(RunPart):
     needs_measures_of = ("table",)
 
     def runs(self, plan: Plan) -> list[Run]:
-        usual = [run for run in plan.runs(("DA", "IR")) if run.seed < SEEDS]
+        methods = [method for method in ("DA", "IR") if method in plan.methods]
+        usual = [run for run in plan.runs(methods) if run.seed < SEEDS]
         return usual + [_other(run, how) for run in usual if run.method == "DA" for how in TRAININGS.values()]
 
     def measure(self, trained: Subject) -> Result:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from baselines.__main__ import main
 from baselines.common.data import Dataset
+from baselines.common.runner import SerialExecutor
 from baselines.study import report
 from baselines.study.explain import attributions, saliency_of, shown
 from baselines.study.measures import invariance, orbit_logits
@@ -17,6 +19,7 @@ from baselines.study.parts import sensitivity
 from baselines.study.parts.mitigation import MitigationPart, arm_of, chosen
 from baselines.study.parts.sensitivity import TRAININGS, SensitivityPart
 from baselines.study.parts.table1 import TablePart
+from baselines.study.runner import StudyRunner
 from baselines.study.runs import Result, Source, cached_dataset
 from equilayers.groups import group_from_name
 from equilayers.metrics import integrated_gradients_saliency
@@ -53,6 +56,8 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     few_digits(monkeypatch)
     monkeypatch.setattr(report, "DPI", 30)
     monkeypatch.setattr(sensitivity, "SEEDS", 1)
+    few = {name: TRAININGS[name] for name in ("He's start", "padded after standardising")}
+    monkeypatch.setattr(sensitivity, "TRAININGS", few)
     return in_this_process(monkeypatch)
 
 
@@ -63,6 +68,9 @@ def test_both_parts_in_one_page_and_resumed(jobs: Jobs, tmp_path: Path) -> None:
     study = ["study", "--epochs", "1", "--groups", "C4", "--seeds", "2", "--nu", "7", "--out", str(tmp_path), *CURVES]
     study += ["--methods", "DA", "IR", "--parts", "mitigation", "sensitivity"]
     assert main(study) == 0
+    assert not StudyRunner(Console(), tmp_path, SerialExecutor(), resume=True).without_nu(
+        plan("--data", "fashion-mnist", "--parts", "mitigation", *CURVES)
+    ), "weights of curves are given, and need no search"
     names = [run.name for run in trained(jobs)]
     assert len(names) == len(set(names)), "each is trained once, whichever part wants it"
     parts = results_of(tmp_path)["parts"]
@@ -78,7 +86,7 @@ def test_both_parts_in_one_page_and_resumed(jobs: Jobs, tmp_path: Path) -> None:
     assert all(run["departure"] < 1e-3 and run["SI"] > 0.9 for run in begun)
     usual = [run for run in parts["sensitivity"] if run["choices"]]
     assert [(run["method"], run["seed"]) for run in usual] == [("DA", 0), ("IR", 0)]
-    assert len(parts["sensitivity"]) == 2 + len(TRAININGS)
+    assert len(parts["sensitivity"]) == 4
     before = results_of(tmp_path)
     assert main([*study, "--resume"]) == 0
     assert results_of(tmp_path) == before

@@ -18,7 +18,7 @@ PARTS = {
     **{part: set[str]() for part in _FLOOR},
     "_tables": {"_checks"},
     "groups": {"_checks", "_tables"},
-    "functional": {"_checks", "_matmul", "_modules", "_tables", "groups"},
+    "functional": {"_checks", "_files", "_matmul", "_modules", "_tables", "groups"},
     "nn": _MATHEMATICS,
     "convert": _MATHEMATICS | {"_modules", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},

@@ -1,4 +1,4 @@
-r"""`python -m baselines study | report | shift | deform | rotmnist | vit`: the command lines."""
+r"""`python -m baselines study | report | shift | deform | rotmnist | vit | finetune`: the command lines."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m baselines", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     try:
+        import baselines.finetune.command as finetune
         import baselines.rotmnist.command as rotmnist
         import baselines.shift.command as shift
         import baselines.study.command as study
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         return _say(f"study: expected its extra to be installed, got: {error}. pip install 'equilayers[study]'", 2)
     modules = {"study": study, "report": report, "shift": shift, "deform": deform, "rotmnist": rotmnist, "vit": vit}
+    modules["finetune"] = finetune
     for name, module in modules.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__, description=module.__doc__))
     args = parser.parse_args(arguments)

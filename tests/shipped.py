@@ -136,13 +136,14 @@ def _blur(kind: type[nn.Module], exact: int) -> Variants:
 
 
 def _blur_conv() -> Variants:
-    orders = "conv-activation-blur", "blur-conv-activation"
+    orders = {"conv-activation-blur": "circular", "blur-conv-activation": "reflect", "symmetric-stride": "replicate"}
     makes = [
         lambda o=order, m=mode: BlurConv2d(None, 2, 3, 3, padding=1, padding_mode=m, order=o)
-        for order, mode in zip(orders, ("circular", "reflect"), strict=True)
+        for order, mode in orders.items()
     ]
     tied = Variant(lambda: BlurConv2d(C4, 2, 3, 3, padding=1), (2, 4, 9, 9))
-    return _each(makes, (2, 9, 9)) | {"of a group": tied}
+    strided = Variant(lambda: BlurConv2d(D4, 2, 3, 3, padding=1, order="symmetric-stride"), (2, 8, 8, 8), False)
+    return _each(makes, (2, 10, 10)) | {"of a group": tied, "of a group, strided": strided}
 
 
 def _polyphase() -> Variants:

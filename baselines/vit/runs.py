@@ -74,7 +74,7 @@ class Run:
 
     def settings(self) -> Result:
         r"""Everything the result depends on."""
-        protocol = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(PROTOCOLS[self.data]).items()}
+        protocol = as_json(PROTOCOLS[self.data])
         del protocol["steps"]  # the default of the run's own
         return settings_of(self, FORMAT, protocol=protocol)
 
@@ -150,10 +150,36 @@ def images_of(data: str, data_dir: str | None) -> tuple[Images, Images, int]:
     generator = torch.Generator().manual_seed(0)
     found = []
     for split in (loaded.train, loaded.test):
-        c, (height, width) = protocol.crop, split.x.shape[-2:]
-        x = split.x[..., c : height - c, c : width - c]
+        x = cropped(split.x, protocol.crop)
         found.append(Images(turned(x, torch.randint(TURNS.order, (len(x),), generator=generator)), split.y))
     return found[0], found[1], loaded.num_classes
+
+
+def as_json(protocol: Any) -> Result:
+    r"""A protocol as it is stored with a result."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(protocol).items()}
+
+
+def cropped(x: Tensor, c: int) -> Tensor:
+    r"""The images without c pixels on each side."""
+    return x[..., c : x.shape[-2] - c, c : x.shape[-1] - c]
+
+
+class Descent:
+    r"""AdamW on a one-cycle schedule, gradients cut at norm 1."""
+
+    def __init__(self, model: nn.Module, lr: float, decay: float, steps: int) -> None:
+        self.model = model
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=decay, fused=True)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, lr, total_steps=steps)
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        r"""One step on images x of the classes y."""
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.model(x), y).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
 
 
 def network(run: Run, images: Images, classes: int) -> nn.Module:
@@ -180,11 +206,10 @@ def batches(count: int, size: int, seed: int, first: int) -> Iterator[tuple[Tens
 
 
 def _train(model: nn.Module, train: Images, test: Images, job: ViTJob, advance: Advance) -> Trained:
-    r"""AdamW on a one-cycle schedule, gradients cut at norm 1."""
+    r"""All steps that are left, with a checkpoint every so many."""
     run, protocol = job.run, PROTOCOLS[job.run.data]
-    optimizer = torch.optim.AdamW(model.parameters(), protocol.lr, weight_decay=protocol.decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, protocol.lr, total_steps=run.steps)
-    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    descent = Descent(model, protocol.lr, protocol.decay, run.steps)
+    parts: dict[str, Any] = {"model": model, "optimizer": descent.optimizer, "schedule": descent.schedule}
     done, seconds, curve = 0, 0.0, []
     if job.checkpoint.exists():
         kept = load_checkpoint("vit", job.checkpoint, run.settings())
@@ -196,11 +221,7 @@ def _train(model: nn.Module, train: Images, test: Images, job: ViTJob, advance: 
     for step, (n, g) in steps:
         started = time.process_time()
         x = turned(train.x[n], g) if run.method == "augmented" else train.x[n]
-        optimizer.zero_grad()
-        F.cross_entropy(model(x), train.y[n]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        descent.step(x, train.y[n])
         seconds += time.process_time() - started
         if step % protocol.every == 0 or step == run.steps:
             reached = accuracy(model, Images(*(part[: protocol.watched] for part in test)), protocol.test_batch)

@@ -39,9 +39,10 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Kept:
-    r"""Why a module can stay as it is."""
+    r"""Why a module can stay as it is; distance: of its numbers that were made alike, see `Entry`."""
 
     reason: str
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,9 @@ def entry(path: str, before: str, outcome: Outcome) -> Entry:
     r"""The line of a report about one outcome."""
     if isinstance(outcome, Replaced):
         return Entry(path, before, "replaced", _described(outcome.module), outcome.reason, outcome.distance)
-    return Entry(path, before, "kept" if isinstance(outcome, Kept) else "refused", reason=outcome.reason)
+    if isinstance(outcome, Kept):
+        return Entry(path, before, "kept", reason=outcome.reason, distance=outcome.distance)
+    return Entry(path, before, "refused", reason=outcome.reason)
 
 
 def distance(weight: Tensor, nearest: Tensor) -> float:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import Pair, check_choice, check_float, overridable, refuse, widened
@@ -76,6 +78,8 @@ def align(caller: str, x: Tensor, spec: StrideSpec) -> Tensor:
     check_float(caller, "x", x)
     if x.ndim < 3 or 0 in x.shape[-2:]:
         refuse(caller, "x of shape (..., C, H, W), H and W positive", tuple(x.shape), "Pass a batch of maps.")
+    if torch.compiler.is_compiling():
+        return _of_any_size(x, spec)
     axes = spec.axis(0, x.shape[-2]), spec.axis(1, x.shape[-1])
     for name, axis, span, pad in zip("HW", axes, spec.spans, spec.padding, strict=True):
         if axis.count < 1 or axis.length + 2 * pad < span + 1:
@@ -84,6 +88,22 @@ def align(caller: str, x: Tensor, spec: StrideSpec) -> Tensor:
             refuse(caller, f"{name} + 2·padding >= {span + 1}, the reach of the kernel", got, hint)
     if all(axis == Axis((1.0,), 0, 1, axis.length, axis.length, axis.mode) for axis in axes) or x.numel() == 0:
         return x if x.numel() else x.new_empty(*x.shape[:-2], axes[0].count, axes[1].count)
-    few = x.shape[1:-2].numel() < FEW_CHANNELS
-    blur = blur_bitwise if spec.algorithm == "bitwise" or few else blur_densely
-    return blur(widened(x), axes).to(x.dtype)
+    in_order = spec.algorithm == "bitwise" or x.shape[1:-2].numel() < FEW_CHANNELS
+    return (blur_bitwise if in_order else blur_densely)(widened(x), axes).to(x.dtype)
+
+
+def _of_any_size(x: Tensor, spec: StrideSpec) -> Tensor:
+    r"""The same in torch's plainest operations, for a compiler, to which sizes may be symbols."""
+    (ph, pw), maps = spec.padding, x.flatten(1, -3)
+    if ph or pw:
+        mode = "constant" if spec.padding_mode == "zeros" else spec.padding_mode
+        maps = F.pad(maps, (pw, pw, ph, ph), mode=mode)
+    for dim, span, stride in ((2, spec.spans[0], spec.stride[0]), (3, spec.spans[1], spec.stride[1])):
+        room = maps.shape[dim] - span - 1
+        rest = room % stride if dim - 2 in spec.axes else 0
+        count = room // stride * stride + span + 1
+        first = maps.narrow(dim, rest // 2, count)
+        maps = (first + maps.narrow(dim, rest // 2 + 1, count)) / 2 if rest % 2 else first
+        if spec.pointwise:
+            maps = maps[:, :, ::stride] if dim == 2 else maps[..., ::stride]
+    return maps.unflatten(1, x.shape[1:-2])

@@ -201,7 +201,8 @@ def test_no_decision_hangs_on_the_words_of_a_reason(monkeypatch: pytest.MonkeyPa
     expected = converted_all(models)
     assert {done for _, done, _ in expected} == {"replaced", "kept", "refused"}
     for kind in (Kept, Refused):
-        monkeypatch.setattr(kind, "__init__", lambda self, reason: object.__setattr__(self, "reason", "x"))
+        made = kind.__init__
+        monkeypatch.setattr(kind, "__init__", lambda self, reason, *more, made=made: made(self, "x", *more))
     assert converted_all(models) == expected
     expected = converted_all(models[:1])
     handlers = [(kinds, by_its_words if handler is pool else handler) for kinds, handler in conversion.HANDLERS]

@@ -53,7 +53,11 @@ def images(last: type[nn.Module] = nn.Conv2d) -> nn.Module:
     return nn.Sequential(*inner, last(8, 2, 3, padding=1))
 
 
-MAKES: dict[str, tuple[Callable[[], nn.Module], str]] = {"logits": (network, "enter"), "images": (images, "0")}
+MAKES: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "logits": (network, "enter"),
+    "images": (images, "0"),
+    "tokens": (Tokens, "patches"),
+}
 MAKES["images of a transposed one"] = (lambda: images(nn.ConvTranspose2d), "2")
 
 

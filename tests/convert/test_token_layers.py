@@ -242,6 +242,11 @@ def test_encoders_and_decoders_of_torch(from_weights: bool) -> None:
     model, x = Padded().eval().double(), torch.randn(2, 3, 5, 5, **DOUBLE)
     made, report = to_equivariant(model, D4, x, from_weights=from_weights)
     assert report.complete, str(report)
+    away = {entry.path: entry.distance for entry in report.entries}
+    query = model.query.unflatten(0, (4, 8))
+    rest = float((query - query.mean(1, keepdim=True)).norm() / query.norm())
+    assert away[""] == (pytest.approx(rest) if from_weights else None)
+    assert away["decoder.norm1"] == (0 if from_weights else None)
     y = made(x)
     for g in range(8):
         torch.testing.assert_close(made(D4.act(g, x)), y)

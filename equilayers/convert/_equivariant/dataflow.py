@@ -145,6 +145,8 @@ class _FlowTracer(CallTracer):
 
     def image(self, x: Tensor) -> Labels:
         group = self.rules.group
+        if x.is_meta:
+            return Lost("tensors on the meta device have no numbers")
         if any(group.act(g, x).shape != x.shape for g in group.generating_set()):
             return Lost("the image is not square")
         with torch.device(x.device):
@@ -207,10 +209,11 @@ class _FlowTracer(CallTracer):
         fresh = name.startswith("new_") or name.endswith("_like")  # numbers that do not come from the input
         given = [] if fresh else list(tensors((args, kwargs)))
         labelled = None
-        if not self.busy and any(self.label(t) is not None for t in given):
-            self.rules.where = self.inside[-1] if self.inside else ""
+        if given and not self.busy and not given[0].is_meta:  # what is labelled has numbers
             with torch.device(given[0].device):
-                labelled = self.rules.of(name, function, args, kwargs, self.label)
+                if any(self.label(t) is not None for t in given):
+                    self.rules.where = self.inside[-1] if self.inside else ""
+                    labelled = self.rules.of(name, function, args, kwargs, self.label)
         out = function(*args, **kwargs)
         made = list(tensors(args[0] if name == "__setitem__" else out))
         if fresh or not made:
@@ -262,7 +265,7 @@ class _FlowTracer(CallTracer):
         flow, made = self.flows[id(given)][1], list(tensors(output))
         shape = tuple(made[0].shape) if made else ()
         label, moves, lost = None, None, ""
-        if self.handled(module) and not self.busy:
+        if self.handled(module) and not self.busy and not given.is_meta:
             with torch.device(given.device):
                 label, moves, lost = self.replaced(path, module, inputs, made)
         if moves is not None and is_regular(self.rules.group, moves):

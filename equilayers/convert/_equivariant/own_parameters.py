@@ -2,12 +2,13 @@ r"""What becomes of the parameters that a module has of its own, and nothing tak
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from equilayers.convert._equivariant.conversion import Conversion
 from equilayers.convert._equivariant.ties import Tied, Ties
-from equilayers.convert._report import Kept, Outcome, Refused
+from equilayers.convert._report import Kept, Outcome, Refused, distance
 
 
 def own_parameters(module: nn.Module, ties: Ties, conversion: Conversion, shared: bool, called: bool) -> Outcome:
@@ -28,9 +29,14 @@ def own_parameters(module: nn.Module, ties: Ties, conversion: Conversion, shared
     if fewer and (shared or conversion.width != "equal-width"):
         why = "is shared with another module" if shared else "is as wide as it is: only width='equal-width' is known"
         return Refused(f"its {', '.join(fewer)} {why}")
+    before = [used[name].detach().flatten() for name in fewer]
     for name, c in fewer.items():
         register_parametrization(module, name, Tied(c.to(used[name].device)))
+    away = None
+    if fewer and conversion.from_weights:
+        tied = [getattr(module, name).detach().flatten() for name in fewer]
+        away = distance(torch.cat(before), torch.cat(tied))
     words = [f"{name} {c.numel()} -> {int(c.max()) + 1} numbers" for name, c in fewer.items()]
     words += [f"{name} as it is" for name in used if name not in fewer]
     words += [f"{name} not used when it is called so" for name in own if name not in used]
-    return Kept("alike where the group moves what they meet: " + ", ".join(words))
+    return Kept("alike where the group moves what they meet: " + ", ".join(words), away)

@@ -18,7 +18,7 @@ from equilayers.convert._equivariant.fiber_layers import (
     FiberMean,
 )
 from equilayers.convert._equivariant.map_layers import FiberConvTranspose2d, FiberMeanConv2d
-from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
+from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear, expanded_rows
 from equilayers.functional import expand
 from equilayers.nn import GroupLinear
 
@@ -103,8 +103,7 @@ def classes_of(made: nn.Module) -> dict[str, Tensor]:
     if isinstance(layer, FiberLayer):
         inner: Any = layer.layer
         if isinstance(inner, GroupLinear):
-            rows = torch.stack([inner.group.act_regular(h, _numbers(inner.weight)) for h in range(layer.order)], 1)
-            return _with_bias(rows.flatten(2).flatten(0, 1), inner.bias, layer.order)
+            return _with_bias(expanded_rows(_numbers(inner.weight), inner.group), inner.bias, layer.order)
         return {name: _numbers(p).repeat_interleave(layer.order) for name, p in inner.named_parameters()}
     return {}
 

@@ -106,7 +106,8 @@ def to_equivariant(
     made = settled(copied(caller, model))
     x = _example(caller, made, x)
     shared = SharedParameters(made)
-    ties = Ties(_own_parameters(made))
+    with torch.device("cpu" if x.is_meta else x.device):
+        ties = Ties(_own_parameters(made))
     try:
         flow = dataflow(made, x, group, _has_handler, ties)
     except Exception as error:  # a model of others may raise anything

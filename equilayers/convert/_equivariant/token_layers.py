@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import check_choice, refuse
-from equilayers.functional import WeightCache, is_plain
+from equilayers.convert._equivariant.map_layers import kept
+from equilayers.functional import WeightCache
 from equilayers.functional.tokens import TOKEN_ALGORITHMS, TokenWeight, fiber_linear, token_space
 from equilayers.groups import Group
 
@@ -41,6 +42,12 @@ class _Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.group!r}, {self.weight[0].numel()}, out_fields={len(self.weight)}, bias={self.bias is not None}"
+
+
+def expanded_rows(weight: Tensor, group: Group) -> Tensor:
+    r"""The plain weight (O·|G|, C·|G|) of a group linear weight (O, C, |G|), fibers innermost in rows and columns."""
+    rows = [group.act_regular(h, weight).flatten(1) for h in range(group.order)]
+    return torch.stack(rows, 1).flatten(0, 1)
 
 
 class FiberTokenLinear(_Linear):
@@ -82,8 +89,7 @@ class FiberTokenLinear(_Linear):
 
     def expanded(self) -> Tensor:
         r"""The weight of the plain layer, (O·|G|, C·|G|)."""
-        rows = [self.group.act_regular(h, self.weight).flatten(1) for h in range(self.group.order)]
-        return torch.stack(rows, 1).flatten(0, 1)
+        return expanded_rows(self.weight, self.group)
 
     def forward(self, x: Tensor) -> Tensor:
         features, channels, n = self.weight.shape
@@ -136,6 +142,4 @@ class TiedLinear(_Linear):
             hint = "They are the entries that the group permutes."
             refuse("TiedLinear", f"x of shape (..., {self.weight.shape[1]})", tuple(x.shape), hint)
         bias = None if self.bias is None else self.bias.repeat_interleave(self.group.order)
-        usable = not torch.compiler.is_compiling() and not torch.is_grad_enabled() and is_plain(self.weight)
-        weight = self._cache.get(self.weight, self.expanded) if usable else self.expanded()
-        return F.linear(x, weight, bias)
+        return F.linear(x, kept(self._cache, self.weight, self.expanded), bias)

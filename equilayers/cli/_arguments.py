@@ -90,8 +90,8 @@ def parse(argv: list[str]) -> Settings | argparse.Namespace:
         samples=whole("--samples", args.samples, 2),
         seed=whole("--seed", args.seed, 0),
         output=args.output,
-        tolerance=None if args.tolerance is None else _tolerance("--tolerance", args.tolerance),
-        atol=None if args.atol is None else _tolerance("--atol", args.atol),
+        tolerance=None if args.tolerance is None else number("--tolerance", args.tolerance),
+        atol=None if args.atol is None else number("--atol", args.atol),
         bitwise=args.bitwise,
         batch_size=None if args.batch_size is None else whole("--batch-size", args.batch_size, 1),
         quick=args.quick,
@@ -204,13 +204,13 @@ def whole(name: str, text: str, low: int) -> int:
     return int(text)
 
 
-def _tolerance(name: str, text: str) -> float:
+def number(name: str, text: str, example: str = "1e-4") -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        bad(f"{name} to be a number from 0 on", repr(text), "Pass 1e-4, for example.")
+        bad(f"{name} to be a number from 0 on", repr(text), f"Pass {example}, for example.")
     return value
 
 

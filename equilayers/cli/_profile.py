@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from typing import Any
 
 import torch
 from torch import nn
 
-from equilayers.cli._arguments import device_of, file_of, group_of, shapes_of, whole
+from equilayers.cli._arguments import device_of, file_of, group_of, number, shapes_of, whole
 from equilayers.cli._load import load_model
 from equilayers.cli._words import bad, clean, printable, said
 from equilayers.profiling import Profile, profile
+
+LEAST = 1e-9  # seconds, for "--seconds 0": as few runs as there may be
 
 
 def run_profile(args: argparse.Namespace) -> int:
     r"""Profile what the arguments name, and say what was found."""
     html, json, device = file_of("--html", args.html), file_of("--json", args.json), device_of(args.device)
     shapes, batch = shapes_of(args.input), whole("--batch", args.batch, 1)
-    seconds = whole("--seconds", args.seconds, 1)
+    seconds = number("--seconds", args.seconds, "2") or LEAST
     threads = torch.get_num_threads()
     try:
         if args.threads is not None:
-            torch.set_num_threads(whole("--threads", args.threads, 1))
+            torch.set_num_threads(_threads(args.threads))
         with contextlib.redirect_stdout(sys.stderr), torch.random.fork_rng(devices=[]):
             torch.manual_seed(whole("--seed", args.seed, 0))
             x = {name: torch.randn(batch, *shape).to(device) for name, shape in shapes.items()}
@@ -33,13 +36,20 @@ def run_profile(args: argparse.Namespace) -> int:
             found = _profiled(model, twin, inputs, args, seconds)
     finally:
         torch.set_num_threads(threads)
-    for line in str(found).splitlines():
-        print(printable(line))
+    with contextlib.suppress(BrokenPipeError):  # whoever reads has read enough
+        print("\n".join(printable(line) for line in str(found).splitlines()), flush=True)
     if html is not None:
         found.to_html(html)
     if json is not None:
         found.to_json(json)
     return 0
+
+
+def _threads(text: str) -> int:
+    most = os.cpu_count() or 1
+    if whole("--threads", text, 1) > most:
+        bad(f"--threads to be at most the {most} processors here", repr(text), f"Pass {most}, for example.")
+    return int(text)
 
 
 def _models(args: argparse.Namespace, inputs: Any) -> tuple[nn.Module, nn.Module | None]:
@@ -54,9 +64,11 @@ def _models(args: argparse.Namespace, inputs: Any) -> tuple[nn.Module, nn.Module
     try:
         from equilayers.convert import to_equivariant
 
-        converted, _ = to_equivariant(model, inputs[0].cpu()[:2], group)
+        converted, report = to_equivariant(model, group, inputs[0].cpu()[:2])
     except (Exception, SystemExit) as error:
         bad(f"a model that converts to {args.group}", said(error), "Convert it in Python, and pass --against.")
+    if not report.complete:
+        print(f"Not all of the model was converted to {args.group}: equilayers.convert says what and why.")
     return converted, model
 
 
@@ -67,7 +79,7 @@ def _ready(model: nn.Module, args: argparse.Namespace, device: torch.device) -> 
     return torch.compile(model) if args.compile else model
 
 
-def _profiled(model: Any, twin: Any, inputs: Any, args: argparse.Namespace, seconds: int) -> Profile:
+def _profiled(model: Any, twin: Any, inputs: Any, args: argparse.Namespace, seconds: float) -> Profile:
     last = ""
 
     def tell(words: str) -> None:

@@ -37,7 +37,7 @@ def add_profile(commands: Any) -> None:
     add("--forward-only", action="store_true", help="leave out the backward pass")
     add("--eval", action="store_true", help="in eval mode (default: the modes the model comes in)")
     add("--compile", action="store_true", help="compile the models first")
-    add("--seconds", default="2", metavar="S", help="how long to repeat, in whole seconds (default: 2)")
+    add("--seconds", default="2", metavar="S", help="how long to repeat each model (default: 2)")
     add("--threads", metavar="N", help="threads of torch")
     add("--seed", default="0", metavar="N", help="of random inputs and of the model's own weights (default: 0)")
     add("--device", default="cpu", metavar="D", help="cpu, cuda, mps (default: cpu)")

@@ -2,9 +2,12 @@ r"""Time, operations and memory of the runs of a model."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from collections import Counter
-from collections.abc import Callable
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -15,18 +18,22 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from equilayers.profiling._recorder import Node, Recorder, Segment
 
 WARMUP, LEAST, MOST = 2, 5, 50
+LONGEST_HOOK = 2e-5  # seconds that watching adds to a segment, at most
 ATEN = torch.ops.aten
 # Attention on the CPU, which torch's table of operations leaves out.
 ATTENTION = {
-    ATEN._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(
+        grad, q, k, v
+    ),
 }
 Key = tuple[Node, bool]
+LEVEL = "KINETO_LOG_LEVEL"  # torch's profiler reads it when it is first used
 
 
 @dataclass
@@ -68,30 +75,43 @@ class Times:
     repeats: int
 
 
-def measure_time(runs: Runs, seconds: float, progress: Callable[[str], None]) -> Times:
-    r"""Medians of plain runs in turn with watched ones, whose shares divide the plain medians among the nodes."""
-    cuda = runs.device.type == "cuda"
-    clock = _cuda_event if cuda else time.perf_counter
-    plain, shares = [], []
+Sample = tuple[tuple[float, float], list[tuple[Key, float]]]  # seconds of a plain run, and of a watched one's segments
+
+
+def measure_time(models: list[Runs], seconds: float, progress: Callable[[str], None]) -> list[Times]:
+    r"""Times of several models, run in turn, so that a drift of the machine touches all of them."""
+    samples: list[list[Sample]] = [[] for _ in models]
     begin = time.perf_counter()
     for i in range(WARMUP + MOST):
-        one = runs.plain()
-        runs.synchronize()
-        _, segments = runs.recorder.run(runs.call, runs.back, clock)
-        runs.synchronize()
+        taken = [_sample(runs) for runs in models]
         if i >= WARMUP:
-            plain.append(one)
-            shares.append(_shares(segments, cuda))
-            progress(f"time: {len(plain)} runs")
-        if len(plain) >= LEAST and time.perf_counter() - begin > seconds:
+            for kept, sample in zip(samples, taken, strict=True):
+                kept.append(sample)
+            progress(f"time: {len(samples[0])} runs")
+        if len(samples[0]) >= LEAST and time.perf_counter() - begin > seconds:
             break
-    forward, backward = median(f for f, _ in plain), median(b for _, b in plain)
+    return [_times(kept, runs.back is not None) for kept, runs in zip(samples, models, strict=True)]
+
+
+def _sample(runs: Runs) -> Sample:
+    plain = runs.plain()
+    runs.synchronize()
+    cuda = runs.device.type == "cuda"
+    _, segments = runs.recorder.run(runs.call, runs.back, _cuda_event if cuda else time.perf_counter)
+    runs.synchronize()
+    ends = ((s, s.start.elapsed_time(s.end) / 1e3 if cuda else s.end - s.start) for s in segments)
+    return plain, [((s.node, s.backward), took) for s, took in ends]
+
+
+def _times(samples: list[Sample], back: bool) -> Times:
+    r"""Medians of plain runs, divided among the nodes by the medians of their shares in watched ones."""
+    forward, backward = (median(plain[i] for plain, _ in samples) for i in (0, 1))
+    added = [median(_added(plain[i], segments, bool(i)) for plain, segments in samples) for i in (0, 1)]
+    shares = [_shares(segments, added) for _, segments in samples]
     middle = {key: median(run.get(key, 0.0) for run in shares) for key in {k for run in shares for k in run}}
-    sums: Counter[bool] = Counter()
-    for (_, back), share in middle.items():
-        sums[back] += share  # type: ignore[assignment]
-    own = {(n, b): s / (sums[b] or 1) * (backward if b else forward) for (n, b), s in middle.items()}
-    return Times(own, forward, backward if runs.back else 0.0, len(plain))
+    sums = [sum(share for (_, b), share in middle.items() if b == i) or 1.0 for i in (False, True)]
+    own = {(n, b): s / sums[b] * (backward if b else forward) for (n, b), s in middle.items()}
+    return Times(own, forward, backward if back else 0.0, len(samples))
 
 
 def _cuda_event() -> Any:
@@ -100,39 +120,57 @@ def _cuda_event() -> Any:
     return event
 
 
-def _shares(segments: list[Segment], cuda: bool) -> dict[Key, float]:
-    spent: dict[Key, float] = {}
-    totals = {False: 0.0, True: 0.0}
-    for s in segments:
-        took = s.start.elapsed_time(s.end) if cuda else s.end - s.start
-        spent[s.node, s.backward] = spent.get((s.node, s.backward), 0.0) + took
-        totals[s.backward] += took
-    return {key: took / (totals[key[1]] or 1.0) for key, took in spent.items()}
+def _added(plain: float, segments: list[tuple[Key, float]], back: bool) -> float:
+    r"""Seconds that watching adds to each segment."""
+    took = [one for (_, backward), one in segments if backward == back]
+    return min(max(sum(took) - plain, 0.0) / max(len(took), 1), LONGEST_HOOK)
+
+
+def _shares(segments: list[tuple[Key, float]], added: list[float]) -> dict[Key, float]:
+    r"""Shares of the nodes in each direction, less what watching adds."""
+    spent: defaultdict[Key, float] = defaultdict(float)
+    for key, took in segments:
+        spent[key] += max(took - added[key[1]], 0.0)
+    sums = [sum(took for (_, b), took in spent.items() if b == i) or 1.0 for i in (False, True)]
+    return {key: took / sums[key[1]] for key, took in spent.items()}
 
 
 def measure_flops(runs: Runs) -> dict[Key, int]:
     r"""Operations of products and convolutions that are executed, two for a multiplication and an addition."""
     found: dict[Key, int] = {}
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
+    with _uncompiled(runs), FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         _, segments = runs.recorder.run(runs.call, runs.back, counter.get_total_flops)
     for s in segments:
         found[s.node, s.backward] = found.get((s.node, s.backward), 0) + s.end - s.start
     return found
 
 
+@contextlib.contextmanager
+def _uncompiled(runs: Runs) -> Iterator[None]:
+    r"""A compiled graph hides its operations from the counter: the model runs as it was before."""
+    if not runs.recorder.compiled:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile")  # of the counter's hooks, which are not compiled
+        yield
+
+
 @dataclass
 class Kept:
     r"""Bytes that autograd keeps for the backward pass, each storage once, by the node that kept it first."""
 
-    ignored: set[int]
+    seen: set[int]
     recorder: Recorder
-    seen: set[int] = field(default_factory=set)
     own: Counter[Node] = field(default_factory=Counter)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def pack(self, x: Tensor) -> Tensor:
         r"""Count a tensor that is kept."""
+        if x.layout != torch.strided:  # it has no storage of its own
+            return x.detach()
         storage = x.untyped_storage()
-        if storage.data_ptr() not in self.ignored | self.seen:
+        if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
             self.own[self.recorder.stack[-1]] += storage.nbytes()
         return x.detach()  # what is kept may not keep its own graph
@@ -140,7 +178,7 @@ class Kept:
 
 def measure_kept(runs: Runs, ignored: list[Tensor]) -> Counter[Node]:
     r"""Kept bytes by node; parameters, buffers and inputs (`ignored`) are there anyway."""
-    kept = Kept({x.untyped_storage().data_ptr() for x in ignored}, runs.recorder)
+    kept = Kept({x.untyped_storage().data_ptr() for x in ignored if x.layout == torch.strided}, runs.recorder)
     with saved_tensors_hooks(kept.pack, lambda x: x):
         out, _ = runs.recorder.run(runs.call, None, int)
     del out
@@ -153,9 +191,9 @@ def measure_peak(runs: Runs) -> tuple[dict[Node, int], int]:
         return _cuda_peak(runs)
     if runs.device.type != "cpu":
         return {}, 0
-    with torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _quiet(), torch_profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         _, segments = runs.recorder.run(runs.call, runs.back, time.time_ns)
-    results: Any = profiler.profiler.kineto_results  # type: ignore[union-attr]  # the order stands nowhere else
+    results: Any = profiler.profiler.kineto_results  # the order of events stands nowhere else
     changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
     if not changes:
         return {}, 0
@@ -167,6 +205,19 @@ def measure_peak(runs: Runs) -> tuple[dict[Node, int], int]:
         before = int(level[first - 1]) if first else 0
         _raise(peaks, s, max([before, *level[first:last].tolist()]))
     return peaks, int(level.max())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    r"""Without the lines that torch's profiler writes when it starts, unless the user asks for some."""
+    if LEVEL in os.environ:
+        yield
+        return
+    os.environ[LEVEL] = "6"  # above all that it has
+    try:
+        yield
+    finally:
+        del os.environ[LEVEL]
 
 
 def _cuda_peak(runs: Runs) -> tuple[dict[Node, int], int]:

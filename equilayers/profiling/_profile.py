@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -17,7 +18,9 @@ from equilayers._modules import named_modules, tensors
 from equilayers.profiling._algorithms import measure_algorithms
 from equilayers.profiling._meters import Runs, Times, measure_flops, measure_kept, measure_peak, measure_time
 from equilayers.profiling._recorder import Node, Recorder
-from equilayers.profiling._result import Profile, Row
+from equilayers.profiling._result import Profile
+from equilayers.profiling._rows import Row
+from equilayers.profiling._words import said
 
 CALLER = "profile"
 
@@ -61,14 +64,27 @@ def profile(
     if compare_with is not None:
         check_model(CALLER, compare_with)
     tell = progress or (lambda _: None)
-    found = _profiled(model, x, backward, seconds, tell)
-    if compare_with is None:
-        return found
-    tell("the model to compare with")
-    return found.against(_profiled(compare_with, x, backward, seconds, tell))
+    models = [model] if compare_with is None else [model, compare_with]
+    with contextlib.ExitStack() as stack, torch.set_grad_enabled(backward):
+        for one in models:
+            stack.enter_context(_undisturbed(one, x))
+        tell("first runs")
+        subjects = [_subject(one, x, backward) for one in models]
+        times = measure_time([subject.runs for subject in subjects], seconds * len(models), tell)
+        found = [_measured(subject, each, seconds, tell) for subject, each in zip(subjects, times, strict=True)]
+    return found[0] if compare_with is None else found[0].against(found[1])
 
 
-def _profiled(model: Any, x: Any, backward: bool, seconds: float, tell: Callable[[str], None]) -> Profile:
+@dataclass
+class Subject:
+    r"""A model that has run once. ignored: tensors that are there anyway, and count as kept by nobody."""
+
+    runs: Runs
+    ignored: list[Tensor]
+    notes: list[str]
+
+
+def _subject(model: Any, x: Any, backward: bool) -> Subject:
     args, kwargs = ((), x) if isinstance(x, dict) else (tuple(x) if isinstance(x, list | tuple) else (x,), {})
     state = [t for _, m in named_modules(model) for t in chain(m.parameters(False), m.buffers(False))]
     weights = [p for p in state if p.requires_grad]
@@ -81,14 +97,12 @@ def _profiled(model: Any, x: Any, backward: bool, seconds: float, tell: Callable
         torch.autograd.grad(ends, weights, [torch.ones_like(t) for t in ends], allow_unused=True)
 
     notes: list[str] = []
-    with _undisturbed(model, x), torch.set_grad_enabled(backward):
-        runs = Runs(Recorder(model), call, None, next(tensors(x)).device)
-        out, _ = runs.recorder.run(call, None, int, keep=True)
-        runs.back = back if backward and _has_backward(out, weights, back, notes) else None
-        del out
-        for _, node in runs.recorder.root.walk():
-            node.calls = 0
-        return _measured(runs, [*state, *tensors(x)], seconds, notes, tell)
+    runs = Runs(Recorder(model), call, None, next(tensors(x)).device)
+    out, _ = runs.recorder.run(call, None, int, keep=True)
+    runs.back = back if backward and _has_backward(out, weights, back, notes) else None
+    for _, node in runs.recorder.root.walk():
+        node.calls = 0
+    return Subject(runs, [*state, *tensors(x)], notes)
 
 
 def _has_backward(out: Any, weights: list[Tensor], back: Callable[[Any], None], notes: list[str]) -> bool:
@@ -98,36 +112,36 @@ def _has_backward(out: Any, weights: list[Tensor], back: Callable[[Any], None], 
     try:
         back(out)
     except Exception as error:  # whatever a model raises: the forward pass has its figures all the same
-        notes.append(f"No backward pass: it raised {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        notes.append(f"No backward pass: it raised {said(error)}.")
         return False
     return True
 
 
-def _measured(
-    runs: Runs, ignored: list[Tensor], seconds: float, notes: list[str], tell: Callable[[str], None]
-) -> Profile:
+def _measured(subject: Subject, times: Times, seconds: float, tell: Callable[[str], None]) -> Profile:
+    runs, notes = subject.runs, subject.notes
     root = runs.recorder.root
-    times = measure_time(runs, seconds, tell)
     calls = max(root.calls, 1)
     counts = {node: node.calls // calls for _, node in root.walk()}
     flops: dict[Any, int] = {}
     tell("operations and memory")
     try:
         flops = measure_flops(runs)
-    except Exception as error:  # torch counts operations by means that not every model bears, such as compiled ones
-        notes.append(f"No operations: counting them raised {type(error).__name__}.")
-    kept = measure_kept(runs, ignored) if runs.back else {}
+    except Exception as error:  # torch counts operations by means that not every model bears
+        notes.append(f"No operations: counting them raised {said(error)}.")
+    kept = measure_kept(runs, subject.ignored) if runs.back else {}
     peaks, peak = measure_peak(runs)
     rows = []
+    several = [node for _, node in root.walk() if node.args is not None]
     for depth, node in root.walk():
         row = _row(depth, node, times, flops, kept)
         row.peak, row.calls = peaks.get(node, 0), counts[node]
-        if node.args is not None and hasattr(type(node.module), "ALGORITHMS"):
-            tell(f"algorithms of {node.path}")
-            row.algorithm, row.alternatives = measure_algorithms(node.module, node.args, runs.synchronize)
+        if node.args is not None:
+            tell(f"algorithms: {node.path}")
+            took = measure_algorithms(node.module, node.args, runs.synchronize, seconds / len(several))
+            row.algorithm, row.alternatives = took
         rows.append(row)
-    if root.children == {} and any(True for _ in named_modules(runs.recorder.model)):
-        notes.append("A model without modules inside, or compiled in one piece: there is one row.")
+    if runs.recorder.compiled:
+        notes.append("What is compiled is one row; its operations are those of the model before it was compiled.")
     return Profile(rows, times.forward, times.backward, peak, times.repeats, notes)
 
 

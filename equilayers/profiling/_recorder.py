@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equilayers._modules import named_modules, tensors
+from equilayers._modules import mapped, named_modules, tensors
 
 
 @dataclass(eq=False)
@@ -52,6 +52,8 @@ class Segment:
 
 def observed(model: Any) -> list[tuple[str, nn.Module]]:
     r"""The modules whose calls can be seen: not those inside of compiled or scripted ones."""
+    if hasattr(model, "_torchdynamo_orig_callable"):  # a compiled function
+        return []
     found = [(path, module) for path, module in named_modules(model) if module is not model]
     closed = {inner for _, module in [("", model), *found] if _closed(module) for inner in module.modules()}
     outermost = {module for _, module in found if isinstance(module, torch._dynamo.OptimizedModule)} - {model}
@@ -59,10 +61,12 @@ def observed(model: Any) -> list[tuple[str, nn.Module]]:
 
 
 def _closed(module: Any) -> bool:
-    compiled = getattr(module, "_compiled_call_impl", None) is not None
-    return isinstance(module, nn.Module) and (
-        compiled or isinstance(module, torch.jit.ScriptModule | torch._dynamo.OptimizedModule)
-    )
+    return isinstance(module, nn.Module) and (_compiled(module) or isinstance(module, torch.jit.ScriptModule))
+
+
+def _compiled(module: Any) -> bool:
+    whole = isinstance(module, torch._dynamo.OptimizedModule) or hasattr(module, "_torchdynamo_orig_callable")
+    return whole or getattr(module, "_compiled_call_impl", None) is not None
 
 
 class Recorder:
@@ -72,6 +76,9 @@ class Recorder:
         self.model = model
         self.root = Node("", model)
         self.modules = observed(model)
+        self.compiled = any(map(_compiled, [model, *(module for _, module in named_modules(model))]))
+        self.stack: list[Node] = [self.root]
+        self.segments: list[Segment] = []
 
     def run(
         self,
@@ -81,7 +88,10 @@ class Recorder:
         *,
         keep: bool = False,
     ) -> tuple[Any, list[Segment]]:
-        r"""One run: what the model puts out, and the segments. keep: whether nodes keep the arguments of a call."""
+        r"""One run: what the model puts out, and the segments.
+
+        keep: whether nodes of layers with several algorithms keep the arguments of their first call.
+        """
         self.clock, self.keep = clock, keep
         self.stack, self.segments = [self.root], []
         self.numbers, self.owners = [_sequence()], [self.root]
@@ -117,8 +127,8 @@ class Recorder:
             self._switch()
             node = self.stack[-1].child(path, module)
             node.calls += 1
-            if self.keep and node.args is None:
-                node.args = args, kwargs
+            if self.keep and node.args is None and hasattr(type(module), "ALGORITHMS"):
+                node.args = mapped(_alone, args), mapped(_alone, kwargs)
             self.stack.append(node)
             self._own()
 
@@ -174,6 +184,11 @@ class Recorder:
             owner = user if leaf else self.owners[bisect_right(self.numbers, node._sequence_nr()) - 1]
             yield node, owner
             waiting += [(following, owner) for following, _ in node.next_functions if following is not None]
+
+
+def _alone(x: Tensor) -> Tensor:
+    r"""A tensor without the graph that it comes from."""
+    return x.detach().requires_grad_(x.requires_grad)
 
 
 def _sequence() -> int:

@@ -4,65 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
-from dataclasses import asdict, dataclass, field, replace
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from equilayers._files import Html, strict, write_text
+from equilayers._files import strict, write_text
 from equilayers.profiling._advice import advice
-from equilayers.profiling._page import body, whole_page
-from equilayers.profiling._words import HEAD, cells, summary
+from equilayers.profiling._page import in_notebook, whole_page
+from equilayers.profiling._rows import Figures, Row
+from equilayers.profiling._words import summary, table_of
 
 
 @dataclass
-class Row:
-    r"""One module where it is called; times in seconds, memory in bytes, and all of one run of the model.
-
-    Attributes:
-        path: of the module in the model, "" for the model.
-        kind: its class.
-        depth: how many modules call it, the model included.
-        forward, backward: with what it calls; own_forward, own_backward: without.
-        kept: memory that is kept for the backward pass, with what it calls; own_kept: without.
-        peak: highest memory while it runs forward, of all that the run has allocated until then.
-        flops: floating-point operations of products and convolutions that were executed, both directions.
-        width: number of entries of its output.
-        algorithm: what a layer of this library ran; alternatives: seconds forward of each algorithm on the same input.
-        ratio: time over that of its match in the model compared with; match: the path there.
-    """
-
-    path: str
-    kind: str
-    depth: int
-    forward: float
-    backward: float
-    own_forward: float
-    own_backward: float
-    flops: int
-    kept: int
-    own_kept: int
-    parameters: int
-    width: int
-    calls: int = 1
-    peak: int = 0
-    algorithm: str = ""
-    alternatives: dict[str, float] = field(default_factory=dict)
-    ratio: float | None = None
-    match: str | None = None
-
-    @property
-    def total(self) -> float:
-        r"""Seconds forward and backward, with what it calls."""
-        return self.forward + self.backward
-
-    @property
-    def own(self) -> float:
-        r"""Seconds forward and backward, without what it calls."""
-        return self.own_forward + self.own_backward
-
-
-@dataclass
-class Profile:
+class Profile(Figures):
     r"""What a model costs: rows in the order of calls, the model first, and its totals.
 
     Attributes:
@@ -74,19 +29,6 @@ class Profile:
         compared: the profile of the model compared with.
     """
 
-    rows: list[Row]
-    forward: float
-    backward: float
-    peak: int
-    repeats: int
-    notes: list[str] = field(default_factory=list)
-    compared: Profile | None = None
-
-    @property
-    def total(self) -> float:
-        r"""Seconds forward and backward."""
-        return self.forward + self.backward
-
     @property
     def advice(self) -> list[str]:
         r"""At most three things to change first, by the time or memory that they concern."""
@@ -94,25 +36,27 @@ class Profile:
 
     def against(self, other: Profile) -> Profile:
         r"""This profile with the ratio of every row to its match in another one."""
-        matches = _matches(self.rows, other.rows)
-        rows = [
-            replace(row, match=m.path, ratio=row.total / m.total if m.total else None) if m else row
-            for row, m in zip(self.rows, matches, strict=True)
-        ]
-        return replace(self, rows=rows, compared=other)
+        rows = []
+        for row, match in zip(self.rows, _matches(self.rows, other.rows), strict=True):
+            theirs = 0.0 if match is None else other.rows[match].total
+            rows.append(replace(row, match=match, ratio=row.total / theirs if theirs else None))
+        notes = [*self.notes, *(f"Compared with: {note}" for note in other.notes if note not in self.notes)]
+        return replace(self, rows=rows, compared=other, notes=notes)
 
     def __str__(self) -> str:
-        lines = [[*HEAD], *(cells(self, row) for row in self.rows)]
+        lines, numbers = table_of(self)
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = [
-            "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+            "  ".join(
+                c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            )
             for line in lines
         ]
         todo = [f"{i}. {line}" for i, line in enumerate(self.advice, 1)]
         return "\n".join([summary(self), "", *(line.rstrip() for line in table), "", *self.notes, *todo])
 
     def _repr_html_(self) -> str:
-        return Html("".join(body(self)))
+        return in_notebook(self)
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         r"""Write it as one page that needs no network."""
@@ -124,22 +68,38 @@ class Profile:
 
     def as_dict(self) -> dict[str, object]:
         r"""All figures in lists, dictionaries, strings and numbers."""
-        rows = [{k: strict(v) if isinstance(v, float) else v for k, v in asdict(row).items()} for row in self.rows]
-        compared = self.compared.as_dict() if self.compared else None
-        totals = {"forward": self.forward, "backward": self.backward, "peak": self.peak, "repeats": self.repeats}
-        return {**totals, "advice": self.advice, "notes": self.notes, "rows": rows, "compared": compared}
+        return _as_dict(self)
 
 
-def _matches(rows: list[Row], others: list[Row]) -> list[Row | None]:
+def _as_dict(profile: Figures) -> dict[str, object]:
+    rows = [{k: strict(v) if isinstance(v, float) else v for k, v in asdict(row).items()} for row in profile.rows]
+    compared = _as_dict(profile.compared) if profile.compared else None
+    totals = {
+        "forward": profile.forward,
+        "backward": profile.backward,
+        "peak": profile.peak,
+        "repeats": profile.repeats,
+    }
+    return {**totals, "advice": advice(profile), "notes": profile.notes, "rows": rows, "compared": compared}
+
+
+def _matches(rows: list[Row], others: list[Row]) -> list[int | None]:
     r"""For each row that of the same path (and turn, where it is called in several places), or of the same width."""
-    by_path: dict[str, list[Row]] = defaultdict(list)
-    for other in others:
-        by_path[other.path].append(other)
-    found = [by_path[row.path].pop(0) if by_path[row.path] else None for row in rows]
-    left: dict[tuple[int, bool], list[Row]] = defaultdict(list)
-    for rest in (o for o in others if any(o is r for r in by_path[o.path])):
-        left[rest.width, rest.parameters > 0].append(rest)
-    for i, row in enumerate(rows):
-        if found[i] is None and left[row.width, row.parameters > 0]:
-            found[i] = left[row.width, row.parameters > 0].pop(0)
-    return found
+    found: list[int | None] = _paired([row.path for row in rows], [row.path for row in others])
+    taken = set(found)
+    widths = _paired(
+        [
+            None if match is not None else (row.width, row.parameters > 0)
+            for row, match in zip(rows, found, strict=True)
+        ],
+        [None if i in taken else (row.width, row.parameters > 0) for i, row in enumerate(others)],
+    )
+    return [first if first is not None else second for first, second in zip(found, widths, strict=True)]
+
+
+def _paired(keys: Sequence[object], others: Sequence[object]) -> list[int | None]:
+    r"""For each key the place of an equal one among the others, each place once, in order; None has no equal."""
+    places: dict[object, deque[int]] = defaultdict(deque)
+    for i, key in enumerate(others):
+        places[key].append(i)
+    return [places[key].popleft() if key is not None and places[key] else None for key in keys]

@@ -47,8 +47,8 @@ class Roofline(NamedTuple):
 # In float32, on one thread of a processor: an AMD EPYC (Zen 4), held to AVX2 for the second. The third is what makers
 # say of a data-centre GPU, of which a half is reached; it was not measured.
 ROOFLINES = {
-    "AVX-512": Roofline(multiplications=80, bytes=16, operation=4e3),
-    "processor": Roofline(multiplications=45, bytes=16, operation=4e3),
+    "AVX-512": Roofline(multiplications=80, bytes=16, operation=8e3),
+    "processor": Roofline(multiplications=45, bytes=16, operation=8e3),
     "GPU": Roofline(multiplications=5e3, bytes=8e2, operation=6e3),
 }
 PRECISIONS = {torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "float16"}

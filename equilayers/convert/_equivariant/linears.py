@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from equilayers.convert._equivariant.conversion import AS_WIDE, Conversion
-from equilayers.convert._equivariant.dataflow import LIFTED, Call
+from equilayers.convert._equivariant.flows import LIFTED, Call
 from equilayers.convert._equivariant.heads import PLACES, linear
 from equilayers.convert._equivariant.labels import is_regular, whole_widths
 from equilayers.convert._equivariant.ties import Tied, orbits

@@ -88,10 +88,8 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     for where, why in tracer.sliced:
         tracer.broken.setdefault(where, why)
     flows, shapes = [tracer.at_last(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
-    found = Dataflow(
-        *(tracer.calls, tracer.gates, tracer.broken, flows),
-        *(isinstance(out, Tensor), shapes, frozenset(tracer.entered), tracer.unfed),
-    )
+    single, entered = isinstance(out, Tensor), frozenset(tracer.entered)
+    found = Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, single, shapes, entered, tracer.unfed)
     labels = [tracer.label(t) for t in tensors(out)]
     causes = [
         label.cause if isinstance(label, Lost) else label.cut for label in labels if isinstance(label, Lost | Moved)
@@ -311,7 +309,7 @@ class _FlowTracer(CallTracer):
         labels = {id(t): self.settled(t) for t in inputs}
         label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:
-            return rules.lost([label], "it does not come from the image"), None
+            return rules.lost([label], UNFED), None
         out = made[0].shape
         if isinstance(module, MAP_LAYERS):
             conv = isinstance(module, CONVOLUTIONS)

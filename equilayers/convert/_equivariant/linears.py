@@ -22,7 +22,7 @@ def any_linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome
     if len(call.shape) < 3:
         return linear(module, call, conversion)
     n, width = conversion.group.order, module.in_features
-    if call.input.kind == LIFTED and width % n and call.moves is None:
+    if call.input.kind == LIFTED and width > 1 and width % n and call.moves is None:
         return Refused(f"its {width} features are no whole fields of |G| = {n}: {whole_widths(width, n)} are")
     if call.moves is None:
         return Refused(PLACES, call.lost)

@@ -18,14 +18,15 @@ PARTS = {
     **{part: set[str]() for part in _FLOOR},
     "_tables": {"_checks"},
     "groups": {"_checks", "_tables"},
-    "functional": {"_checks", "_matmul", "_modules", "_tables", "groups"},
+    "functional": {"_checks", "_files", "_matmul", "_modules", "_tables", "groups"},
     "nn": _MATHEMATICS,
     "convert": _MATHEMATICS | {"_modules", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},
     "metrics": {"_checks", "_modules", "_matmul", "groups"},
     "losses": {"_checks", "_modules", "groups", "metrics"},
     "testing": {"_checks", "_files", "_modules", "groups", "metrics"},
-    "cli": {"_checks", "_files", "_modules", "groups", "metrics", "testing"},
+    "profiling": {"_checks", "_files", "_modules", "convert", "nn"},
+    "cli": {"_checks", "_files", "_modules", "convert", "groups", "metrics", "profiling", "testing"},
     "__main__": {"cli"},
 }
 # Which project packages each may import.

@@ -1,4 +1,4 @@
-r"""The command `equilayers check`: is a model invariant, and if not, which layer lost it?
+r"""The commands `equilayers check` (is a model invariant, and if not, which layer lost it?) and `equilayers profile`.
 
 Exit codes, for a CI job: 0 invariant (equivariant, for images and regular features); 1 not, or random; 2 bad input, one
 line on standard error says why; 3 nothing shown: it says nearly the same of everything; 130 interrupted.
@@ -22,9 +22,10 @@ from equilayers.cli._data import inputs
 from equilayers.cli._html import page
 from equilayers.cli._load import importing_from_here, load_model, load_weights
 from equilayers.cli._measure import BAD_INPUT, INTERRUPTED, Report, examine
+from equilayers.cli._profile import run_profile
 from equilayers.cli._show import as_json, show
 from equilayers.cli._subject import Subject, prepared
-from equilayers.cli._words import CALLER, BadInputError, clean, printable, said
+from equilayers.cli._words import CALLER, COMMAND, BadInputError, clean, printable, said
 
 __all__ = ["main"]
 
@@ -35,10 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _clean_warnings(), importing_from_here():
         try:
             try:
+                COMMAND.set("equilayers profile" if arguments[:1] == ["profile"] else CALLER)
                 settings = parse(arguments)
             except SystemExit:  # --help and --version have said what they had to
                 return 0
-            return _check(settings)
+            return _check(settings) if isinstance(settings, Settings) else run_profile(settings)
         except KeyboardInterrupt:
             return INTERRUPTED
         except BaseException as error:  # whatever a model raises, sys.exit included: a CI job reads one line
@@ -52,7 +54,7 @@ def _why(error: BaseException) -> str:
     r"""What is wrong, in the form of every message of this library."""
     if isinstance(error, BadInputError):
         return str(error)
-    return f"{CALLER}: expected the check to run to its end, got {said(error)}. Add --traceback to see where."
+    return f"{COMMAND.get()}: expected the command to run to its end, got {said(error)}. Add --traceback to see where."
 
 
 def _check(settings: Settings) -> int:

@@ -6,15 +6,15 @@ import argparse
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from equilayers.cli._words import EXTRA, bad
 from equilayers.groups import Group, group_from_name
-from equilayers.testing import CLASSIFIERS
 
 INPUTS = ("image", "regular", "vector", "vector:right-down", "vector:down-right")
 OUTPUTS = ("auto", "invariant", *INPUTS)
@@ -225,15 +225,20 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", metavar="N", help="samples per call of the model while measuring")
     add("--quick", action="store_true", help="leave out what needs gradients: SI, sigma_max, saliency")
     add("--device", default="cpu", metavar="D", help="cpu, cuda, mps (default: cpu)")
-    add("--labels", type=Path, metavar="FILE", help="of data: .npy or idx file with the class of each image")
-    add("--by-class", action="store_true", help="of data: each class by itself as well")
-    add("--level", default="0.05", metavar="P", help="of data: probability of a false alarm, all groups together"
-        " (default: 0.05)")  # fmt: skip
-    add("--classifier", default="kernel", choices=CLASSIFIERS, help="of data: what is trained (default: kernel)")
+    _add_data(add)
     add("--json", type=Path, metavar="FILE", help="write what was found as JSON")
     add("--html", type=Path, metavar="FILE", help=f"write it as a page with pictures ({EXTRA})")
     add("--traceback", action="store_true", help="show where an error came from")
     return parser
+
+
+def _add_data(add: Callable[..., Any]) -> None:
+    r"""The options that are of data alone."""
+    add("--labels", type=Path, metavar="FILE", help="of data: .npy or idx file with the class of each image")
+    add("--by-class", action="store_true", help="of data: each class by itself as well")
+    add("--level", default="0.05", metavar="P", help="of data: probability of a false alarm, all groups together"
+        " (default: 0.05)")  # fmt: skip
+    add("--classifier", default="kernel", choices=("kernel", "cnn"), help="of data: what is trained (default: kernel)")
 
 
 def version() -> str:

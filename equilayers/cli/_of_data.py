@@ -3,18 +3,19 @@ r"""Under which groups the data are symmetric, whole and class by class, and wha
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from equilayers.cli._arguments import DataSettings
-from equilayers.cli._image_files import read_images
+from equilayers.cli._image_files import LEAST, read_images
 from equilayers.cli._measure import INVARIANT, NOT_INVARIANT
 from equilayers.cli._words import bad, clean
 from equilayers.groups import group_from_name
-from equilayers.testing import GROUPS, LEAST, DataSymmetry, advice, data_symmetry
+from equilayers.testing import DataSymmetry, data_symmetry
 
+PLANE = ("C2", "C4", "D1", "D2", "D4")
 STEPS = 8  # shifts along an axis, at most: the more, the longer it takes
 
 
@@ -46,7 +47,8 @@ class DataReport:
     @property
     def advice(self) -> str:
         r"""What to tie; what holds of the whole and not of a class moves images from one class to another."""
-        words = advice(self.symmetric, {test.group: round(1 / test.chance) for test in self.whole.tests})
+        tests = tuple(replace(test, symmetric=test.group in self.symmetric) for test in self.whole.tests)
+        words = replace(self.whole, tests=tests).advice
         mixed = [name for name in self.whole.symmetric if name not in self.symmetric]
         if mixed:
             words += f" {', '.join(mixed)}: of all images, but not of each class: its labels may not be invariant."
@@ -123,7 +125,7 @@ def _groups(settings: DataSettings, size: tuple[int, ...]) -> tuple[tuple[str, .
                 bad(f"--group that acts on images of {size[0]} x {size[1]}", f"{name} ({error})", "Leave it out.")
         return settings.groups, ()
     square = size[0] == size[1]
-    found = [name for name in GROUPS if square or name not in ("C4", "D4")]
+    found = [name for name in PLANE if square or name not in ("C4", "D4")]
     left_out = [] if square else ["C4, D4: not tested, the images are not square"]
     for axis, name, length in ((-1, "T{}", size[1]), (-2, "T{}:-2", size[0])):
         steps = max((n for n in range(2, STEPS + 1) if length % n == 0), default=0)

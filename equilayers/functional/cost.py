@@ -9,8 +9,8 @@ import functools
 import math
 from typing import NamedTuple
 
-from equilayers._checks import constant_when_compiled
 from equilayers._matmul import has_avx512
+from equilayers._torch_compat import constant_when_compiled
 from equilayers.functional._fourier.basis import MAX_ORDER, irrep_basis
 from equilayers.functional._fourier.rotations import rotations_fourier
 from equilayers.functional._fourier.transforms import fourier_of

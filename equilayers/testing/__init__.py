@@ -3,11 +3,7 @@ r"""Tests of invariance for any model: is it, if not by how much, why, and which
 from equilayers.testing._assertions import assert_equivariant, assert_invariant, invariance_error
 from equilayers.testing._check import Check
 from equilayers.testing._comparison import compare as compare
-from equilayers.testing._data_symmetry import CLASSIFIERS as CLASSIFIERS
-from equilayers.testing._data_symmetry import GROUPS as GROUPS
-from equilayers.testing._data_symmetry import LEAST as LEAST
 from equilayers.testing._data_symmetry import DataSymmetry, GroupTest, data_symmetry
-from equilayers.testing._data_symmetry import advice as advice
 from equilayers.testing._diagnosis.actions import Action as Action
 from equilayers.testing._diagnosis.actions import declared as declared
 from equilayers.testing._diagnosis.layer_errors import LayerError, layer_errors

@@ -77,14 +77,14 @@ class DataSymmetry:
     @property
     def advice(self) -> str:
         r"""What to tie, and with which layers."""
-        return advice(self.symmetric, {test.group: round(1 / test.chance) for test in self.tests})
+        return _advice(self.symmetric, {test.group: round(1 / test.chance) for test in self.tests})
 
     def __str__(self) -> str:
         head = f"data symmetry, {self.classifier}, level {self.level:g} for all groups together"
         return "\n".join([head, *(f"  {test}" for test in self.tests), self.advice])
 
 
-def advice(symmetric: Sequence[str], orders: Mapping[str, int]) -> str:
+def _advice(symmetric: Sequence[str], orders: Mapping[str, int]) -> str:
     r"""What to tie where nothing speaks against these groups: the largest rotations and mirrors, and shifts."""
     if not symmetric:
         return "Tie nothing: the data tell an image from all that it was moved to. Invariance would cost."

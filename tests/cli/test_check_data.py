@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from equilayers.cli import main
+from equilayers.cli import _image_files, _of_data, main
 from equilayers.groups import group_from_name
 from equilayers.testing import _data_symmetry
 
@@ -149,6 +149,11 @@ def test_bad_input_is_one_line_and_code_2(what: str, capsys: pytest.CaptureFixtu
     (line,) = captured.err.splitlines()
     assert line.startswith("equilayers check: expected ")
     assert all(word in line for word in words), line
+
+
+def test_no_fewer_images_than_the_library_takes() -> None:
+    assert _image_files.LEAST == _data_symmetry.LEAST
+    assert _of_data.PLANE == _data_symmetry.GROUPS
 
 
 def test_options_of_data_are_not_for_models(capsys: pytest.CaptureFixture[str]) -> None:

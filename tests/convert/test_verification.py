@@ -29,8 +29,9 @@ LOPSIDED = [
 @pytest.mark.parametrize("images", [False, True])
 def test_what_refuses_the_whole_model_is_named(layers: Callable[[], list[nn.Module]], words: str, images: bool) -> None:
     made, report = to_equivariant(network(*layers(), images=images), "C4", torch.randn(2, 1, 16, 16))
-    whole, place = sorted(report.of("refused"), key=lambda entry: entry.path)
-    assert (whole.path, place.path) == ("", "3")
+    *whole, place = sorted(report.of("refused"), key=lambda entry: entry.path)
+    assert place.path == "3"
+    assert [entry.path for entry in whole] == ([""] if "axis" in words else [])  # of a known cause it would follow
     assert words in place.reason
     assert str(place) in str(report)
     assert made.training
@@ -68,7 +69,6 @@ def test_an_untrained_efficientnet_names_its_padding() -> None:
     net = EfficientNet(blocks, spatial_dims=2, in_channels=3, num_classes=5, image_size=32)
     made, report = to_equivariant(net, "C4", torch.randn(2, 3, 32, 32))
     places = {entry.path: entry for entry in report.of("refused")}
-    assert "not the same for moved inputs" in places.pop("").reason
     assert places["_conv_stem_padding"].before == "ConstantPad2d(padding=(0, 1, 0, 1), value=0.0)"
     for path, place in places.items():
         assert "pads more on one side" in place.reason

@@ -3,12 +3,14 @@ r"""What flows through a model: which layers read the image itself, and which re
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from equilayers._modules import CallTracer, evaluation, tensors
 from equilayers.convert._equivariant.functions import asymmetry
@@ -17,6 +19,7 @@ from equilayers.convert._equivariant.labels import (
     Lost,
     Moved,
     Raw,
+    constant,
     fresh_map,
     fresh_rows,
     is_regular,
@@ -25,6 +28,7 @@ from equilayers.convert._equivariant.labels import (
 )
 from equilayers.convert._equivariant.rules import Rules
 from equilayers.convert._equivariant.ties import Ties
+from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
 IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
@@ -71,7 +75,15 @@ class Call:
     shape: tuple[int, ...]
     out: tuple[int, ...]
     moves: Tensor | None = None
-    lost: str = ""
+    lost: Cause | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    r"""Why a function breaks the symmetry; after: of what it is given nothing is known since this, and so of it."""
+
+    why: str
+    after: Cause | None = None
 
 
 @dataclass(frozen=True)
@@ -80,16 +92,18 @@ class Dataflow:
 
     outputs: of each tensor that comes out; None where it does not depend on the input. single: whether it is one tensor
     alone. gates: the linear layers whose output meets features again, as in squeeze and excitation. broken: by the path
-    of the module whose `forward` called it, why a function breaks the symmetry. entered: paths of all that were called.
+    of the module whose `forward` called it, why a function breaks the symmetry; that is in doubt if it follows from a
+    cause. entered: paths of all that were called. lost: where tokens lost the symmetry that an output has not.
     """
 
     calls: dict[str, list[Call]]
     gates: frozenset[str]
-    broken: dict[str, str]
+    broken: dict[str, Broken]
     outputs: list[Flow | None]
     single: bool
     shapes: list[torch.Size]
     entered: frozenset[str]
+    lost: Cause | None = None
 
     @property
     def tokens(self) -> bool:
@@ -110,8 +124,10 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     try:
         with evaluation(model), torch.no_grad():
             few = x[:LABELLED]
+            wrong = {**ties.wrong}
             while tracer.gates != gates or ties.version != version:  # what is found may change what is found further on
                 gates, version = tracer.gates, ties.version
+                ties.wrong = {**wrong}
                 tracer = _FlowTracer(gates, Rules(group, ties), handled)
                 tracer.put(few, Flow(IMAGE, x.shape[1]), tracer.image(few))
                 with tracer.watching(model.named_modules(), raising=False):
@@ -120,11 +136,18 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
             whole = out if len(x) <= LABELLED else model(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    for where, why in tracer.sliced.values():
+    for where, why in tracer.sliced:
         tracer.broken.setdefault(where, why)
     flows, shapes = [tracer.at_last(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
-    single = isinstance(out, Tensor)
-    return Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, single, shapes, frozenset(tracer.entered))
+    found = Dataflow(
+        tracer.calls, tracer.gates, tracer.broken, flows, isinstance(out, Tensor), shapes, frozenset(tracer.entered)
+    )
+    labels = [tracer.label(t) for t in tensors(out)]
+    causes = [
+        label.cause if isinstance(label, Lost) else label.cut for label in labels if isinstance(label, Lost | Moved)
+    ]
+    lost = next((cause for cause in causes if cause is not None), None)
+    return dataclasses.replace(found, lost=lost if found.tokens else None)
 
 
 class _FlowTracer(CallTracer):
@@ -133,22 +156,26 @@ class _FlowTracer(CallTracer):
         self.gates = gates
         self.rules = rules
         self.handled = handled
-        self.flows: dict[int, tuple[Tensor, Flow]] = {}  # the tensors are kept, so that no other takes their id
-        self.labels: dict[int, tuple[Tensor, Labels]] = {}
+        # Forgotten with the tensors: names are six times as large as what they name.
+        self.flows: MutableMapping[Tensor, Flow] = WeakTensorKeyDictionary()
+        self.labels: MutableMapping[Tensor, Labels] = WeakTensorKeyDictionary()
         self.calls: dict[str, list[Call]] = {}
-        self.broken: dict[str, str] = {}
-        self.sliced: dict[int, tuple[str, str]] = {}  # of each slice that takes every so many: where, and why it breaks
+        self.broken: dict[str, Broken] = {}
+        # Of each slice that takes every so many, where, and why it breaks; and of all that were not joined again.
+        self.slices: MutableMapping[Tensor, tuple[str, Broken]] = WeakTensorKeyDictionary()
+        self.sliced: list[tuple[str, Broken]] = []
         self.inside: list[str] = []  # paths of the modules that are running, the innermost last
-        self.constants: dict[int, Tensor] = {}  # made by functions of torch, but not from the input
+        # Made by functions of torch, but not from the input.
+        self.constants: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self.entered: set[str] = set()
         self.busy: list[str] = []  # of those that others take the place of
 
     def image(self, x: Tensor) -> Labels:
         group = self.rules.group
         if x.is_meta:
-            return Lost("tensors on the meta device have no numbers")
+            return Lost(Cause("", "tensors on the meta device have no numbers"))
         if any(group.act(g, x).shape != x.shape for g in group.generating_set()):
-            return Lost("the image is not square")
+            return Lost(Cause("", "the image is not square"))
         with torch.device(x.device):
             return fresh_map(group, x.shape, 0, fibered=False)
 
@@ -157,16 +184,16 @@ class _FlowTracer(CallTracer):
         if t.ndim == 4 and channels == 1 and flow.kind == LIFTED and self.is_image(label):
             flow = Flow(IMAGE, 1)  # a gate, or a mean over all planes
         whole = sum(count for _, count in flow.parts) == channels
-        self.flows[id(t)] = t, Flow(flow.kind, channels, flow.producers, flow.parts if whole else ())
+        self.flows[t] = Flow(flow.kind, channels, flow.producers, flow.parts if whole else ())
         if label is not None:
-            self.labels[id(t)] = t, label
+            self.labels[t] = label
 
     def is_image(self, label: Labels | None) -> bool:
         r"""Whether nothing is known against that the group does not touch the channels."""
         return not isinstance(label, Moved) or turns_as_map(self.rules.group, label.names, fibered=False)
 
     def get(self, t: Tensor) -> Flow | None:
-        return self.flows[id(t)][1] if id(t) in self.flows else None
+        return self.flows.get(t)
 
     def at_last(self, t: Tensor) -> Flow | None:
         r"""The flow of an output: invariant where no entry is moved."""
@@ -178,7 +205,7 @@ class _FlowTracer(CallTracer):
         if isinstance(t, nn.Parameter) and t in self.rules.ties.starts:
             self.rules.ties.used.add(t)
             return self.rules.ties.label(t)
-        return self.labels[id(t)][1] if id(t) in self.labels else None
+        return self.labels.get(t)
 
     def joined(self, given: list[Tensor]) -> Flow | None:
         r"""The flow of what is computed from several tensors."""
@@ -206,6 +233,8 @@ class _FlowTracer(CallTracer):
         return Flow(kind, channels, flow.producers, parts)
 
     def call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name == "__get__" and not isinstance(out := function(*args, **kwargs), Tensor):
+            return out  # a shape, a dtype
         fresh = name.startswith("new_") or name.endswith("_like")  # numbers that do not come from the input
         given = [] if fresh else list(tensors((args, kwargs)))
         labelled = None
@@ -219,33 +248,38 @@ class _FlowTracer(CallTracer):
         if fresh or not made:
             return out
         labels: list[Labels | None] = [None] * len(made)
+        flow, why = self.joined(given), None
+        if flow is not None or labelled is not None:
+            why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
         if labelled is not None:
+            self.rules.doubt = why or ""
             with torch.device(made[0].device):
                 labels = [*labelled(args[0] if name == "__setitem__" else out)]
-        flow = self.joined(given)
         if flow is not None or any(labels):
             flow = self.concatenated(flow, given, labels[0]) if flow and name in CONCATENATIONS else flow
-            why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
             self.judge(name, given, made[0], labels[0], why)
         for t, label in zip(made, labels, strict=True):
             if flow is not None:
                 self.put(t, flow, label)
             elif label is not None:
-                self.labels[id(t)] = t, label
+                self.labels[t] = label
             else:
-                self.constants[id(t)] = t
+                self.constants[t] = True
         return out
 
     def judge(self, name: str, given: list[Tensor], out: Tensor, label: Labels | None, why: str | None) -> None:
         r"""Remember why a function breaks the symmetry; of slices, whose entries are known, unless they are joined."""
         where = self.inside[-1] if self.inside else ""
-        if why is not None and name in CUTTING and isinstance(label, Moved):
-            self.sliced[id(out)] = where, why
+        cutting = name in CUTTING
+        if why is not None and cutting and isinstance(label, Moved):
+            self.slices[out] = where, Broken(why, label.cut)
+            self.sliced.append(self.slices[out])
         elif why is not None:
-            self.broken.setdefault(where, why)
+            self.broken.setdefault(where, Broken(why, label.cause if cutting and isinstance(label, Lost) else None))
         if name in CONCATENATIONS and isinstance(label, Moved):
             for t in given:
-                self.sliced.pop(id(t), None)
+                if t in self.slices:
+                    self.sliced.remove(self.slices.pop(t))
 
     def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.entered.add(path)
@@ -262,12 +296,13 @@ class _FlowTracer(CallTracer):
         given = next((t for t in inputs if self.get(t) is not None), None)
         if given is None:
             return
-        flow, made = self.flows[id(given)][1], list(tensors(output))
+        flow, made = self.flows[given], list(tensors(output))
         shape = tuple(made[0].shape) if made else ()
-        label, moves, lost = None, None, ""
+        label, moves = None, None
         if self.handled(module) and not self.busy and not given.is_meta:
             with torch.device(given.device):
-                label, moves, lost = self.replaced(path, module, inputs, made)
+                label, moves = self.replaced(path, module, (args, kwargs), made)
+        lost = label.cause if isinstance(label, Lost) else None
         if moves is not None and is_regular(self.rules.group, moves):
             flow = Flow(flow.kind, given.shape[-1], flow.producers, flow.parts)
         self.calls.setdefault(path, []).append(Call(path, flow, tuple(given.shape), shape, moves, lost))
@@ -277,10 +312,10 @@ class _FlowTracer(CallTracer):
             elif isinstance(module, nn.Linear) and (flow.kind != IMAGE or label is not None):
                 self.put(t, self.linear(path, flow, t, moves), label)
             elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
-                seen = id(t) in self.constants
-                self.put(t, flow, label or (None if seen else Lost("it is made by something that torch does not show")))
+                unseen = Lost(self.rules.cause("it is made by something that torch does not show"))
+                self.put(t, flow, label or (None if t in self.constants else unseen))
             elif label is not None:
-                self.put(t, self.flows[id(t)][1], label)
+                self.put(t, self.flows[t], label)
 
     def linear(self, path: str, flow: Flow, t: Tensor, moves: Tensor | None) -> Flow:
         r"""The flow that a linear layer puts out: tokens keep fibers, vectors do if they meet features again."""
@@ -293,35 +328,40 @@ class _FlowTracer(CallTracer):
         return Flow(kind, t.shape[-1], frozenset() if number else frozenset({path}), parts)
 
     def replaced(
-        self, path: str, module: nn.Module, inputs: list[Tensor], made: list[Tensor]
-    ) -> tuple[Labels, Tensor | None, str]:
+        self, path: str, module: nn.Module, given: tuple[Any, Any], made: list[Tensor]
+    ) -> tuple[Labels, Tensor | None]:
         r"""The label of what a module that is replaced puts out, and how the last axis moves of what it reads."""
         rules, group = self.rules, self.rules.group
-        rules.where = path
-        labels = [self.label(t) for t in inputs]
-        label = labels[0]
-        for each, t in zip(labels, inputs, strict=True):
-            if isinstance(each, Raw) and each.sources:
-                settled = rules.settled(each)
-                label = settled if t is inputs[0] else label
+        rules.where, rules.doubt = path, ""
+        inputs, named = list(tensors(given)), {}
+        if isinstance(module, nn.MultiheadAttention):
+            named = inspect.signature(module.forward).bind(*given[0], **given[1]).arguments
+            inputs = [named[name] for name in ("query", "key", "value")]
+        labels = {id(t): self.settled(t) for t in inputs}
+        label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:
-            reason = label.reason if isinstance(label, Lost) else "it does not come from the image"
-            return Lost(reason), None, reason
+            return rules.lost([label], "it does not come from the image"), None
         out = made[0].shape
         if isinstance(module, MAP_LAYERS):
             conv = isinstance(module, CONVOLUTIONS)
-            return rules.mapped(label, out, fibered=True if conv else None), None, ""
+            return rules.mapped(label, out, fibered=True if conv else None), None
         if isinstance(module, SAME):
-            return rules.met([label], out, type(module).__name__), None, ""
+            return rules.met([label], out, type(module).__name__), None
         moves = last_axis(group, label.names)
         if moves is None:
-            reason = (
-                f"the group moves the last axis of what it reads, {inputs[0].shape[-1]} long, in no way that is known"
-            )
-            return Lost(reason), None, reason
+            return rules.lost([label], rules.unknown_axis(label), uneven=True), None
+        if isinstance(module, nn.MultiheadAttention):
+            label = rules.attended(module, named, lambda t: labels.get(id(t)) or self.label(t) or constant(t))
+            if not isinstance(label, Moved):
+                return label, None
         width = out[-1]
         fibered = width % group.order == 0 and (len(out) > 2 or path in self.gates or not isinstance(module, nn.Linear))
-        return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves, ""
+        return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves
+
+    def settled(self, t: Tensor) -> Labels:
+        r"""The label of what a module reads: parameters are left alone."""
+        label = self.label(t) or constant(t)
+        return self.rules.settled(label) if isinstance(label, Raw) and label.sources else label
 
 
 def _of_zeros(t: Tensor) -> Flow | None:

@@ -21,7 +21,7 @@ def linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     r"""A linear layer on pooled features reads the mean over each fiber."""
     group, features = conversion.group, module.in_features
     if call.input.kind != LIFTED or len(call.shape) != 2 or features != call.input.channels:
-        return Refused(PLACES)
+        return Refused(PLACES, call.lost)
     if call.path in conversion.gates and module.out_features > 1:
         return _gate(module, call, conversion)
     made = nn.Linear(conversion.fields_of(call.input, features), module.out_features, module.bias is not None)

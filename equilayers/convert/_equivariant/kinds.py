@@ -15,6 +15,13 @@ MOVEMENT = frozenset(
         *("constant_pad_nd", "identity", "resolve_conj", "pin_memory", "view_copy", "atleast_2d", "atleast_3d"),
     )
 )
+# Of these, what leaves no entry out.
+REARRANGING = frozenset(
+    (
+        *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "permute", "transpose", "t", "mT"),
+        *("contiguous", "clone", "expand", "expand_as", "movedim", "squeeze", "unsqueeze", "roll", "repeat"),
+    )
+)
 POINTWISE = frozenset(
     (
         *CASTS,

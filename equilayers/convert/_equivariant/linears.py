@@ -25,7 +25,7 @@ def any_linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome
     if call.input.kind == LIFTED and width % n and call.moves is None:
         return Refused(f"its {width} features are no whole fields of |G| = {n}: {whole_widths(width, n)} are")
     if call.moves is None:
-        return Refused(call.lost or PLACES)
+        return Refused(PLACES, call.lost)
     if conversion.width != "equal-width":
         return Refused(AS_WIDE)
     if module.out_features % n or call.path in conversion.heads:

@@ -47,8 +47,8 @@ def runs(x: Tensor, flow: Dataflow, ties: Ties, analysed: Callable[[Tensor, Ties
                     run = analysed(resized, trial)
                 except Exception:  # a model of others may raise anything where it does not fit
                     continue
-                new = [why for path, why in run.broken.items() if path not in flow.broken]
-                new += [why for parameter, why in trial.wrong.items() if parameter not in ties.wrong]
+                new = [broken.why for path, broken in run.broken.items() if path not in flow.broken]
+                new += [cause.reason for parameter, cause in trial.wrong.items() if parameter not in ties.wrong]
                 if flow.tokens and not ties.alike(trial):
                     new.append("its parameters would have to be tied over other orbits than those of its own size")
                 found.append(Run(resized, run, new[0] if new and flow.tokens else ""))

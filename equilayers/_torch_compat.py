@@ -9,8 +9,18 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+__all__ = [
+    "TorchDispatchMode",
+    "constant_when_compiled",
+    "eager",
+    "in_dispatch_mode",
+    "is_torch_exporting",
+    "is_tracing",
+    "outside_modes",
+    "without_tracer",
+]
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

@@ -27,7 +27,8 @@ PARTS = {
     "metrics": {"_checks", "_modules", "_matmul", "groups"},
     "losses": {"_checks", "_modules", "groups", "metrics"},
     "testing": {"_checks", "_files", "_modules", "_torch_compat", "groups", "metrics"},
-    "cli": {"_checks", "_files", "_modules", "groups", "metrics", "testing"},
+    "profiling": {"_checks", "_files", "_modules", "_torch_compat", "convert", "nn"},
+    "cli": {"_checks", "_files", "_modules", "convert", "groups", "metrics", "profiling", "testing"},
     "__main__": {"cli"},
 }
 # Which project packages each may import.

@@ -19,7 +19,7 @@ else:  # pytest brings it there
 from benchmarks.__main__ import SUBJECTS
 from pages import ROOT
 
-STUDIES = ("study", "report", "shift", "deform", "rotmnist", "vit")
+STUDIES = ("study", "report", "shift", "deform", "rotmnist", "vit", "finetune")
 Words = list[str]
 
 

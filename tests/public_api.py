@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SNAPSHOT = ROOT / "tests" / "golden" / "public_api.txt"
 MODULES = [
     *("groups", "functional", "functional.cost", "functional.vectors", "nn", "metrics", "losses", "testing"),
-    *("testing.strategies", "convert", "interop", "interop.escnn"),
+    *("testing.strategies", "convert", "profiling", "interop", "interop.escnn"),
 ]
 
 

@@ -1,4 +1,4 @@
-r"""The command `equilayers check`: is a model invariant, and if not, which layer lost it? Are the data symmetric?
+r"""The commands `equilayers check` (is a model invariant, and if not, which layer lost it? Are data symmetric?) and `profile`.
 
 Exit codes, for a CI job: 0 invariant (equivariant, for images and regular features); 1 not, or random; 2 bad input, one
 line on standard error says why; 3 nothing shown: it says nearly the same of everything; 130 interrupted. Of data: 0
@@ -24,9 +24,10 @@ from equilayers.cli._html import page
 from equilayers.cli._load import importing_from_here, load_model, load_weights
 from equilayers.cli._measure import BAD_INPUT, INTERRUPTED, Report, examine
 from equilayers.cli._of_data import check_data
+from equilayers.cli._profile import run_profile
 from equilayers.cli._show import as_json, show
 from equilayers.cli._subject import Subject, prepared
-from equilayers.cli._words import CALLER, BadInputError, clean, printable, said
+from equilayers.cli._words import CALLER, COMMAND, BadInputError, clean, printable, said
 
 __all__ = ["main"]
 
@@ -37,10 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _clean_warnings(), importing_from_here():
         try:
             try:
+                COMMAND.set("equilayers profile" if arguments[:1] == ["profile"] else CALLER)
                 settings = parse(arguments)
             except SystemExit:  # --help and --version have said what they had to
                 return 0
-            return _check_data(settings) if isinstance(settings, DataSettings) else _check(settings)
+            if isinstance(settings, DataSettings):
+                return _check_data(settings)
+            return _check(settings) if isinstance(settings, Settings) else run_profile(settings)
         except KeyboardInterrupt:
             return INTERRUPTED
         except BaseException as error:  # whatever a model raises, sys.exit included: a CI job reads one line
@@ -54,7 +58,7 @@ def _why(error: BaseException) -> str:
     r"""What is wrong, in the form of every message of this library."""
     if isinstance(error, BadInputError):
         return str(error)
-    return f"{CALLER}: expected the check to run to its end, got {said(error)}. Add --traceback to see where."
+    return f"{COMMAND.get()}: expected the command to run to its end, got {said(error)}. Add --traceback to see where."
 
 
 def _check(settings: Settings) -> int:

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from equilayers.cli._words import EXTRA, bad
+from equilayers.cli._profile_arguments import add_profile
+from equilayers.cli._words import COMMAND, EXTRA, bad
 from equilayers.groups import Group, group_from_name
 
 INPUTS = ("image", "regular", "vector", "vector:right-down", "vector:down-right")
@@ -94,11 +95,13 @@ class _Parser(argparse.ArgumentParser):
     r"""Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        bad("arguments as --help shows them", message, "Run equilayers check --help.")
+        bad("arguments as --help shows them", message, f"Run {COMMAND.get()} --help.")
 
 
-def parse(argv: list[str]) -> Settings | DataSettings:
-    r"""The settings, of data where there is no model; `--help` and `--version` raise SystemExit.
+def parse(argv: list[str]) -> Settings | DataSettings | argparse.Namespace:
+    r"""The settings of a check, of data without a model, or the arguments of a profile.
+
+    `--help` and `--version` raise SystemExit.
 
     Raises:
         BadInputError: an argument is missing, unknown, or out of range.
@@ -106,32 +109,34 @@ def parse(argv: list[str]) -> Settings | DataSettings:
     args = _parser().parse_args(argv)
     if args.command is None:
         bad("a command", "none", "Run equilayers check --help.")
+    if args.command == "profile":
+        return args
     if args.target is None and args.data is not None:
         return _of_data(args)
     _require_model(args)
     given = args.tolerance if args.atol is None else args.atol
     if args.bitwise and given is not None:
         bad("--bitwise without --tolerance", given, "Bitwise allows no error: leave one of them out.")
-    shapes = _shapes(args.input)
+    shapes = shapes_of(args.input)
     return Settings(
         target=args.target,
-        group=_group(args.group[0]),
+        group=group_of(args.group[0]),
         shapes=shapes,
         moving=None if args.moving is None else _moving(args.moving, shapes),
         input_as=args.input_as,
         weights=args.weights,
         data=args.data,
-        samples=_whole("--samples", args.samples or SAMPLES, 2),
-        seed=_whole("--seed", args.seed, 0),
+        samples=whole("--samples", args.samples or SAMPLES, 2),
+        seed=whole("--seed", args.seed, 0),
         output=args.output,
-        tolerance=None if args.tolerance is None else _tolerance("--tolerance", args.tolerance),
-        atol=None if args.atol is None else _tolerance("--atol", args.atol),
+        tolerance=None if args.tolerance is None else number("--tolerance", args.tolerance),
+        atol=None if args.atol is None else number("--atol", args.atol),
         bitwise=args.bitwise,
-        batch_size=None if args.batch_size is None else _whole("--batch-size", args.batch_size, 1),
+        batch_size=None if args.batch_size is None else whole("--batch-size", args.batch_size, 1),
         quick=args.quick,
-        device=_device(args.device),
-        json=_file("--json", args.json),
-        html=_file("--html", args.html),
+        device=device_of(args.device),
+        json=file_of("--json", args.json),
+        html=file_of("--html", args.html),
     )
 
 
@@ -158,32 +163,34 @@ def _refuse_others(args: argparse.Namespace, names: tuple[str, ...], wanted: str
 
 def _of_data(args: argparse.Namespace) -> DataSettings:
     _refuse_others(args, OF_MODELS, "a TARGET")
-    shapes = None if args.input is None else list(_shapes(args.input).values())
+    shapes = None if args.input is None else list(shapes_of(args.input).values())
     if shapes is not None and (len(shapes) > 1 or len(shapes[0]) != 3):
         bad("--input C,H,W of one image", " ".join(args.input), "Pass 3,64,64, for example, or leave it out.")
-    level = _tolerance("--level", args.level)
+    level = number("--level", args.level)
     if not 0 < level < 1:
         bad("--level between 0 and 1", args.level, "It is the probability of a false alarm: 0.05, for example.")
     for name in args.group or ():
-        _group(name)
+        group_of(name)
     return DataSettings(
         data=args.data,
         labels=args.labels,
         groups=None if args.group is None else tuple(args.group),
         shape=None if shapes is None else shapes[0],
-        samples=_whole("--samples", args.samples or IMAGES, 40),
-        seed=_whole("--seed", args.seed, 0),
+        samples=whole("--samples", args.samples or IMAGES, 40),
+        seed=whole("--seed", args.seed, 0),
         level=level,
         classifier=args.classifier,
         by_class=args.by_class,
-        json=_file("--json", args.json),
+        json=file_of("--json", args.json),
     )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="equilayers", description="Is a model invariant, and if not, which layer lost it?")
     parser.add_argument("--version", action="version", version=version())
-    check = parser.add_subparsers(dest="command", metavar="check").add_parser(
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    add_profile(commands)
+    check = commands.add_parser(
         "check",
         help="check a model, or data",
         description="Check that a model is invariant (or equivariant) under a group. Without a TARGET: ask of which"
@@ -250,7 +257,7 @@ def version() -> str:
         return "equilayers 0+unknown"
 
 
-def _group(name: str) -> Group:
+def group_of(name: str) -> Group:
     hint = "Pick one of C2 C4 D1 D2 D4, T and a number, or a product such as T3xT3:-2."
     try:
         group = group_from_name(name)
@@ -263,7 +270,7 @@ def _group(name: str) -> Group:
     return group
 
 
-def _shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
+def shapes_of(texts: list[str]) -> dict[str, tuple[int, ...]]:
     r"""The shapes of the inputs by name, by place where there are several without names, of one as x."""
     pairs = [text.rpartition("=") for text in texts]
     named = {bool(equals) for _, equals, _ in pairs}
@@ -295,23 +302,23 @@ def _moving(text: str, shapes: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
     return names
 
 
-def _whole(name: str, text: str, low: int) -> int:
+def whole(name: str, text: str, low: int) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < low:
         bad(f"{name} to be a whole number from {low} on", repr(text), f"Pass {max(low, 8)}, for example.")
     return int(text)
 
 
-def _tolerance(name: str, text: str) -> float:
+def number(name: str, text: str, example: str = "1e-4") -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        bad(f"{name} to be a number from 0 on", repr(text), "Pass 1e-4, for example.")
+        bad(f"{name} to be a number from 0 on", repr(text), f"Pass {example}, for example.")
     return value
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
@@ -320,7 +327,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _file(name: str, path: Path | None) -> Path | None:
+def file_of(name: str, path: Path | None) -> Path | None:
     r"""A file to write: refused before anything is run."""
     if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
         bad(f"{name} to be a file in a folder that can be written to", path, "Make the folder, or name another.")

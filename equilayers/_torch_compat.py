@@ -16,8 +16,10 @@ __all__ = [
     "constant_when_compiled",
     "eager",
     "in_dispatch_mode",
+    "is_compiled",
     "is_torch_exporting",
     "is_tracing",
+    "next_autograd_number",
     "outside_modes",
     "without_tracer",
 ]
@@ -72,3 +74,13 @@ def without_tracer(graph: fx.Graph) -> fx.Graph:
     r"""The graph without the class that traced it, which pickle would look for where it is loaded."""
     graph._tracer_cls = None
     return graph
+
+
+def is_compiled(module: Any) -> bool:
+    r"""Whether it is what `torch.compile` makes of a module."""
+    return isinstance(module, torch._dynamo.OptimizedModule)
+
+
+def next_autograd_number() -> int:
+    r"""The number that the next node of autograd gets."""
+    return int(torch._C._autograd._get_sequence_nr())

@@ -20,7 +20,7 @@ PARTS = {
     "_matmul": {"_torch_compat"},
     "_tables": {"_checks", "_torch_compat"},
     "groups": {"_checks", "_tables", "_torch_compat"},
-    "functional": {"_checks", "_matmul", "_modules", "_tables", "_torch_compat", "groups"},
+    "functional": {"_checks", "_files", "_matmul", "_modules", "_tables", "_torch_compat", "groups"},
     "nn": _MATHEMATICS,
     "convert": _MATHEMATICS | {"_modules", "_torch_compat", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},

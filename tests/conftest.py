@@ -10,6 +10,8 @@ from pathlib import Path
 
 # Before torch is imported: threads that wait by spinning slow a busy machine down eighty times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What `auto` takes depends on no calibration of this machine.
+os.environ["EQUILAYERS_COSTS"] = "off"
 
 import pytest
 import torch
@@ -55,6 +57,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The processor, and the GPU where there is one."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

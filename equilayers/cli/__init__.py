@@ -1,4 +1,4 @@
-r"""The commands `equilayers check` (is a model invariant, and if not, which layer lost it? Are data symmetric?) and `profile`.
+r"""The commands `equilayers check`, of models (invariant? which layer lost it?) and of data, and `equilayers profile`.
 
 Exit codes, for a CI job: 0 invariant (equivariant, for images and regular features); 1 not, or random; 2 bad input, one
 line on standard error says why; 3 nothing shown: it says nearly the same of everything; 130 interrupted. Of data: 0

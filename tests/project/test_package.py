@@ -34,7 +34,7 @@ except AttributeError as error:
 
 
 PRIVATE = re.compile(
-    r"\btorch\.(?!ops\.)(?:\w+\.)*_[A-Za-z]\w*|\bfrom torch[\w.]*(?:\._\w+)* import [^\n]*\b_[a-z]|\bfrom torch[\w.]*\._"
+    r"\btorch\.(?!ops\.)(?:\w+\.)*_[A-Za-z]\w*|\bfrom torch[\w.]* import [^\n]*\b_[a-z]|\bfrom torch[\w.]*\._"
 )
 
 

@@ -200,12 +200,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = check.add_argument
-    add(
-        "target",
-        nargs="?",
-        metavar="TARGET",
-        help="pkg.module:name or file.py:name; a model, or what makes one when called",
-    )
+    what = "pkg.module:name or file.py:name; a model, or what makes one when called"
+    add("target", nargs="?", metavar="TARGET", help=what)
     add("--group", action="append", metavar="G", help="C2 C4 (rotations), D1 D2 D4 (and mirrors), T3 (cyclic shifts"
         " along the width; T3:-2 along the height), T3xT3:-2 (a product); of data several, each with --group, or none"
         " for all")  # fmt: skip
@@ -219,9 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, metavar="DATA", help=".npz with an array x, or arrays named as the inputs, or a"
         " folder of images (default: random input); without TARGET also .npy and idx files, and a folder of a folder"
         " of images for each class")  # fmt: skip
-    add(
-        "--samples", metavar="N", help=f"inputs to look at, 2 or more (default: {SAMPLES}; of data, {IMAGES} at random)"
-    )
+    add("--samples", metavar="N", help=f"inputs to look at (default: {SAMPLES}; of data {IMAGES}, drawn at random)")
     add("--seed", default="0", metavar="N", help="of random inputs and of the model's own weights (default: 0)")
     add("--output", default="auto", choices=OUTPUTS, help="how the output should move (default: (B, K) stays, images"
         " and regular features move along); vectors are (B, 2), (B, C, 2), or fields (B, 2, H, W), (B, C, 2, H, W), of"

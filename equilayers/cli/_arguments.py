@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import torch
 
+from equilayers.cli._calibrate_arguments import add_calibrate
 from equilayers.cli._profile_arguments import add_profile
 from equilayers.cli._words import COMMAND, EXTRA, bad
 from equilayers.groups import Group, group_from_name
@@ -73,7 +74,7 @@ def parse(argv: list[str]) -> Settings | argparse.Namespace:
     args = _parser().parse_args(argv)
     if args.command is None:
         bad("a command", "none", "Run equilayers check --help.")
-    if args.command == "profile":
+    if args.command in ("profile", "calibrate"):
         return args
     given = args.tolerance if args.atol is None else args.atol
     if args.bitwise and given is not None:
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(dest="command", metavar="command")
     add_profile(commands)
+    add_calibrate(commands)
     check = commands.add_parser(
         "check",
         help="check a model",

@@ -1,5 +1,6 @@
 """What every test stands on: reproducible settings, packages of others, and the `threads` fixture."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -31,6 +32,12 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("ci"), derandomize=False, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish() -> None:
+    """What torch and the peers brought in stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from equilayers._checks import constant_when_compiled
 from equilayers._files import write_text
+from equilayers._torch_compat import constant_when_compiled
 
 FORMAT = 1
 VARIABLE, OFF = "EQUILAYERS_COSTS", "off"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equilayers._checks import constant_when_compiled
 from equilayers._matmul import has_avx512
+from equilayers._torch_compat import constant_when_compiled
 from equilayers.functional._costs_file import read_costs
 
 Prices = Mapping[str, tuple[float, ...]]

@@ -12,6 +12,7 @@ from torch.autograd.forward_ad import unpack_dual
 
 from equilayers._modules import tensors
 from equilayers._tables import table
+from equilayers._torch_compat import in_dispatch_mode
 from equilayers.functional._hashing import odd_integers, power_of_two
 
 CHUNK = 2**20  # entries that one table of random numbers serves
@@ -33,7 +34,7 @@ class WeightCache:
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             self._kept = None
             return make()
-        if torch.is_inference_mode_enabled() or torch._C._len_torch_dispatch_stack():
+        if torch.is_inference_mode_enabled() or in_dispatch_mode():
             return make()  # what is made here could not serve a gradient later, or belongs to a mode
         if any(unpack_dual(w).tangent is not None for w in weights):
             return make()  # nor could what has a tangent, and what has none would lose it

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from equilayers._checks import constant_when_compiled
+from equilayers._torch_compat import constant_when_compiled
 from equilayers.functional._fourier.basis import MAX_ORDER, irrep_basis
 from equilayers.functional._fourier.rotations import rotations_fourier
 from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of

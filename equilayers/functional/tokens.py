@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import Pair, autocast, check_float, constant_when_compiled, refuse
+from equilayers._checks import Pair, autocast, check_float, refuse
+from equilayers._torch_compat import constant_when_compiled
 from equilayers.functional._fourier.tokens import (
     CoefficientKernel,
     Operators,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from equilayers._modules import mapped, named_modules, tensors
+from equilayers._torch_compat import is_compiled, next_autograd_number
 
 
 @dataclass(eq=False)
@@ -56,7 +57,7 @@ def observed(model: Any) -> list[tuple[str, nn.Module]]:
         return []
     found = [(path, module) for path, module in named_modules(model) if module is not model]
     closed = {inner for _, module in [("", model), *found] if _closed(module) for inner in module.modules()}
-    outermost = {module for _, module in found if isinstance(module, torch._dynamo.OptimizedModule)} - {model}
+    outermost = {module for _, module in found if is_compiled(module)} - {model}
     return [(path, module) for path, module in found if module not in closed or module in outermost]
 
 
@@ -65,7 +66,7 @@ def _closed(module: Any) -> bool:
 
 
 def _compiled(module: Any) -> bool:
-    whole = isinstance(module, torch._dynamo.OptimizedModule) or hasattr(module, "_torchdynamo_orig_callable")
+    whole = is_compiled(module) or hasattr(module, "_torchdynamo_orig_callable")
     return whole or getattr(module, "_compiled_call_impl", None) is not None
 
 
@@ -193,7 +194,7 @@ def _alone(x: Tensor) -> Tensor:
 
 def _sequence() -> int:
     r"""The number that the next node of autograd gets."""
-    return int(torch._C._autograd._get_sequence_nr())
+    return next_autograd_number()
 
 
 def _width(out: Any) -> int:

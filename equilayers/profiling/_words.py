@@ -55,12 +55,12 @@ def short_names(rows: list[Row]) -> list[str]:
 def table_of(profile: Figures, *, several: bool = True) -> tuple[list[list[str]], list[int]]:
     r"""The lines of the table, names indented by their depth, its head first; and the columns that are numbers.
 
-    several: whether there is a column for what each algorithm of a layer takes.
+    several: whether there are columns for what layers ran and what each of their algorithms takes.
     """
     names = short_names(profile.rows)
     lines = [_cells(profile, row, "  " * row.depth + name) for row, name in zip(profile.rows, names, strict=True)]
     heads = list(HEAD)
-    shown = len(heads) if several else len(heads) - 1
+    shown = len(heads) if several else len(heads) - 2
     used = [i for i, column in enumerate(zip(*lines, strict=True)) if any(column) and i < shown]
     numbers = [at for at, i in enumerate(used) if HEAD[heads[i]]]
     return [[line[i] for i in used] for line in [heads, *lines]], numbers

@@ -22,7 +22,7 @@ from baselines.shift import runs as shift_runs
 from baselines.shift.scenes import Layout
 from baselines.study import command as study
 from baselines.study.config import PROTOCOLS, Plan, plan_of
-from baselines.study.models import UPRIGHT
+from baselines.study.models import MODELS, UPRIGHT
 from baselines.study.runner import RunJob, StandaloneJob
 from baselines.study.runs import TRAINING, Result, Run, Source, Subject, cached_dataset
 from baselines.study.training import Recipe
@@ -47,7 +47,7 @@ def in_this_process(patch: pytest.MonkeyPatch) -> Jobs:
 
 def few_saliency_samples(patch: pytest.MonkeyPatch) -> None:
     """SI on few images: on 200 it takes longer than to train."""
-    for model in ("mlp", "cnn"):
+    for model in MODELS:
         patch.setitem(PROTOCOLS, (model, "digits"), replace(PROTOCOLS[model, "digits"], saliency_samples=5))
 
 
@@ -112,9 +112,30 @@ def subject_of(model: nn.Module, x: Tensor, run: Run | None = None, classes: int
     split = Split(x, torch.arange(len(x)) % classes)
     run = run or run_of()
     data = Dataset("digits", split, split, split, 0.0, 1.0, classes)
-    return Subject(run, model.eval(), data, group_from_name(run.group))
+    return Subject(run, model.eval(), data, group_from_name(run.group), model)
 
 
 def entry(run: Run, **measures: Any) -> Result:
     """A run of results.json with made-up measures."""
     return {"name": run.name, **run.settings(), "parameters": 1234, "best_epoch": 1, **measures}
+
+
+TOY_SHAPE = (1, 6, 6)
+
+
+def toy_data(noise: float = 1.0, symmetric_validation: bool = False) -> Dataset:
+    """Three classes, an image each, in noise."""
+    generator = torch.Generator().manual_seed(5)
+    centres = torch.randn(3, *TOY_SHAPE, generator=generator)
+
+    def split(n: int) -> Split:
+        y = torch.arange(n) % 3
+        return Split(centres[y] + noise * torch.randn(n, *TOY_SHAPE, generator=generator), y)
+
+    train_split, validation, test = split(50), split(30), split(40)
+    if symmetric_validation:
+        # A quarter in all four corners: whatever element moves the image, the model sees the same one.
+        corner = torch.zeros_like(validation.x)
+        corner[..., :3, :3] = validation.x[..., :3, :3]
+        validation = Split(group_from_name("C4").orbit(corner).sum(0), validation.y)
+    return Dataset("toy", train_split, validation, test, 0.0, 1.0, num_classes=3)

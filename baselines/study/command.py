@@ -15,11 +15,14 @@ from baselines.common.files import writable_folder, write_json, write_text
 from baselines.common.runner import Executor, SerialExecutor, pool
 from baselines.common.tables import rich_table
 from baselines.common.terminal import add_training_arguments, console_of_output, positive, require, this_machine
-from baselines.study.config import FORMS, Plan, plan_of
+from baselines.study.config import ARMS, FORMS, Plan, plan_of
+from baselines.study.explain import BASELINES, TARGETS
 from baselines.study.models import METHODS, MODELS, UPRIGHT, WIDTHS
-from baselines.study.parts import PARTS
+from baselines.study.parts import EXTRA, PARTS
 from baselines.study.runner import StudyRunner
+from baselines.study.starts import INITS
 from baselines.study.tables import head_and_rows, markdown, sizes
+from baselines.study.training import CENTRED, ELEMENTS, SCHEDULES, SELECTED
 from equilayers.groups import group_from_name
 
 
@@ -30,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         name = option.split("-")[2].removesuffix("s").upper()
         parser.add_argument(option, nargs="+", choices=choices, default=default, metavar=name, help=help_)
 
-    several("--parts", (*PARTS, "all"), ["table"], f"of {' '.join(PARTS)}, or all (default: table)")
+    several(
+        "--parts", (*PARTS, "all"), ["table"], f"of {' '.join(PARTS)}, or all but {' '.join(EXTRA)} (default: table)"
+    )
     parser.add_argument("--model", choices=MODELS, default="mlp", help="network (default: mlp, the paper's)")
     shared = "what the plain cnn has in common with the tied one (default: %(default)s)"
     parser.add_argument("--width", choices=WIDTHS, default=WIDTHS[0], help=shared)
@@ -39,14 +44,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several("--methods", (*METHODS, UPRIGHT), list(METHODS), methods)
     weight = "weight of IR%s: one, one for each group, or auto to tune it"
     several("--nu", None, None, weight % "")
-    several("--nu-distribution", None, None, weight % " by DI, for decay")
-    several("--nu-normalized-logit", None, None, weight % " by normalised LI, for decay")
-    forms = f"of the regulariser that decay compares, of {' '.join(FORMS)} (default: all)"
-    several("--forms", FORMS, list(FORMS), forms)
+    several("--nu-distribution", None, None, weight % " by DI")
+    several("--nu-normalized-logit", None, None, weight % " by normalised LI")
+    several(f"--nu-{CENTRED}", None, None, weight % " by normalised LI of centred logits")
+    parser.add_argument("--form", choices=(*FORMS, CENTRED), default=FORMS[0], help="of IR (default: %(default)s)")
+    forms = f"of IR that decay compares, of {' '.join(FORMS)} (default: these) and {CENTRED}"
+    several("--forms", (*FORMS, CENTRED), list(FORMS), forms)
+    _add_choices(parser)
+    curve = f"weights of an arm of mitigation, of {' '.join(ARMS)}, as ARM=NU,NU or ARM:GROUP=NU (default: all arms)"
+    parser.add_argument("--curve", nargs="+", metavar="ARM=NU", help=curve)
     parser.add_argument("--seeds", type=positive, metavar="N", help="runs of each kind (default: digits 2, else 4)")
     parser.add_argument("--workers", type=positive, default=None, help="processes, one core each (default: all)")
     parser.add_argument("--download", action="store_true", help="fetch the data set, checksums checked")
     add_training_arguments(parser, "study")
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    r"""Options for what the paper does not say; their defaults are the study's protocol."""
+    for option, choices, help_ in (
+        ("--regulariser-elements", ELEMENTS, "elements that IR compares a sample with: one at random, or whole orbits"),
+        ("--init", INITS, "start of the weights; symmetric: the first layer of DA and IR is tied at the start"),
+        ("--select", SELECTED, "epoch that is kept, by validation accuracy or the last"),
+        ("--padding", ("before", "after"), "images are padded before or after they are standardised"),
+        ("--saliency-baseline", BASELINES, "image that integrated gradients begin at: mean grey or black"),
+        ("--saliency-target", TARGETS, "what integrated gradients explain"),
+    ):
+        parser.add_argument(option, choices=choices, default=choices[0], help=f"{help_} (default: %(default)s)")
+    parser.add_argument("--lr-schedule", choices=SCHEDULES[:2], help="of the learning rate (default: the protocol's)")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -94,13 +118,14 @@ def _checked(plan: Plan) -> Plan:
     in_shape = tuple(load_dataset(source.data, data_dir=source.data_dir).train.x.shape[1:])
     for name in plan.groups:
         group_from_name(name).check_space(in_shape, f"study --groups {name}")
-    parts = tuple(name for name in PARTS if name in plan.parts or "all" in plan.parts)
+    every = [name for name in PARTS if name not in EXTRA]  # those of the paper and the lecture
+    parts = tuple(name for name in PARTS if name in plan.parts or ("all" in plan.parts and name in every))
     return replace(plan, parts=parts)
 
 
 def _check_together(plan: Plan, count: int) -> None:
     r"""Whether the networks of the plan can be trained by several processes together."""
-    if count > 1 and (plan.model == "cnn" or "deform" in plan.parts):
+    if count > 1 and (plan.model != "mlp" or "deform" in plan.parts):
         got = f"--model {plan.model} and --parts {' '.join(plan.parts)}"
         hint = "Batch norm takes the statistics of whole batches: leave torchrun out, --workers trains side by side."
         raise ValueError(f"study: expected --model mlp, and no part deform, under torchrun, got {got}. {hint}")

@@ -10,11 +10,11 @@ from typing import Any
 from baselines.study.models import UPRIGHT, WIDTHS
 from baselines.study.runs import Run, Source
 from baselines.study.tables import group_name, paper_label
-from baselines.study.training import Recipe
+from baselines.study.training import CENTRED, Recipe
 from equilayers.groups import CyclicRotation, Dihedral, as_group
 
 FORMS = ("logit", "distribution", "normalized_logit")  # of the regulariser
-LADDER = (1.0, 3.0, 10.0, 20.0, 30.0, 60.0, 80.0, 150.0, 300.0, 600.0, 1000.0, 3000.0)  # of nu, tried in this order
+OPTIONS = {form: "--nu" + (f"-{form.replace('_', '-')}" if form != FORMS[0] else "") for form in (*FORMS, CENTRED)}
 SALIENCY_TARGET = 0.95  # of the regulariser: what the paper tunes nu for
 Nu = dict[tuple[str, str], float]  # by group and form
 
@@ -37,19 +37,32 @@ def _nu(**of: tuple[float, float, float]) -> Nu:
 _MLP = Recipe(epochs=300, batch_size=512, lr=8e-4)
 # SI of the plain CNN reaches the target with no nu; it is highest from 1 to 3, and accuracy falls beyond.
 _CNN_NU = {(group, form): 1.0 for group in ("C2", "C4", "D1", "D2", "D4") for form in FORMS}
-_CNN = Protocol(Recipe(epochs=20, batch_size=128, lr=0.01, one_cycle=True), 100, seeds=4, nu=_CNN_NU)
+_CNN = Protocol(Recipe(epochs=20, batch_size=128, lr=0.01, schedule="one-cycle"), 100, seeds=4, nu=_CNN_NU)
+_VIT = Protocol(Recipe(20, 128, 1e-3, schedule="one-cycle"), 100, seeds=2, nu=_CNN_NU)
 PROTOCOLS = {
     # Few images need many small steps before the regulariser has done its work.
     ("mlp", "digits"): Protocol(
-        Recipe(300, 32, 1.5e-3, one_cycle=True), 200, seeds=2, nu=_nu(C4=(30, 100, 500), T3=(80, 450, 500))
+        Recipe(300, 32, 1.5e-3, schedule="one-cycle"), 200, seeds=2, nu=_nu(C4=(30, 100, 500), T3=(80, 450, 500))
     ),
     ("mlp", "mnist"): Protocol(_MLP, 1000, seeds=4, nu=_nu(C4=(20, 300, 2000), T3=(150, 800, 700))),
     ("mlp", "fashion-mnist"): Protocol(_MLP, 1000, seeds=4),
-    ("cnn", "digits"): Protocol(Recipe(30, 32, 0.01, one_cycle=True), 100, seeds=2, nu=_CNN_NU),
+    ("cnn", "digits"): Protocol(Recipe(30, 32, 0.01, schedule="one-cycle"), 100, seeds=2, nu=_CNN_NU),
     ("cnn", "mnist"): _CNN,
     ("cnn", "fashion-mnist"): _CNN,
+    ("vit", "digits"): Protocol(Recipe(40, 32, 2e-3, schedule="one-cycle"), 100, seeds=2, nu=_CNN_NU),
+    ("vit", "mnist"): _VIT,
+    ("vit", "fashion-mnist"): _VIT,
 }
-GROUPS = {"mlp": ["C4", "T3"], "cnn": ["C4", "D4"]}
+GROUPS = {"mlp": ["C4", "T3"], "cnn": ["C4", "D4"], "vit": ["C4", "D4"]}
+# The arms of mitigation: what is unlike the plain regulariser, and the weights of its curve.
+_DECAYING = {"schedule": "cosine", "select": "last"}
+_WHOLE = {**_DECAYING, "elements": "all"}
+ARMS: dict[str, tuple[dict[str, str], tuple[float, ...]]] = {
+    "constant": ({}, (3.16, 10.0, 31.6, 100.0)),
+    "cosine": (_DECAYING, (3.16, 10.0, 31.6, 100.0)),
+    "orbits": (_WHOLE, (0.03, 3.16, 31.6, 316.0)),
+    "tied": ({**_WHOLE, "init": "symmetric"}, (0.03, 0.316, 3.16)),
+}
 
 
 @dataclass(frozen=True)
@@ -65,14 +78,17 @@ class Plan:
     groups: tuple[str, ...]
     methods: tuple[str, ...]
     parts: tuple[str, ...]
-    forms: tuple[str, ...]  # of the regulariser, of those that decay compares
+    form: str  # of the regulariser
+    forms: tuple[str, ...]  # those that decay compares
     seeds: int
     recipe: Recipe
     epochs: int | None  # as asked for
     nu: tuple[tuple[str, str, float | None], ...]
+    curves: tuple[tuple[str, str, tuple[float, ...]], ...] = ()  # of mitigation: group, arm, weights
 
-    def runs(self, methods: Iterable[str], forms: Sequence[str] = FORMS[:1]) -> list[Run]:
+    def runs(self, methods: Iterable[str], forms: Sequence[str] = ()) -> list[Run]:
         r"""The trainings of these methods, those of IR in these forms, group by group; only with a nu that is known."""
+        forms = forms or (self.form,)
         kinds = [(method, form) for method in methods for form in (forms if method == "IR" else FORMS[:1])]
         firsts = [self.first(group, method, form) for group in self.groups for method, form in kinds]
         return [replace(first, seed=seed) for first in firsts if first is not None for seed in range(self.seeds)]
@@ -85,7 +101,8 @@ class Plan:
             nu = next((weight for *key, weight in self.nu if key == [group, form]), None)
         if nu is None:
             return None
-        how = replace(self.recipe, nu=nu, form=form, augment=method != UPRIGHT)
+        elements = self.recipe.elements if method == "IR" else "random"
+        how = replace(self.recipe, nu=nu, form=form, augment=method != UPRIGHT, elements=elements)
         return Run(self.source, self.model, self.width, group, method, 0, how)
 
     def with_nu(self, chosen: Nu) -> Plan:
@@ -109,25 +126,40 @@ def plan_of(args: argparse.Namespace, data_dir: str | None) -> Plan:
     """
     protocol = PROTOCOLS[args.model, args.data]
     groups = [group_name(label) for label in args.groups or GROUPS[args.model]]
-    _check_model(args.model, args.width, groups)
-    given = dict(zip(FORMS, (args.nu, args.nu_distribution, args.nu_normalized_logit), strict=True))
-    weights = tuple(weight for form in FORMS for weight in _weights(form, groups, given[form], protocol))
+    _check_model(args.model, args.width, args.init, groups)
+    forms = (*FORMS, *((CENTRED,) if CENTRED in (args.form, *args.forms) else ()))
+    given = {form: getattr(args, option[2:].replace("-", "_")) for form, option in OPTIONS.items()}
+    weights = tuple(weight for form in forms for weight in _weights(form, groups, given[form], protocol))
+    saliency = (args.saliency_baseline, args.saliency_target)
+    recipe = replace(
+        protocol.recipe,
+        epochs=args.epochs or protocol.recipe.epochs,
+        schedule=args.lr_schedule or protocol.recipe.schedule,
+        elements=args.regulariser_elements,
+        init=args.init,
+        select=args.select,
+    )
     return Plan(
-        Source(args.data, data_dir, protocol.saliency_samples),
+        Source(args.data, data_dir, protocol.saliency_samples, args.padding, *saliency),
         args.model,
         args.width,
         tuple(groups),
         tuple(args.methods),
         tuple(args.parts),
+        args.form,
         tuple(args.forms),
         args.seeds or protocol.seeds,
-        replace(protocol.recipe, epochs=args.epochs or protocol.recipe.epochs),
+        recipe,
         args.epochs,
         weights,
+        curves_of(groups, args.curve),
     )
 
 
-def _check_model(model: str, width: str, groups: list[str]) -> None:
+def _check_model(model: str, width: str, init: str, groups: list[str]) -> None:
+    if init == "symmetric" and model != "mlp":
+        hint = "It ties the first two layers of a perceptron; take --model mlp."
+        raise ValueError(f"study: expected --init torch, glorot or he with --model {model}, got symmetric. {hint}")
     if model == "mlp" and width != WIDTHS[0]:
         hint = "The two perceptrons have equal width as well; leave it out, or take --model cnn."
         raise ValueError(f"study: expected --width {WIDTHS[0]} with --model mlp, got {width}. {hint}")
@@ -135,16 +167,17 @@ def _check_model(model: str, width: str, groups: list[str]) -> None:
         group = as_group("study", name, exact=True)
         if group.order == 1:
             raise ValueError(f"study: expected --groups of more than one element, got {name}. Try C4 or T3.")
-        if model == "cnn" and not isinstance(group, CyclicRotation | Dihedral):
+        if model != "mlp" and not isinstance(group, CyclicRotation | Dihedral):
             hint = "There is nothing to tie: convolutions commute with shifts already. Take C4 or D4, or --model mlp."
-            raise ValueError(f"study: expected --groups of rotations and mirrors with --model cnn, got {name}. {hint}")
+            wanted = f"--groups of rotations and mirrors with --model {model}"
+            raise ValueError(f"study: expected {wanted}, got {name}. {hint}")
 
 
 def _weights(
     form: str, groups: list[str], given: list[str] | None, protocol: Protocol
 ) -> list[tuple[str, str, float | None]]:
     r"""Group, form and weight of the regulariser for each group, None where it is to be tuned."""
-    option = "--nu" if form == FORMS[0] else f"--nu-{form.replace('_', '-')}"
+    option = OPTIONS[form]
     if given is None:
         return [(group, form, protocol.nu.get((group, form))) for group in groups]
     if len(given) not in (1, len(groups)):
@@ -152,6 +185,26 @@ def _weights(
         raise ValueError(f"study: expected one {option}, or one for each group, got {got}")
     each = given if len(given) == len(groups) else given * len(groups)
     return [(group, form, _number(option, nu)) for group, nu in zip(groups, each, strict=True)]
+
+
+def curves_of(groups: Sequence[str], given: Sequence[str] | None) -> tuple[tuple[str, str, tuple[float, ...]], ...]:
+    r"""Group, arm and weights of each curve of mitigation, from "ARM=NU,NU" or "ARM:GROUP=NU"; by default `ARMS`.
+
+    Raises:
+        ValueError: an arm that is none, or a weight that is no positive number.
+    """
+    if given is None:
+        return tuple((group, arm, weights) for group in groups for arm, (_, weights) in ARMS.items())
+    curves = []
+    for text in given:
+        where, _, numbers = text.partition("=")
+        arm, _, group = where.partition(":")
+        if arm not in ARMS or (group and group_name(group) not in groups):
+            hint = f"Arms: {', '.join(ARMS)}; groups: {', '.join(groups)}."
+            raise ValueError(f"study: expected --curve ARM=NU,NU or ARM:GROUP=NU, got {text!r}. {hint}")
+        weights = tuple(_number("--curve", number) or 0.0 for number in numbers.split(","))
+        curves += [(name, arm, weights) for name in groups if name == group_name(group or name)]
+    return tuple(curves)
 
 
 def _number(option: str, nu: str) -> float | None:

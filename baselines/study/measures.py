@@ -18,7 +18,7 @@ class Batches(NamedTuple):
 
 
 # The maps of a convolutional network should stay in the cache.
-BATCHES = {"mlp": Batches(2048, 250), "cnn": Batches(128, 4)}
+BATCHES = {"mlp": Batches(2048, 250), "cnn": Batches(128, 4), "vit": Batches(128, 4)}
 
 
 def orbit_logits(model: nn.Module, x: Tensor, group: Group, batch_size: int) -> Tensor:

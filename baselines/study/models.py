@@ -7,28 +7,49 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from baselines.vit import models as vit
 from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, InvariantAvgPool2d, LiftingConv2d, LiftingLinear, OrbitPool
 
-MODELS = ("mlp", "cnn")
+MODELS = ("mlp", "cnn", "vit")
 METHODS = ("WT", "DA", "IR")  # of the paper
 UPRIGHT = "UP"  # the unconstrained network, trained on samples as they are
 WIDTHS = ("equal-parameters", "equal-width")
 HIDDEN = (128,) * 5
 PLANES = (32, 64, 64)
+VIT = vit.Shape(width=64, depth=4, heads=4)
 
 
-def build(model: str, tied: bool, width: str, group: Group, in_shape: Sequence[int], classes: int) -> nn.Sequential:
+def build(model: str, tied: bool, width: str, group: Group, in_shape: Sequence[int], classes: int) -> nn.Module:
     r"""The model of a run: `model` and `width` are among MODELS and WIDTHS.
 
-    The tied convolutional network is the same for both widths; the plain one has as many parameters, or as many planes.
+    The tied network is the same for both widths; the plain one has as many parameters, or as many planes or features.
     The two multilayer perceptrons agree in both anyway.
     """
     if model == "mlp":
         return weight_tied_mlp(group, in_shape, classes) if tied else mlp(in_shape, classes)
+    if model == "vit":
+        return _transformer(tied, width, group, in_shape, classes)
     if tied:
         return weight_tied_cnn(group, in_shape, classes)
     return cnn(in_shape, classes, PLANES if width == "equal-width" else equal_planes(group, in_shape, classes))
+
+
+def _transformer(tied: bool, width: str, group: Group, in_shape: Sequence[int], classes: int) -> nn.Module:
+    r"""A vision transformer on 6x6 patches: the tied one, or the plain one of that width or as many parameters."""
+
+    channels, height, width_ = in_shape
+
+    def of(shape: vit.Shape, name: Group | None) -> nn.Module:
+        return vit.build(shape, name, (height, width_), height // 6, classes, channels)
+
+    if tied or width == "equal-width":
+        return of(VIT, group if tied else None)
+    with torch.device("meta"):  # no memory, and no random numbers
+        wanted = parameters(of(VIT, group))
+        narrower = [VIT._replace(width=n) for n in range(VIT.heads, VIT.width, VIT.heads)]
+        shape = next((shape for shape in narrower if parameters(of(shape, None)) >= wanted), VIT)
+    return of(shape, None)
 
 
 def mlp(in_shape: Sequence[int], classes: int, hidden: Sequence[int] = HIDDEN) -> nn.Sequential:

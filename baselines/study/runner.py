@@ -7,9 +7,10 @@ from rich.console import Console
 
 from baselines.common.distributed import from_first, place
 from baselines.common.runner import Advance, Executor, Result, carry_out
-from baselines.study.config import LADDER, SALIENCY_TARGET, Nu, Plan
+from baselines.study.config import SALIENCY_TARGET, Nu, Plan
 from baselines.study.parts import RUN_PARTS, STANDALONE_PARTS
 from baselines.study.runs import TRAINING, Run, finished, measure_part, subject, train_run
+from baselines.study.search import STRONGEST, Search
 from baselines.study.tables import paper_label
 
 
@@ -69,36 +70,32 @@ class StudyRunner:
         self.known: dict[tuple[Run, str], Result] = {}
 
     def tune(self, plan: Plan) -> Plan:
-        r"""The plan with, for each group and form without a nu, the smallest of the ladder that reaches the target SI.
+        r"""The plan with, for each group and form without a nu, the weakest found by bisection to reach the target SI.
 
-        That is SI on validation images; all groups and forms climb side by side. Where none reaches it, which is said,
-        the nu with the highest SI is taken: too strong a regulariser leaves nothing to look at.
+        That is SI on validation images, of seed 0; all groups and forms are searched side by side. Where none reaches
+        it, which is said, the nu with the highest SI is taken: too strong a regulariser leaves nothing to look at.
         """
-        reached: dict[tuple[str, str], dict[float, float]] = {key: {} for key in self._without_nu(plan)}
-        for nu in LADDER:
-            climbing = [
-                key for key, similarities in reached.items() if max(similarities.values(), default=0) < SALIENCY_TARGET
-            ]
-            runs = {key: run for key in climbing if (run := plan.first(key[0], "IR", key[1], nu)) is not None}
-            if not runs:
-                break
-            self.carry_out({run: ["table"] for run in runs.values()}, [], f"tuning nu = {nu:g}")
+        searches = {key: Search(SALIENCY_TARGET) for key in self.without_nu(plan)}
+        while weights := {key: nu for key, search in searches.items() if (nu := search.following()) is not None}:
+            runs = {key: run for key, nu in weights.items() if (run := plan.first(key[0], "IR", key[1], nu))}
+            self.carry_out({run: ["table"] for run in runs.values()}, [], "tuning nu")
             for (group, form), run in runs.items():
-                similarity = self.known[run, "table"]["measures"]["validation_SI"]
-                reached[group, form][nu] = similarity
+                measures, nu = self.known[run, "table"]["measures"], weights[group, form]
+                searches[group, form].tried[nu] = similarity = measures["validation_SI"]
                 tried = f"{paper_label(group)} IR {form} nu = {nu:g}"
                 self.console.print(f"{tried}: SI {similarity:.3f} on validation images")
-        chosen: Nu = {key: max(similarities, key=similarities.__getitem__) for key, similarities in reached.items()}
+        chosen: Nu = {key: search.chosen() for key, search in searches.items()}
         for (group, form), nu in chosen.items():
-            if reached[group, form][nu] < SALIENCY_TARGET:
-                missed = f"no nu up to {LADDER[-1]:g} reaches SI {SALIENCY_TARGET}; {nu:g} is nearest"
+            if searches[group, form].tried[nu] < SALIENCY_TARGET:
+                missed = f"no nu up to {STRONGEST:g} reaches SI {SALIENCY_TARGET}; {nu:g} is nearest"
                 self.console.print(f"{paper_label(group)} {form}: {missed}")
         return plan.with_nu(chosen)
 
-    def _without_nu(self, plan: Plan) -> list[tuple[str, str]]:
+    def without_nu(self, plan: Plan) -> list[tuple[str, str]]:
         r"""The groups and forms that some part of the plan wants a nu for, and that have none."""
         guess = plan.with_nu({(group, form): 1.0 for group, form, nu in plan.nu if nu is None})
-        wanted = {(run.group, run.recipe.form) for name in plan.parts for run in _runs(name, guess) if run.recipe.nu}
+        more = {run for name in plan.parts for run in {*_runs(name, guess)} - {*_runs(name, plan)}}
+        wanted = {(run.group, run.recipe.form) for run in more}
         return [(group, form) for group, form, nu in plan.nu if nu is None and (group, form) in wanted]
 
     def results(self, plan: Plan) -> tuple[dict[str, list[Result]], dict[str, float]]:
@@ -113,6 +110,10 @@ class StudyRunner:
         for name in plan.parts:
             if name in RUN_PARTS:
                 results[name] = [self._entry(run, _measured(name)) for run in _runs(name, plan)]
+                if further := RUN_PARTS[name].further_runs(plan, results[name]):
+                    self.carry_out({run: list(_measured(name)) for run in further}, [], f"{name}, chosen weights")
+                    results[name] += [self._entry(run, _measured(name)) for run in further]
+                    wanted |= {run: [] for run in further}
         ordered = {name: results[name] for name in plan.parts}
         return ordered, {run.name: self.known[run, TRAINING]["training_seconds"] for run in wanted}
 

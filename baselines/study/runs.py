@@ -15,21 +15,29 @@ from baselines.common.distributed import place
 from baselines.common.files import write_json, write_tensors
 from baselines.common.runner import Advance, Result, stored_result
 from baselines.study.models import build, parameters
+from baselines.study.starts import start
 from baselines.study.tables import paper_label
 from baselines.study.training import Recipe, train
 from equilayers.groups import Group, group_from_name
 
-FORMAT = 3  # of the files; a change of what a run means or measures makes it another
+FORMAT = 4  # of the files; a change of what a run means or measures makes it another
 TRAINING = "training"  # the part that every other begins with
 
 
 @dataclass(frozen=True)
 class Source:
-    r"""Where a run's samples come from."""
+    r"""Where a run's samples come from, and what is explained of how many of them.
+
+    padding: "before" standardisation or "after"; saliency_baseline: where integrated gradients begin, "zero" (the mean
+    grey) or "black"; saliency_target: of what they are taken, the "logit" or the "log-softmax" of the class.
+    """
 
     data: str
     data_dir: str | None
     saliency_samples: int
+    padding: str = "before"
+    saliency_baseline: str = "zero"
+    saliency_target: str = "logit"
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,20 @@ class Run:
         model = "" if self.model == "mlp" else f"{self.model}-{self.width}-"
         form = "" if self.recipe.form == "logit" else f"-{self.recipe.form}"
         weight = f"{form}-nu{self.recipe.nu:g}" if self.recipe.nu else ""
-        return f"{model}{paper_label(self.group)}-{self.method}{weight}-seed{self.seed}"
+        how = "".join(f"-{word}" for word in self._unusual())
+        return f"{model}{paper_label(self.group)}-{self.method}{weight}{how}-seed{self.seed}"
+
+    def _unusual(self) -> list[str]:
+        r"""What is unlike the paper's protocol, in words for a file's name."""
+        recipe = self.recipe
+        words = {
+            "cosine": recipe.schedule == "cosine",
+            "orbits": recipe.elements == "all",
+            recipe.init: recipe.init != "torch",
+            recipe.select: recipe.select != "best",
+            f"padded-{self.source.padding}": self.source.padding != "before",
+        }
+        return [word for word, so in words.items() if so]
 
     def settings(self) -> Result:
         r"""Everything the result depends on, as JSON; where the files lie is not part of it."""
@@ -60,12 +81,13 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    r"""A trained network, and what it is measured on."""
+    r"""A trained network, and what it is measured on; the same network after its last epoch."""
 
     run: Run
     model: nn.Module
     data: Dataset
     group: Group
+    last: nn.Module
 
 
 def train_run(run: Run, out: Path, advance: Advance | None = None) -> Result:
@@ -73,6 +95,7 @@ def train_run(run: Run, out: Path, advance: Advance | None = None) -> Result:
     data, group = dataset(run), group_from_name(run.group)
     torch.manual_seed(run.seed)
     model = _model(run, data)
+    start(model, run.recipe.init, group)
     started = time.perf_counter()
     trained = train(model, data, group, run.recipe, run.seed, advance)
     result = {
@@ -83,7 +106,7 @@ def train_run(run: Run, out: Path, advance: Advance | None = None) -> Result:
         "training_seconds": time.perf_counter() - started,
     }
     if place()[0] == 0:
-        write_tensors(out / f"{run.name}.pt", model.state_dict())
+        write_tensors(out / f"{run.name}.pt", {"selected": model.state_dict(), "last": trained.last})
         result["weights_sha256"] = _digest(out / f"{run.name}.pt")
         write_json(out / f"{run.name}.{TRAINING}.json", result)
     return result
@@ -92,9 +115,12 @@ def train_run(run: Run, out: Path, advance: Advance | None = None) -> Result:
 def subject(run: Run, out: Path) -> Subject:
     r"""The network that `train_run` left in the folder, ready to be measured."""
     data = dataset(run)
-    model = _model(run, data)
-    model.load_state_dict(torch.load(out / f"{run.name}.pt", weights_only=True, map_location="cpu"))
-    return Subject(run, model.eval(), data, group_from_name(run.group))
+    weights = torch.load(out / f"{run.name}.pt", weights_only=True, map_location="cpu")
+    models = []
+    for epoch in ("selected", "last"):
+        models.append(_model(run, data).eval())
+        models[-1].load_state_dict(weights[epoch])
+    return Subject(run, models[0], data, group_from_name(run.group), models[1])
 
 
 def measure_part(part: str, measure: Callable[[Subject], Result], trained: Subject, out: Path) -> Result:
@@ -119,13 +145,13 @@ def finished(run: Run, part: str, out: Path) -> Result | None:
 
 def dataset(run: Run) -> Dataset:
     r"""The data set of a run, kept for the next run of this process with the same seed."""
-    return cached_dataset(run.source.data, run.source.data_dir, run.seed)
+    return cached_dataset(run.source.data, run.source.data_dir, run.seed, run.source.padding)
 
 
 @lru_cache(maxsize=2)
-def cached_dataset(name: str, data_dir: str | None, seed: int) -> Dataset:
+def cached_dataset(name: str, data_dir: str | None, seed: int, padding: str = "before") -> Dataset:
     r"""A data set; the two last used are kept."""
-    return load_dataset(name, data_dir=data_dir, seed=seed)
+    return load_dataset(name, data_dir=data_dir, seed=seed, pad_first=padding == "before")
 
 
 def _model(run: Run, data: Dataset) -> nn.Module:

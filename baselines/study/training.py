@@ -15,40 +15,52 @@ from baselines.common.runner import Advance
 from equilayers.groups import Group
 from equilayers.losses import InvarianceLoss
 
+CENTRED = "centred-normalised"  # a form of the regulariser: the normalised one, of logits less their mean over classes
+SCHEDULES = ("constant", "cosine", "one-cycle")
+ELEMENTS = ("random", "all")
+SELECTED = ("best", "last")
+
 
 @dataclass(frozen=True)
 class Recipe:
     r"""How a model is trained: Adam, `epochs` passes in batches of `batch_size` samples.
 
-    lr is the learning rate, constant, or the peak of a one-cycle schedule. nu weighs the invariance regulariser, 0
-    leaves it out; form is one of `equilayers.losses.InvarianceLoss`. Without `augment` no sample is moved, neither to
-    train on nor to select by.
+    lr is the learning rate, constant, where a cosine falls to 0 from, or the peak of a one-cycle schedule. nu weighs
+    the invariance regulariser, 0 leaves it out; form is one of `InvarianceLoss` or `CENTRED`. Its elements are
+    "random", one for each sample and step, or "all": batches of whole orbits, of as many images. Without `augment` no
+    sample is moved, neither to train on nor to select by. init is one of `starts.INITS`; select is the epoch that is
+    kept, "best" by validation accuracy or "last".
     """
 
     epochs: int
     batch_size: int
     lr: float
-    one_cycle: bool = False
+    schedule: str = "constant"
     nu: float = 0.0
     form: str = "logit"
     augment: bool = True
+    elements: str = "random"
+    init: str = "torch"
+    select: str = "best"
 
 
 @dataclass(frozen=True)
 class Trained:
-    r"""A model with the weights of its best epoch, and how it got there."""
+    r"""A model with the weights of the epoch that was selected, how it got there, and the weights of the last epoch."""
 
     model: nn.Module
     best_epoch: int
     validation_accuracy: float
+    last: dict[str, Tensor]
 
 
 def train(
     model: nn.Module, data: Dataset, group: Group, recipe: Recipe, seed: int, advance: Advance | None = None
 ) -> Trained:
-    r"""Train on samples moved by random elements of the group; the best validation accuracy selects the epoch.
+    r"""Train on samples moved by random elements of the group, or on their whole orbits.
 
-    `loss = cross entropy of f(gx) + nu · LI(f(gx), f(hgx))`, g random in the group, h random among the others.
+    `loss = cross entropy of f(gx) + nu · LI(f(gx), f(hgx))`, g random in the group, h random among the others; with
+    whole orbits the mean over all g and all h.
 
     In a process group (torchrun) each process takes its share of every batch, and all end with the same weights.
 
@@ -65,53 +77,93 @@ def train(
     if recipe.augment:
         drawn = torch.randint(group.order, held_out.shape[:1], generator=generator)
         held_out = group.orbit(held_out)[drawn, torch.arange(len(held_out))]
-    penalty = InvarianceLoss(group, recipe.form) if recipe.nu else None
+    penalty = Penalty(group, recipe) if recipe.nu else None
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr, fused=True)
-    steps = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
-    schedule = None
-    if recipe.one_cycle:
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps)
-    best = Trained(model, 0, -1.0)
+    schedule = _schedule(optimizer, recipe, recipe.epochs * _steps(len(labels), group, recipe))
+    best, reached_by_best = 0, -1.0
     weights = copy.deepcopy(model.state_dict())
     for epoch in range(1, recipe.epochs + 1):
         model.train()
-        for batch in _batches(len(labels), group, recipe, generator):
-            whole = len(batch[0])
-            n, g, hg = (part[share(whole)] for part in batch)
+        for samples, elements in _batches(len(labels), group, recipe, generator):
+            whole = len(samples)
+            n, moves = samples[share(whole)], elements[:, share(whole)]
             optimizer.zero_grad()
             if len(n):
-                x = images[g, n] if penalty is None else torch.cat((images[g, n], images[hg, n]))
-                logits = model(x).chunk(1 if penalty is None else 2)
-                loss = F.cross_entropy(logits[0], labels[n])
+                logits = model(images[moves, n].flatten(0, 1)).unflatten(0, moves.shape)
+                learned = logits if recipe.elements == "all" else logits[:1]
+                loss = F.cross_entropy(learned.flatten(0, 1), labels[n].repeat(len(learned)))
                 if penalty is not None:
-                    loss = loss + recipe.nu * penalty.between(*logits)
+                    loss = loss + recipe.nu * penalty(logits)
                 (loss * (len(n) / whole)).backward()
             add_gradients(model)
             optimizer.step()
-            if schedule is not None:
-                schedule.step()
+            schedule.step()
         reached = accuracy(model, held_out, data.validation.y)
-        if reached > best.validation_accuracy:
-            best = Trained(model, epoch, reached)
+        if reached > reached_by_best or recipe.select == "last":
+            best, reached_by_best = epoch, reached
             weights = copy.deepcopy(model.state_dict())
         if advance is not None:
             advance(epoch)
+    last = copy.deepcopy(model.state_dict())
     model.load_state_dict(weights)
-    return best
+    return Trained(model, best, reached_by_best, last)
 
 
-def _batches(
-    count: int, group: Group, recipe: Recipe, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    r"""One epoch: every sample once, in random order, each with random elements.
+class Penalty:
+    r"""The regulariser of a recipe, between logits of the same samples."""
 
-    Indices of samples n, elements g that they are moved by, and hg, which the regulariser compares with: (B,) each.
+    def __init__(self, group: Group, recipe: Recipe) -> None:
+        self.centred, self.whole = recipe.form == CENTRED, recipe.elements == "all"
+        self.loss = InvarianceLoss(group, "normalized_logit" if self.centred else recipe.form)
+        self.others = torch.as_tensor(group.cayley_table.copy())[1:]  # hg for every h but the identity
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        r"""Of logits (2, B, K) of two elements, or (|G|, B, K) of whole orbits: the mean over all their pairs."""
+        if self.centred:
+            logits = logits - logits.mean(-1, keepdim=True)
+        if not self.whole:
+            return self.loss.between(*logits)
+        gaps = [self.loss.between(logits.flatten(0, 1), logits[hg].flatten(0, 1)) for hg in self.others]
+        return torch.stack(gaps).mean()
+
+
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    schedules = torch.optim.lr_scheduler
+    if recipe.schedule == "one-cycle":
+        return schedules.OneCycleLR(optimizer, recipe.lr, total_steps=steps)
+    if recipe.schedule == "cosine":
+        return schedules.CosineAnnealingLR(optimizer, steps)
+    return schedules.ConstantLR(optimizer, factor=1.0)
+
+
+def _orbits(group: Group, recipe: Recipe) -> int:
+    r"""Images of each sample in a batch beside those of the regulariser."""
+    return group.order if recipe.elements == "all" else 1
+
+
+def _steps(count: int, group: Group, recipe: Recipe) -> int:
+    r"""Batches an epoch."""
+    each = _orbits(group, recipe)
+    return math.ceil(max(1, count // each) / max(1, recipe.batch_size // each))
+
+
+def _batches(count: int, group: Group, recipe: Recipe, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    r"""One epoch: every sample once, in random order; of whole orbits as many samples as give that many images.
+
+    Indices of samples n (B,) and the elements they are moved by (M, B): g, with a regulariser g and hg, or all.
     """
-    products = torch.as_tensor(group.cayley_table.copy())
-    for n in torch.randperm(count, generator=generator).split(recipe.batch_size):
+    products, each = torch.as_tensor(group.cayley_table.copy()), _orbits(group, recipe)
+    order = torch.randperm(count, generator=generator)[: max(1, count // each)]
+    for n in order.split(max(1, recipe.batch_size // each)):
+        if each > 1:
+            yield n, torch.arange(each)[:, None].expand(each, len(n))
+            continue
         g = torch.randint(group.order if recipe.augment else 1, n.shape, generator=generator)
-        h = torch.randint(1, group.order, n.shape, generator=generator) if recipe.nu else torch.zeros_like(g)
-        yield n, g, products[h, g]
+        if not recipe.nu:
+            yield n, g[None]
+            continue
+        h = torch.randint(1, group.order, n.shape, generator=generator)
+        yield n, torch.stack((g, products[h, g]))
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 2048) -> float:

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
 from equilayers._modules import tensors
+from equilayers._torch_compat import in_dispatch_mode
 
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 LARGE = 8192  # entries
@@ -33,7 +34,7 @@ class WeightCache:
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
             self._kept = None
             return make()
-        if torch.is_inference_mode_enabled() or torch._C._len_torch_dispatch_stack():
+        if torch.is_inference_mode_enabled() or in_dispatch_mode():
             return make()  # what is made here could not serve a gradient later, or belongs to a mode
         if any(unpack_dual(w).tangent is not None for w in weights):
             return make()  # nor could what has a tangent, and what has none would lose it

@@ -1,6 +1,7 @@
 """Models on tokens: converted whole, exact, and they learn; what cannot be tied is refused, and never certified."""
 
 import copy
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -100,10 +101,13 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "unknown function": (lambda: Hand(lambda m, x: x + m.own.cumsum(0)), "own: cumsum is not known here"),
     "unknown to torch": (lambda: Hand(lambda m, x: x + Doubled.apply(m.own)), ""),
-    "lopsided mask": (lambda: Hand(sheared), "mul: numbers that are no parameters"),
-    "features moved differently": (lambda: Hand(lambda _, x: x + x.flip(1)[:, :, :1].flip(0)), "moves differently"),
+    "lopsided mask": (lambda: Hand(sheared), "mul: numbers (17, 1) that are no parameters"),
+    "features moved differently": (
+        lambda: Hand(lambda _, x: x + x.flip(1)[:, :, :1].flip(0)),
+        "a slice takes (2, 17, 1) of (2, 17, 32)",
+    ),
     "no head": (headless, "(3, 32) with fibers: wrap it"),
-    "windows": (lambda: shifted(4, 1), "windows are symmetric where they divide the map"),
+    "windows": (lambda: shifted(4, 1), "windows of even width"),
 }
 
 
@@ -155,6 +159,22 @@ def test_what_cannot_be_tied_is_refused_with_the_reason(what: str) -> None:
     _, report = to_equivariant(make(), C4, images(16))
     assert not report.complete
     assert any(reason in entry.reason for entry in report.of("refused")), str(report)
+
+
+def test_what_the_model_frees_is_forgotten() -> None:
+    """Names of entries are six times as large as these: a deep model would not fit."""
+    alive = []
+
+    def between(_: Hand, x: Tensor) -> Tensor:
+        y = x * 2
+        first = weakref.ref(y)
+        y = y + 1
+        alive.append(first())
+        return y
+
+    assert to_equivariant(Hand(between), C4, images(16))[1].complete
+    assert alive
+    assert not any(each is not None for each in alive)
 
 
 def test_windows_shifted_by_half_are_converted() -> None:

@@ -83,6 +83,10 @@ class RunPart(Part):
         r"""The trainings it measures: those of every method."""
         return plan.runs(plan.methods)
 
+    def further_runs(self, plan: Plan, results: list[Result]) -> list[Run]:  # noqa: ARG002
+        r"""Trainings that depend on what the first ones showed: none, for most."""
+        return []
+
     @abstractmethod
     def measure(self, trained: Subject) -> Result:
         r"""What is measured of one network, as JSON."""

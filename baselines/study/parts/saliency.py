@@ -9,12 +9,12 @@ from torch import Tensor
 
 from baselines.common.figures import figure
 from baselines.common.runner import Result
+from baselines.study.explain import saliency_of
 from baselines.study.measures import BATCHES
 from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
 from baselines.study.parts.plots import NAMES, bare, drawn, packed, unpacked
 from baselines.study.runs import Subject
 from baselines.study.tables import grouped
-from equilayers.metrics import integrated_gradients_saliency
 
 SAMPLES = 200  # test images whose maps are compared
 SHOWN = 3  # of them are drawn, of different classes
@@ -24,10 +24,11 @@ ALIKE = 0.9  # similarity above which maps are called the same
 def realigned(trained: Subject, x: Tensor, y: Tensor) -> Tensor:
     r"""Saliency maps `g^-1 m(gx)` of images x (N, C, H, W) of classes y (N,) for every g: (|G|, N, C, H, W)."""
     group, size = trained.group, BATCHES[trained.run.model].saliency
+    explain = saliency_of(trained.run.source, trained.data)
 
     def maps(g: int) -> Tensor:
         parts = zip(x.split(size), y.split(size), strict=True)
-        found = [integrated_gradients_saliency(trained.model, group.act(g, a), b, group) for a, b in parts]
+        found = [explain(trained.model, group.act(g, a), b, group) for a, b in parts]
         return group.act(group.inverse(g), torch.cat(found))
 
     return torch.stack([maps(g) for g in range(group.order)])

@@ -15,6 +15,7 @@ from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
 from baselines.study.parts.plots import COLOURS, bare, packed, unpacked
 from baselines.study.runs import Run, Subject
 from baselines.study.tables import nu
+from baselines.study.training import CENTRED
 from equilayers.metrics import invariance_gap, jacobian_singular_values, jacobian_spectral_norm
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SAMPLES = 1000  # test images, or as many as there are
 SHOWN = 0  # the image whose most sensitive direction is drawn
 SHORT = {"logit": "LI", "distribution": "DI", "normalized_logit": "normalised LI"}
+SHORT[CENTRED] = "normalised LI, centred"
 Key = tuple[str, str]  # group, kind of network
 
 

@@ -13,17 +13,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
 # Odd numbers of 64 bits: multiplying by them loses nothing.
-_FIRST, _SECOND, _THIRD = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+_FIRST, _SECOND, _THIRD, _FOURTH = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15, -0x2C7FA38C94D1AF35
+_IN_CACHE = 1 << 15  # names that are hashed at a time on a CPU
 
 
 @dataclass(frozen=True)
 class Moved:
-    r"""Entries that the group moves; names: for the image as it is, then for the image moved by each generator."""
+    r"""Entries that the group moves; names: for the image as it is, then for the image moved by each generator.
+
+    cut: what took these entries without those that the group exchanges them with; None if none is missing. pairs:
+    whether each is of two places, as scores of attention are. summed: whether the names are sums, of some axes alone.
+    """
 
     names: tuple[Tensor, ...]
+    cut: Cause | None = None
+    pairs: bool = False
+    summed: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,7 @@ class Raw:
 class Lost:
     r"""Nothing is known of the entries, and why."""
 
-    reason: str
+    cause: Cause
 
 
 Labels = Moved | Raw | Lost
@@ -51,19 +60,20 @@ Labels = Moved | Raw | Lost
 def hashed(names: Tensor) -> Tensor:
     r"""Other names, as if drawn at random, alike for alike ones."""
     h = names * _FIRST
-    h ^= h >> 29
-    h *= _SECOND
-    h ^= h >> 32
-    h *= _THIRD
-    return h ^ (h >> 31)
+    flat = h.as_strided((h.numel(),), (1,))  # in the order of memory
+    for part in flat.split(max(h.numel(), 1) if h.is_cuda else _IN_CACHE):
+        part.bitwise_xor_(part >> 29).mul_(_SECOND)
+        part.bitwise_xor_(part >> 32).mul_(_THIRD)
+        part.bitwise_xor_(part >> 31)
+    return h
 
 
 def mixed(*parts: Tensor) -> Tensor:
     r"""Names made of several, entry by entry."""
-    total = torch.zeros((), dtype=torch.long)
-    for part in parts:
-        total = hashed(part + total * 31)
-    return total
+    total = parts[0]
+    for part in parts[1:-1]:
+        total = hashed(total * _FOURTH + part)
+    return hashed(total * _FOURTH + parts[-1] if len(parts) > 1 else total)
 
 
 def gathered(names: Tensor, dims: Sequence[int], *, keepdim: bool = False) -> Tensor:
@@ -81,9 +91,9 @@ def constant(t: Tensor) -> Raw:
     return Raw(hashed(t.long()))
 
 
-def balanced(names: Sequence[Tensor]) -> bool:
-    r"""Whether the names for the moved images are those for the image in other places."""
-    sums = [int(hashed(each).sum()) for each in names]
+def balanced(names: Sequence[Tensor], *, fresh: bool = False) -> bool:
+    r"""Whether the names for the moved images are those for the image in other places; fresh: just made by `mixed`."""
+    sums = [int((each if fresh else hashed(each)).sum()) for each in names]
     return all(each == sums[0] for each in sums)
 
 

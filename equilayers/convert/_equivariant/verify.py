@@ -106,6 +106,8 @@ def _shaken(model: nn.Module) -> None:
 def _settle(model: nn.Module, x: Tensor) -> None:
     r"""Running statistics as after a training: with those of an untrained network little of the input may be left."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return
     for norm in norms:
         norm.momentum = None
         norm.train()

@@ -29,7 +29,7 @@ def dense_conv2d(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None,
 
 def _trains(x: Tensor, spec: ConvSpec) -> bool:
     r"""Whether `_Dense` may take the training step: a tracer and torch.func want ordinary operations."""
-    return not interpolates(spec.group) and torch._C._get_tracing_state() is None and is_plain(x)
+    return not interpolates(spec.group) and not torch.jit.is_tracing() and is_plain(x)  # type: ignore[attr-defined]
 
 
 def _expanded(weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> tuple[Tensor, Tensor | None]:

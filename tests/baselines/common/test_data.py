@@ -315,6 +315,18 @@ def test_digits_follow_the_protocol() -> None:
     check_protocol(dataset, size=12, pad=2)
 
 
+def test_padded_after_standardising_a_frame_is_grey(load: Callable[..., Dataset]) -> None:
+    first, after = load(seed=3), load(seed=3, pad_first=False)
+    inside = after.train.x[:, :, 4:-4, 4:-4].double()
+    assert float(inside.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(inside.std(correction=0)) == pytest.approx(1, abs=1e-5)
+    frame = after.test.x.clone()
+    frame[:, :, 4:-4, 4:-4] = 0
+    assert not frame.any()
+    pixels = first.test.x * first.std + first.mean, after.test.x * after.std + after.mean
+    assert torch.allclose(*(each[:, :, 4:-4, 4:-4] for each in pixels), atol=1e-6)
+
+
 def as_integers(split: Split, of: Dataset) -> list[bytes]:
     """The pixels as they were in the file, one bytes object an image."""
     pixels = ((split.x * of.std + of.mean) * 255).round().to(torch.uint8)

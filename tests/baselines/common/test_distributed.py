@@ -34,7 +34,7 @@ STUDY = ["study", "--epochs", "1", "--seeds", "1", "--groups", "C4", "--methods"
 SHAPE = (1, 6, 6)
 RECIPES = {
     "DA": Recipe(epochs=2, batch_size=16, lr=3e-3),
-    "IR": Recipe(epochs=2, batch_size=16, lr=3e-3, nu=1.0, one_cycle=True),
+    "IR": Recipe(epochs=2, batch_size=16, lr=3e-3, nu=1.0, schedule="one-cycle"),
 }
 COUNT = 49  # the last batch has one sample, fewer than there are processes
 Share = Callable[[int], slice]

@@ -11,7 +11,7 @@ from rich.console import Console
 from baselines.__main__ import main
 from baselines.common import files
 from baselines.common.tables import rich_table
-from baselines.study import runner, tables
+from baselines.study import runner, search, tables
 from baselines.study.config import FORMS, PROTOCOLS
 from baselines.study.parts import RUN_PARTS
 from baselines.study.parts.table1 import TablePart
@@ -46,6 +46,11 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
         (["--model", "cnn", "--groups", "T3"], "rotations and mirrors"),
         (["--model", "cnn", "--groups", "C4", "T3"], "nothing to tie"),
         (["--model", "cnn", "--groups", "C1"], "more than one element"),
+        (["--model", "vit", "--groups", "T3"], "nothing to tie"),
+        (["--model", "cnn", "--init", "symmetric"], "--model mlp"),
+        (["--curve", "nothing=1"], "tied"),
+        (["--curve", "tied:D4=1"], "groups"),
+        (["--curve", "tied"], "positive"),
     ],
     ids=" ".join,
 )
@@ -139,27 +144,46 @@ def test_a_weight_for_each_group_and_form() -> None:
         assert {run.recipe.form for run in RUN_PARTS["decay"].runs(compared) if run.method == "IR"} == set(forms)
 
 
-@pytest.mark.parametrize("ladder", [(1.0, 3.0), (3.0, 1.0)], ids=str)
-def test_nu_is_tuned_on_request(
-    ladder: tuple[float, ...], jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runner, "LADDER", ladder)
+def test_nu_is_tuned_on_request(jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = [*TINY, "--methods", "IR", "--nu", "auto", "--out", str(tmp_path)]
-    # A target that is never reached: the nearest is taken; one that the first reaches.
-    for target, chosen, more in ((2.0, 3.0, []), (0.1, ladder[0], ["--resume"])):
-        monkeypatch.setattr(runner, "SALIENCY_TARGET", target)
-        assert main([*arguments, *more]) == 0
-        assert results_of(tmp_path)["configuration"]["nu"][0] == ["R4", "logit", chosen]
-        assert [run.recipe.nu for run in trained(jobs)] == list(ladder)  # each is trained once
-    kept = [files.read_json(tmp_path / "runs" / f"R4-IR-nu{nu:g}-seed0.table.json") for nu in (1.0, 3.0)]
-    assert kept[0]["measures"]["validation_SI"] < kept[1]["measures"]["validation_SI"]
-    assert len(jobs) == 2
+    monkeypatch.setattr(search, "STRONGEST", 100.0)
+    monkeypatch.setattr(runner, "SALIENCY_TARGET", 2.0)  # never reached: the nearest is taken
+    assert main(arguments) == 0
+    assert [run.recipe.nu for run in trained(jobs)] == [10.0, 100.0]
+    kept = [files.read_json(tmp_path / "runs" / f"R4-IR-nu{nu:g}-seed0.table.json") for nu in (10.0, 100.0)]
+    low, high = (each["measures"]["validation_SI"] for each in kept)
+    assert results_of(tmp_path)["configuration"]["nu"][0] == ["R4", "logit", 10.0 if low > high else 100.0]
+    monkeypatch.setattr(runner, "SALIENCY_TARGET", (low + high) / 2)  # between the two: bisected
+    assert main([*arguments, "--resume"]) == 0
+    assert [run.recipe.nu for run in trained(jobs)][:3] == [10.0, 100.0, 31.6 if low < high else 1.0]
+    assert len(jobs) == len({run.name for run in trained(jobs)}), "each is trained once"
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.7, 10.0, 77.0, 9000.0])
+def test_bisection_ends_at_the_weakest_that_reaches_the_target(threshold: float) -> None:
+    found = search.Search(0.95)
+    while (nu := found.following()) is not None:
+        assert nu not in found.tried
+        found.tried[nu] = 1 - 0.05 * threshold / nu  # reaches 0.95 from the threshold on
+    assert threshold <= found.chosen() <= threshold * search.CLOSE
+    assert len(found.tried) <= 8
+
+
+@pytest.mark.parametrize(("reached", "chosen"), [(1.0, search.WEAKEST), (0.5, 10.0)])
+def test_bisection_ends_where_nothing_straddles_the_target(reached: float, chosen: float) -> None:
+    found = search.Search(0.95)
+    while (nu := found.following()) is not None:
+        found.tried[nu] = reached
+    assert found.chosen() == chosen
 
 
 def test_nu_is_tuned_on_validation_images_and_only_where_it_is_wanted(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(runner, "LADDER", (1.0,))
+    monkeypatch.setattr(search, "FIRST", 1.0)
+    for module in (search, runner):
+        monkeypatch.setattr(module, "STRONGEST", 1.0)
+    monkeypatch.setattr(runner, "SALIENCY_TARGET", 2.0)
     asked = [*TINY, "--methods", "IR", "--nu", "auto", "--nu-distribution", "auto", "--nu-normalized-logit", "4"]
     assert main([*asked, "--out", str(tmp_path)]) == 0
     assert [run.recipe.form for run in trained(jobs)] == ["logit"]
@@ -168,7 +192,7 @@ def test_nu_is_tuned_on_validation_images_and_only_where_it_is_wanted(
     assert run["validation_SI"] != run["SI"]
     said = capsys.readouterr().out
     assert f"R4 IR logit nu = 1: SI {run['validation_SI']:.3f} on validation images" in said
-    assert "no nu up to 1 reaches SI 0.95" in said
+    assert "no nu up to 1 reaches SI 2.0" in said
     assert main([*asked, "--parts", "decay", "--out", str(tmp_path), "--resume"]) == 0
     assert [run.recipe.form for run in trained(jobs)] == ["logit", "distribution", "normalized_logit"]
     assert [run["recipe"]["nu"] for run in results_of(tmp_path)["parts"]["decay"]] == [1.0, 1.0, 4.0]

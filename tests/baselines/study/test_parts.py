@@ -164,7 +164,7 @@ def test_large_sets_drift_to_each_other(data: str, away: str, monkeypatch: pytes
 
     monkeypatch.setattr(drift, "cached_dataset", dataset)
     assert other(subject_of(nn.Flatten(), torch.zeros(1, *SHAPE)).data, run_of(data=data, seed=3)) == "images"
-    assert asked == [(away, None, 3)]
+    assert asked == [(away, None, 3, "before")]
 
 
 @pytest.mark.parametrize(

@@ -2,43 +2,27 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from baselines.common.data import Dataset, Split
+from baselines.common.data import Dataset
 from baselines.study.measures import invariance, orbit_logits
 from baselines.study.models import mlp, weight_tied_mlp
 from baselines.study.tables import group_name, paper_label
-from baselines.study.training import Recipe, Trained, accuracy, train
+from baselines.study.training import CENTRED, Penalty, Recipe, Trained, _schedule, accuracy, train
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group
 from equilayers.metrics import logit_invariance_error
 from strategies import name
+from studies import TOY_SHAPE as SHAPE
+from studies import toy_data
 
 C4 = CyclicRotation(4)
 RECIPE = Recipe(epochs=3, batch_size=16, lr=3e-3)
-SHAPE = (1, 6, 6)
 State = Mapping[str, Tensor]
-
-
-def toy_data(noise: float = 1.0, symmetric_validation: bool = False) -> Dataset:
-    """Three classes, an image each, in noise."""
-    generator = torch.Generator().manual_seed(5)
-    centres = torch.randn(3, *SHAPE, generator=generator)
-
-    def split(n: int) -> Split:
-        y = torch.arange(n) % 3
-        return Split(centres[y] + noise * torch.randn(n, *SHAPE, generator=generator), y)
-
-    train_split, validation, test = split(50), split(30), split(40)
-    if symmetric_validation:
-        # A quarter in all four corners: whatever element moves the image, the model sees the same one.
-        corner = torch.zeros_like(validation.x)
-        corner[..., :3, :3] = validation.x[..., :3, :3]
-        validation = Split(C4.orbit(corner).sum(0), validation.y)
-    return Dataset("toy", train_split, validation, test, 0.0, 1.0, num_classes=3)
 
 
 def trained(recipe: Recipe, data: Dataset) -> Trained:
@@ -64,7 +48,9 @@ def test_labels_of_the_paper(name: str, label: str) -> None:
     assert group_name(label) == group_name(name) == name
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, dataclasses.replace(RECIPE, nu=1.0, one_cycle=True)], ids=["DA", "IR"])
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, dataclasses.replace(RECIPE, nu=1.0, schedule="one-cycle")], ids=["DA", "IR"]
+)
 def test_the_same_seed_gives_the_same_weights_to_the_last_bit(recipe: Recipe) -> None:
     """It neither depends on the global generator nor touches it."""
     torch.manual_seed(1)
@@ -107,6 +93,7 @@ def check_best_epoch(data: Dataset, seed: int) -> int:
     assert (result.best_epoch, result.validation_accuracy) == (best + 1, max(reached))
     assert result.model is model
     assert equal(model.state_dict(), weights[best])
+    assert equal(result.last, weights[-1])
     assert best == 7 or not equal(model.state_dict(), weights[-1])
     return best
 
@@ -119,6 +106,61 @@ def test_learns_and_the_regulariser_lowers_the_invariance_error() -> None:
     assert results[0].validation_accuracy > 0.9
     logits = orbit_logits(results[0].model, data.test.x, C4, 40)
     assert invariance(logits, data.test.y, C4)["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("form", ["logit", "distribution", "normalized_logit", CENTRED])
+def test_penalty_of_whole_orbits_is_the_mean_over_all_pairs(form: str) -> None:
+    group, logits = Dihedral(2), 3 * torch.randn(4, 5, 7, dtype=torch.float64)
+    penalty = Penalty(group, Recipe(1, 1, 1.0, form=form, elements="all"))
+    seen = logits - logits.mean(-1, keepdim=True) if form == CENTRED else logits
+    pairs = [gap(form, seen[g], seen[k]) for g in range(4) for k in range(4) if g != k]
+    assert penalty(logits).item() == pytest.approx(sum(pairs) / 12, rel=1e-12)
+    offset = torch.randn(4, 5, 1, dtype=torch.float64)  # common to all logits of an image: no class gains by it
+    assert (penalty(logits + offset).item() == pytest.approx(penalty(logits).item())) == (form[:2] in ("di", "ce"))
+    random = Penalty(group, Recipe(1, 1, 1.0, form=form))
+    assert random(logits[:2]).item() == pytest.approx(gap(form, seen[0], seen[1]), rel=1e-12)
+
+
+def gap(form: str, f: Tensor, fg: Tensor) -> float:
+    """The penalty between two logits, mean over samples, written out."""
+    if form == "distribution":
+        p, q = f.softmax(-1), fg.softmax(-1)
+        return float((p * (p / q).log()).sum(-1).mean())
+    apart = (f - fg).square().sum(-1)
+    return float((apart / 2 if form == "logit" else apart / f.square().sum(-1)).mean())
+
+
+def test_batches_of_whole_orbits_are_of_as_many_images() -> None:
+    data, model = toy_data(), mlp(SHAPE, 3, (8,))
+    seen: list[Tensor] = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0]) if module.training else None)
+    train(model, data, C4, dataclasses.replace(RECIPE, nu=1.0, elements="all"), 0)
+    assert [len(x) for x in seen] == RECIPE.epochs * [16, 16, 16], "50 samples: 12 orbits an epoch, in batches of 4"
+    for x in seen:
+        upright = x.unflatten(0, (4, -1))
+        assert torch.equal(upright, C4.orbit(upright[0]))
+        assert all((sample == data.train.x).flatten(1).all(1).any() for sample in upright[0])
+
+
+def test_the_last_epoch_is_kept_on_request_and_a_rate_falls_to_nothing() -> None:
+    data = toy_data(noise=3.0)
+    results = {}
+    for select in ("best", "last"):
+        result = trained(Recipe(8, 16, 0.03, select=select), data)
+        results[select] = result
+        assert equal(result.model.state_dict(), result.last) == (result.best_epoch == 8)
+    assert results["last"].best_epoch == 8
+    assert equal(results["best"].last, results["last"].last)
+    assert not equal(results["best"].model.state_dict(), results["last"].last), (
+        "the best is another, or nothing is shown"
+    )
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule, rates = _schedule(sgd, Recipe(1, 1, 0.5, schedule="cosine"), 4), []
+    for _ in range(5):
+        rates.append(schedule.get_last_lr()[0])
+        sgd.step()
+        schedule.step()
+    assert rates == pytest.approx([0.25 * (1 + math.cos(math.pi * k / 4)) for k in range(5)])
 
 
 def test_accuracy_by_hand_and_in_batches() -> None:

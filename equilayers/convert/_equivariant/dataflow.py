@@ -306,7 +306,9 @@ class _FlowTracer(CallTracer):
         if isinstance(module, nn.MultiheadAttention):
             named = inspect.signature(module.forward).bind(*given[0], **given[1]).arguments
             inputs = [named[name] for name in ("query", "key", "value")]
-        labels = {id(t): self.settled(t) for t in inputs}
+        zeros = {id(t) for t in inputs if not bool(t.any())}  # a call as any other: it says that its own module runs
+        rules.where = path
+        labels = {id(t): self.settled(t, zero=id(t) in zeros) for t in inputs}
         label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:
             return rules.lost([label], UNFED), None
@@ -327,12 +329,12 @@ class _FlowTracer(CallTracer):
         fibered = width % group.order == 0 and (len(out) > 2 or path in self.gates or not isinstance(module, nn.Linear))
         return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves
 
-    def settled(self, t: Tensor) -> Labels:
-        r"""The label of what a module reads: parameters are left alone."""
+    def settled(self, t: Tensor, *, zero: bool) -> Labels:
+        r"""The label of what a module reads: parameters and zeros are left alone."""
         label = self.label(t) or constant(t)
         if not isinstance(label, Raw):
             return label
-        return self.rules.settled(label) if label.sources or not bool(t.any()) else label
+        return self.rules.settled(label) if label.sources or zero else label
 
 
 def _is_learned(label: Labels | None) -> bool:

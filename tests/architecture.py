@@ -28,7 +28,7 @@ PARTS = {
     "losses": {"_checks", "_modules", "groups", "metrics"},
     "testing": {"_checks", "_files", "_modules", "_torch_compat", "groups", "metrics"},
     "profiling": {"_checks", "_files", "_modules", "_torch_compat", "convert", "nn"},
-    "cli": {"_checks", "_files", "_modules", "convert", "groups", "metrics", "profiling", "testing"},
+    "cli": {"_checks", "_files", "_modules", "convert", "functional", "groups", "metrics", "profiling", "testing"},
     "__main__": {"cli"},
 }
 # Which project packages each may import.

@@ -1,4 +1,4 @@
-r"""The commands `equilayers check`, of models (invariant? which layer lost it?) and of data, and `equilayers profile`.
+r"""The commands `equilayers check`, of models (invariant? which layer lost it?) and of data, `profile`, `calibrate`.
 
 Exit codes, for a CI job: 0 invariant (equivariant, for images and regular features); 1 not, or random; 2 bad input, one
 line on standard error says why; 3 nothing shown: it says nearly the same of everything; 130 interrupted. Of data: 0
@@ -19,6 +19,7 @@ import torch
 
 from equilayers._files import write_text
 from equilayers.cli._arguments import DataSettings, Settings, parse
+from equilayers.cli._calibrate import run_calibrate
 from equilayers.cli._data import inputs
 from equilayers.cli._html import page
 from equilayers.cli._load import importing_from_here, load_model, load_weights
@@ -38,13 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _clean_warnings(), importing_from_here():
         try:
             try:
-                COMMAND.set("equilayers profile" if arguments[:1] == ["profile"] else CALLER)
+                COMMAND.set(f"equilayers {arguments[0]}" if arguments[:1] in (["profile"], ["calibrate"]) else CALLER)
                 settings = parse(arguments)
             except SystemExit:  # --help and --version have said what they had to
                 return 0
             if isinstance(settings, DataSettings):
                 return _check_data(settings)
-            return _check(settings) if isinstance(settings, Settings) else run_profile(settings)
+            if isinstance(settings, Settings):
+                return _check(settings)
+            return run_calibrate(settings) if settings.command == "calibrate" else run_profile(settings)
         except KeyboardInterrupt:
             return INTERRUPTED
         except BaseException as error:  # whatever a model raises, sys.exit included: a CI job reads one line

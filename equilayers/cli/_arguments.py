@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from equilayers.cli._calibrate_arguments import add_calibrate
 from equilayers.cli._profile_arguments import add_profile
 from equilayers.cli._words import COMMAND, EXTRA, bad
 from equilayers.groups import Group, group_from_name
@@ -109,7 +110,7 @@ def parse(argv: list[str]) -> Settings | DataSettings | argparse.Namespace:
     args = _parser().parse_args(argv)
     if args.command is None:
         bad("a command", "none", "Run equilayers check --help.")
-    if args.command == "profile":
+    if args.command in ("profile", "calibrate"):
         return args
     if args.target is None and args.data is not None:
         return _of_data(args)
@@ -190,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version())
     commands = parser.add_subparsers(dest="command", metavar="command")
     add_profile(commands)
+    add_calibrate(commands)
     check = commands.add_parser(
         "check",
         help="check a model, or data",

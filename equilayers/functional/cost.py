@@ -241,3 +241,9 @@ def _steered_work(group: Rotations, s: Sizes, what: str) -> Work:
     numbers = 10 * weights, 6 * made, 4 * s.pixels_out * s.features * n, n * made / 4
     repeats = 1 if s.kept else BACKWARD
     return Work(f"steered {what}", 20, numbers, made * s.features / s.groups * products / n, repeats)
+
+
+def forget_choices() -> None:
+    r"""Choose anew from now on, for a calibration is new."""
+    for remembered in (cheapest_linear, cheapest_convolution, _transform_gains):
+        remembered.cache_clear()

@@ -1,4 +1,4 @@
-r"""What this library takes of torch that is private, or that not every torch from 2.5 on has: all of it, here alone."""
+r"""What this library takes of torch that is private, or that older ones lack: all of it, here alone."""
 
 from __future__ import annotations
 

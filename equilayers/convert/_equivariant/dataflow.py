@@ -306,8 +306,8 @@ class _FlowTracer(CallTracer):
         if isinstance(module, nn.MultiheadAttention):
             named = inspect.signature(module.forward).bind(*given[0], **given[1]).arguments
             inputs = [named[name] for name in ("query", "key", "value")]
-        zeros = {id(t) for t in inputs if not bool(t.any())}  # a call as any other: it says that its own module runs
-        rules.where = path
+        zeros = {id(t) for t in inputs if not (self.get(t) or _is_learned(self.label(t)) or bool(t.any()))}
+        rules.where = path  # `any` is a call as others are
         labels = {id(t): self.settled(t, zero=id(t) in zeros) for t in inputs}
         label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:

@@ -19,7 +19,7 @@ else:  # pytest brings it there
 from benchmarks.__main__ import SUBJECTS
 from pages import ROOT
 
-STUDIES = ("study", "report", "shift", "deform", "rotmnist", "vit")
+STUDIES = ("study", "report", "shift", "deform", "rotmnist", "vit", "finetune")
 Words = list[str]
 
 
@@ -94,5 +94,5 @@ PROGRAMS: dict[str, Callable[[Words], str]] = {
     "pytest": lambda words: _in_help(words, "pytest", "pytest"),
     "baselines": _subcommands("baselines", "baselines.__main__", STUDIES),
     "benchmarks": _subcommands("benchmarks", "benchmarks.__main__", (*SUBJECTS, "report", "figures"), own_help=False),
-    "equilayers": _subcommands("equilayers", "equilayers.cli", ("check",)),
+    "equilayers": _subcommands("equilayers", "equilayers.cli", ("check", "profile")),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -46,10 +46,29 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Cause:
+    r"""Where the symmetry is lost first, and why.
+
+    where: the path of the module that was running. number: grows from call to call. parameters: that were in
+    it.
+    """
+
+    where: str
+    reason: str
+    number: int = 0
+    parameters: tuple[nn.Parameter, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
 class Refused:
-    r"""Why a module cannot be converted."""
+    r"""Why a module cannot be converted.
+
+    cause: where the symmetry of what it reads was lost, if that is why. doubtful: whether that is not sure.
+    """
 
     reason: str
+    cause: Cause | None = None
+    doubtful: bool = False
 
 
 Outcome = Replaced | Kept | Refused

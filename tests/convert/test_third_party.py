@@ -98,10 +98,9 @@ def test_padding_on_one_side_is_found(third_party: Networks) -> None:
     """What a forward method does itself is not converted: the report says that it is wrong, and locate_break where."""
     network = third_party["MONAI BasicUNet"]
     made, report = to_equivariant(network.make(), C4, images(4, 57))
-    *pads, refused = report.of("refused")
+    pads = report.of("refused")
     assert {entry.path for entry in pads} == {"upcat_1", "upcat_2", "upcat_3", "upcat_4"}
     assert all(entry.reason.startswith("pad: it pads more on one side") for entry in pads)
-    assert "not an image that moves with the input" in refused.reason
     train(made, images(4, 64), 1)
     with pytest.raises(AssertionError, match="it pads more on one side"):
         assert_equivariant(made, images(4, 57), C4)
@@ -153,7 +152,7 @@ def test_the_command(
     assert [row[5] for row in rows[2:4]] == rows[5][6:8] == ["–", "–"]
     assert text.count("does not run at 65x65") == 1
     assert "- the model itself does not run at 65x65: Sizes of tensors must match" in text
-    assert re.search(r"gain: cumsum is not known here\); \d+ more", text)
+    assert re.search(r"gain: cumsum is not known here\)$", text, re.MULTILINE)
     assert "C4 breaks first at resnet.embedder.embedder.convolution: Conv2d(" in text
 
 

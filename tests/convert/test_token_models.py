@@ -101,10 +101,13 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "unknown function": (lambda: Hand(lambda m, x: x + m.own.cumsum(0)), "own: cumsum is not known here"),
     "unknown to torch": (lambda: Hand(lambda m, x: x + Doubled.apply(m.own)), ""),
-    "lopsided mask": (lambda: Hand(sheared), "mul: numbers that are no parameters"),
-    "features moved differently": (lambda: Hand(lambda _, x: x + x.flip(1)[:, :, :1].flip(0)), "moves differently"),
+    "lopsided mask": (lambda: Hand(sheared), "mul: numbers (17, 1) that are no parameters"),
+    "features moved differently": (
+        lambda: Hand(lambda _, x: x + x.flip(1)[:, :, :1].flip(0)),
+        "a slice takes (2, 17, 1) of (2, 17, 32)",
+    ),
     "no head": (headless, "(3, 32) with fibers: wrap it"),
-    "windows": (lambda: shifted(4, 1), "windows are symmetric where they divide the map"),
+    "windows": (lambda: shifted(4, 1), "windows of even width"),
 }
 
 

@@ -2,9 +2,10 @@ r"""What flows through a model: which layers read the image itself, and which re
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import inspect
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +13,24 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from equilayers._modules import CallTracer, evaluation, tensors
+from equilayers.convert._equivariant.flows import (
+    CONVOLUTIONS,
+    IMAGE,
+    INVARIANT,
+    LIFTED,
+    MIXED,
+    Broken,
+    Call,
+    Dataflow,
+    Flow,
+)
 from equilayers.convert._equivariant.functions import asymmetry
 from equilayers.convert._equivariant.labels import (
     Labels,
     Lost,
     Moved,
     Raw,
+    constant,
     fresh_map,
     fresh_rows,
     is_regular,
@@ -26,10 +39,9 @@ from equilayers.convert._equivariant.labels import (
 )
 from equilayers.convert._equivariant.rules import Rules
 from equilayers.convert._equivariant.ties import Ties
+from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
-IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 CONCATENATIONS = ("cat", "concat", "concatenate")
 CUTTING = ("__getitem__", "unfold")
 MAP_LAYERS = (
@@ -41,61 +53,9 @@ SAME = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm, nn.PReLU, nn.Dropout2d),
     *(nn.FeatureAlphaDropout, nn.LocalResponseNorm),
 )
+UNFED = "it makes numbers of constants, not of the input: what they meet would have to be left alone by the group"
 LABELLED = 2  # images that are enough to see where entries go
 Handled = Callable[[nn.Module], bool]
-
-
-@dataclass(frozen=True)
-class Flow:
-    r"""What a tensor holds: an image, lifted features, both side by side, or numbers that rotations leave alone.
-
-    channels: of the map it was last. producers: the convolutions it comes from by other steps alone. parts: the path
-    and channels of each convolution whose outputs stand side by side in it; () if that is not known.
-    """
-
-    kind: str
-    channels: int
-    producers: frozenset[str] = frozenset()
-    parts: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Call:
-    r"""A call of a module: its path, the flow and shape of its first tensor, and the shape of its output.
-
-    moves: (|G|, D), how each element permutes the last axis of its input, `(g·x)[..., pi_g i] = x[..., i]`, in all rows
-    alike; None where it does not, or nobody knows. lost: why nobody knows.
-    """
-
-    path: str
-    input: Flow
-    shape: tuple[int, ...]
-    out: tuple[int, ...]
-    moves: Tensor | None = None
-    lost: str = ""
-
-
-@dataclass(frozen=True)
-class Dataflow:
-    r"""What was seen when a model ran: the calls of its modules by path, and the flow and shapes of its outputs.
-
-    outputs: of each tensor that comes out; None where it does not depend on the input. single: whether it is one tensor
-    alone. gates: the linear layers whose output meets features again, as in squeeze and excitation. broken: by the path
-    of the module whose `forward` called it, why a function breaks the symmetry. entered: paths of all that were called.
-    """
-
-    calls: dict[str, list[Call]]
-    gates: frozenset[str]
-    broken: dict[str, str]
-    outputs: list[Flow | None]
-    single: bool
-    shapes: list[torch.Size]
-    entered: frozenset[str]
-
-    @property
-    def tokens(self) -> bool:
-        r"""Whether a layer reads tokens: sequences of features."""
-        return any(call.moves is not None and len(call.shape) > 2 for calls in self.calls.values() for call in calls)
 
 
 def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: Ties) -> Dataflow:
@@ -109,23 +69,39 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     fast = torch.backends.mha.get_fastpath_enabled()  # which would hide what an encoder layer calls
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluation(model), torch.no_grad():
+        with torch.no_grad():
             few = x[:LABELLED]
+            wrong = {**ties.wrong}
             while tracer.gates != gates or ties.version != version:  # what is found may change what is found further on
                 gates, version = tracer.gates, ties.version
+                ties.wrong = {**wrong}
                 tracer = _FlowTracer(gates, Rules(group, ties), handled)
                 tracer.put(few, Flow(IMAGE, x.shape[1]), tracer.image(few))
-                with tracer.watching(model.named_modules(), raising=False):
-                    out = model(few)
+                made = _unused(model)
+                with evaluation(made), tracer.watching(made.named_modules(), raising=False):
+                    out = made(few)
                 ties.carry_back(group)
-            whole = out if len(x) <= LABELLED else model(x)
+            with evaluation(made):
+                whole = out if len(x) <= LABELLED else made(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     for where, why in tracer.sliced:
         tracer.broken.setdefault(where, why)
     flows, shapes = [tracer.at_last(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
-    single = isinstance(out, Tensor)
-    return Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, single, shapes, frozenset(tracer.entered))
+    single, entered = isinstance(out, Tensor), frozenset(tracer.entered)
+    found = Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, single, shapes, entered, tracer.unfed)
+    labels = [tracer.label(t) for t in tensors(out)]
+    causes = [
+        label.cause if isinstance(label, Lost) else label.cut for label in labels if isinstance(label, Lost | Moved)
+    ]
+    lost = next((cause for cause in causes if cause is not None), None)
+    return dataclasses.replace(found, lost=lost if found.tokens else None)
+
+
+def _unused(model: nn.Module) -> nn.Module:
+    r"""The model with the same numbers: what a run leaves in it, windows of a small map or caches, is forgotten."""
+    numbers: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, numbers).train()  # when they are trained, many forget what they kept
 
 
 class _FlowTracer(CallTracer):
@@ -138,22 +114,23 @@ class _FlowTracer(CallTracer):
         self.flows: MutableMapping[Tensor, Flow] = WeakTensorKeyDictionary()
         self.labels: MutableMapping[Tensor, Labels] = WeakTensorKeyDictionary()
         self.calls: dict[str, list[Call]] = {}
-        self.broken: dict[str, str] = {}
+        self.broken: dict[str, Broken] = {}
         # Of each slice that takes every so many, where, and why it breaks; and of all that were not joined again.
-        self.slices: MutableMapping[Tensor, tuple[str, str]] = WeakTensorKeyDictionary()
-        self.sliced: list[tuple[str, str]] = []
+        self.slices: MutableMapping[Tensor, tuple[str, Broken]] = WeakTensorKeyDictionary()
+        self.sliced: list[tuple[str, Broken]] = []
         self.inside: list[str] = []  # paths of the modules that are running, the innermost last
         # Made by functions of torch, but not from the input.
         self.constants: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
+        self.unfed: dict[str, Cause] = {}  # by path of what has parameters, and reads constants alone
         self.entered: set[str] = set()
         self.busy: list[str] = []  # of those that others take the place of
 
     def image(self, x: Tensor) -> Labels:
         group = self.rules.group
         if x.is_meta:
-            return Lost("tensors on the meta device have no numbers")
+            return Lost(Cause("", "tensors on the meta device have no numbers"))
         if any(group.act(g, x).shape != x.shape for g in group.generating_set()):
-            return Lost("the image is not square")
+            return Lost(Cause("", "the image is not square"))
         with torch.device(x.device):
             return fresh_map(group, x.shape, 0, fibered=False)
 
@@ -226,13 +203,15 @@ class _FlowTracer(CallTracer):
         if fresh or not made:
             return out
         labels: list[Labels | None] = [None] * len(made)
+        flow, why = self.joined(given), None
+        if flow is not None or labelled is not None:
+            why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
         if labelled is not None:
+            self.rules.doubt = why or ""
             with torch.device(made[0].device):
                 labels = [*labelled(args[0] if name == "__setitem__" else out)]
-        flow = self.joined(given)
         if flow is not None or any(labels):
             flow = self.concatenated(flow, given, labels[0]) if flow and name in CONCATENATIONS else flow
-            why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
             self.judge(name, given, made[0], labels[0], why)
         for t, label in zip(made, labels, strict=True):
             if flow is not None:
@@ -246,11 +225,12 @@ class _FlowTracer(CallTracer):
     def judge(self, name: str, given: list[Tensor], out: Tensor, label: Labels | None, why: str | None) -> None:
         r"""Remember why a function breaks the symmetry; of slices, whose entries are known, unless they are joined."""
         where = self.inside[-1] if self.inside else ""
-        if why is not None and name in CUTTING and isinstance(label, Moved):
-            self.slices[out] = where, why
-            self.sliced.append((where, why))
+        cutting = name in CUTTING
+        if why is not None and cutting and isinstance(label, Moved):
+            self.slices[out] = where, Broken(why, label.cut)
+            self.sliced.append(self.slices[out])
         elif why is not None:
-            self.broken.setdefault(where, why)
+            self.broken.setdefault(where, Broken(why, label.cause if cutting and isinstance(label, Lost) else None))
         if name in CONCATENATIONS and isinstance(label, Moved):
             for t in given:
                 if t in self.slices:
@@ -269,14 +249,17 @@ class _FlowTracer(CallTracer):
             self.busy.pop()
         inputs = list(tensors((args, kwargs)))
         given = next((t for t in inputs if self.get(t) is not None), None)
+        if given is None and self.handled(module) and not self.busy:
+            given = self.learned(path, module, inputs, output)
         if given is None:
             return
-        flow, made = self.flows[given], list(tensors(output))
+        flow, made = self.get(given) or Flow(LIFTED, given.shape[-1]), list(tensors(output))
         shape = tuple(made[0].shape) if made else ()
-        label, moves, lost = None, None, ""
+        label, moves = None, None
         if self.handled(module) and not self.busy and not given.is_meta:
             with torch.device(given.device):
-                label, moves, lost = self.replaced(path, module, inputs, made)
+                label, moves = self.replaced(path, module, (args, kwargs), made)
+        lost = label.cause if isinstance(label, Lost) else None
         if moves is not None and is_regular(self.rules.group, moves):
             flow = Flow(flow.kind, given.shape[-1], flow.producers, flow.parts)
         self.calls.setdefault(path, []).append(Call(path, flow, tuple(given.shape), shape, moves, lost))
@@ -286,10 +269,22 @@ class _FlowTracer(CallTracer):
             elif isinstance(module, nn.Linear) and (flow.kind != IMAGE or label is not None):
                 self.put(t, self.linear(path, flow, t, moves), label)
             elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
-                seen = t in self.constants
-                self.put(t, flow, label or (None if seen else Lost("it is made by something that torch does not show")))
+                unseen = Lost(self.rules.cause("it is made by something that torch does not show"))
+                self.put(t, flow, label or (None if t in self.constants else unseen))
             elif label is not None:
                 self.put(t, self.flows[t], label)
+
+    def learned(self, path: str, module: nn.Module, inputs: list[Tensor], output: Any) -> Tensor | None:
+        r"""Parameters that a layer reads as features, such as queries; of constants nothing is known."""
+        labels = [self.label(t) for t in inputs]
+        found = next((t for t, label in zip(inputs, labels, strict=True) if _is_learned(label)), None)
+        if found is None and list(module.parameters()):
+            self.rules.where = path
+            cause = next((label.cause for label in labels if isinstance(label, Lost)), self.rules.cause(UNFED))
+            self.unfed[path] = cause
+            for t in tensors(output):
+                self.labels[t] = Lost(cause)
+        return found
 
     def linear(self, path: str, flow: Flow, t: Tensor, moves: Tensor | None) -> Flow:
         r"""The flow that a linear layer puts out: tokens keep fibers, vectors do if they meet features again."""
@@ -302,35 +297,48 @@ class _FlowTracer(CallTracer):
         return Flow(kind, t.shape[-1], frozenset() if number else frozenset({path}), parts)
 
     def replaced(
-        self, path: str, module: nn.Module, inputs: list[Tensor], made: list[Tensor]
-    ) -> tuple[Labels, Tensor | None, str]:
+        self, path: str, module: nn.Module, given: tuple[Any, Any], made: list[Tensor]
+    ) -> tuple[Labels, Tensor | None]:
         r"""The label of what a module that is replaced puts out, and how the last axis moves of what it reads."""
         rules, group = self.rules, self.rules.group
-        rules.where = path
-        labels = [self.label(t) for t in inputs]
-        label = labels[0]
-        for each, t in zip(labels, inputs, strict=True):
-            if isinstance(each, Raw) and each.sources:
-                settled = rules.settled(each)
-                label = settled if t is inputs[0] else label
+        rules.where, rules.doubt = path, ""
+        inputs, named = list(tensors(given)), {}
+        if isinstance(module, nn.MultiheadAttention):
+            named = inspect.signature(module.forward).bind(*given[0], **given[1]).arguments
+            inputs = [named[name] for name in ("query", "key", "value")]
+        zeros = {id(t) for t in inputs if not (self.get(t) or _is_learned(self.label(t)) or bool(t.any()))}
+        rules.where = path  # `any` is a call as others are
+        labels = {id(t): self.settled(t, zero=id(t) in zeros) for t in inputs}
+        label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:
-            reason = label.reason if isinstance(label, Lost) else "it does not come from the image"
-            return Lost(reason), None, reason
+            return rules.lost([label], UNFED), None
         out = made[0].shape
         if isinstance(module, MAP_LAYERS):
             conv = isinstance(module, CONVOLUTIONS)
-            return rules.mapped(label, out, fibered=True if conv else None), None, ""
+            return rules.mapped(label, out, fibered=True if conv else None), None
         if isinstance(module, SAME):
-            return rules.met([label], out, type(module).__name__), None, ""
+            return rules.met([label], out, type(module).__name__), None
         moves = last_axis(group, label.names)
         if moves is None:
-            reason = (
-                f"the group moves the last axis of what it reads, {inputs[0].shape[-1]} long, in no way that is known"
-            )
-            return Lost(reason), None, reason
+            return rules.lost([label], rules.unknown_axis(label), uneven=True), None
+        if isinstance(module, nn.MultiheadAttention):
+            label = rules.attended(module, named, lambda t: labels.get(id(t)) or self.label(t) or constant(t))
+            if not isinstance(label, Moved):
+                return label, None
         width = out[-1]
         fibered = width % group.order == 0 and (len(out) > 2 or path in self.gates or not isinstance(module, nn.Linear))
-        return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves, ""
+        return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves
+
+    def settled(self, t: Tensor, *, zero: bool) -> Labels:
+        r"""The label of what a module reads: parameters and zeros are left alone."""
+        label = self.label(t) or constant(t)
+        if not isinstance(label, Raw):
+            return label
+        return self.rules.settled(label) if label.sources or zero else label
+
+
+def _is_learned(label: Labels | None) -> bool:
+    return isinstance(label, Moved) or (isinstance(label, Raw) and bool(label.sources))
 
 
 def _of_zeros(t: Tensor) -> Flow | None:

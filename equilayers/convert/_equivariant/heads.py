@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
 from equilayers.convert._equivariant.convolutions import projected
-from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.fiber_layers import FiberLayer, FiberLinear
+from equilayers.convert._equivariant.flows import LIFTED, Call
 from equilayers.convert._equivariant.norms import over_fields
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced, distance
@@ -21,7 +21,7 @@ def linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome:
     r"""A linear layer on pooled features reads the mean over each fiber."""
     group, features = conversion.group, module.in_features
     if call.input.kind != LIFTED or len(call.shape) != 2 or features != call.input.channels:
-        return Refused(PLACES)
+        return Refused(PLACES, call.lost)
     if call.path in conversion.gates and module.out_features > 1:
         return _gate(module, call, conversion)
     made = nn.Linear(conversion.fields_of(call.input, features), module.out_features, module.bias is not None)

@@ -15,6 +15,13 @@ MOVEMENT = frozenset(
         *("constant_pad_nd", "identity", "resolve_conj", "pin_memory", "view_copy", "atleast_2d", "atleast_3d"),
     )
 )
+# Of these, what leaves no entry out.
+REARRANGING = frozenset(
+    (
+        *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "permute", "transpose", "t", "mT"),
+        *("contiguous", "clone", "expand", "expand_as", "movedim", "squeeze", "unsqueeze", "roll", "repeat"),
+    )
+)
 POINTWISE = frozenset(
     (
         *CASTS,
@@ -42,6 +49,7 @@ MAPS = frozenset(
     (
         *("interpolate", "upsample", "avg_pool2d", "max_pool2d", "lp_pool2d", "adaptive_avg_pool2d"),
         *("adaptive_max_pool2d", "max_pool2d_with_indices", "upsample_bilinear", "upsample_nearest"),
+        *("adaptive_avg_pool1d", "adaptive_max_pool1d"),
     )
 )
 NORMS = ("layer_norm", "rms_norm", "native_layer_norm")

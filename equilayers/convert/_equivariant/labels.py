@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
 # Odd numbers of 64 bits: multiplying by them loses nothing.
@@ -22,9 +23,16 @@ _IN_CACHE = 1 << 15  # names that are hashed at a time on a CPU
 
 @dataclass(frozen=True)
 class Moved:
-    r"""Entries that the group moves; names: for the image as it is, then for the image moved by each generator."""
+    r"""Entries that the group moves; names: for the image as it is, then for the image moved by each generator.
+
+    cut: what took these entries without those that the group exchanges them with; None if none is missing. pairs:
+    whether each is of two places, as scores of attention are. summed: whether the names are sums, of some axes alone.
+    """
 
     names: tuple[Tensor, ...]
+    cut: Cause | None = None
+    pairs: bool = False
+    summed: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Raw:
 class Lost:
     r"""Nothing is known of the entries, and why."""
 
-    reason: str
+    cause: Cause
 
 
 Labels = Moved | Raw | Lost

@@ -20,9 +20,11 @@ from equilayers.convert._equivariant.labels import (
     regular,
 )
 from equilayers.convert._equivariant.ties import Ties
+from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
-ASYMMETRIC = "of even width, shifted by half of it, windows are symmetric where they divide the map"
+ASYMMETRIC = "windows of even width, shifted by half of it, are symmetric where they divide the map"
+CAUSAL = "a causal mask has an order of the tokens"
 
 
 class Meeting:
@@ -35,6 +37,7 @@ class Meeting:
         self.group = group
         self.ties = ties
         self.where = ""
+        self.doubt = ""  # what is known against the function that is called, whatever it is given
         self.calls = 0
 
     @property
@@ -43,11 +46,19 @@ class Meeting:
         self.calls += 1
         return self.calls
 
-    def lost(self, given: Sequence[Labels], reason: str) -> Lost:
-        r"""Nothing is known of what comes out: the parameters in it cannot be tied, for the first reason of all."""
-        first = next((each.reason for each in given if isinstance(each, Lost)), None)
-        if first is None:
-            first = f"{reason}, in {self.where}" if self.where else reason
+    def cause(self, reason: str, given: Sequence[Labels] = ()) -> Cause:
+        r"""What goes wrong in the module that is running, with the parameters in it."""
+        owners = (p for each in given if isinstance(each, Raw) for p in self.ties.owners(each))
+        return Cause(self.where, reason, self.salt, tuple(owners))
+
+    def lost(self, given: Sequence[Labels], reason: str, *, uneven: bool = False) -> Lost:
+        r"""Nothing is known of what comes out: the parameters in it cannot be tied, for the first reason of all.
+
+        uneven: whether the reason is that entries are missing, so that it follows from what cut them off before.
+        """
+        known = [each.cause for each in given if isinstance(each, Lost)]
+        known += [each.cut for each in given if isinstance(each, Moved) and each.cut is not None and uneven]
+        first = min(known, key=lambda cause: cause.number) if known else self.cause(reason, given)
         for each in given:
             if isinstance(each, Raw):
                 self.ties.refuse(each, first)
@@ -55,7 +66,12 @@ class Meeting:
 
     def checked(self, names: Sequence[Tensor], given: Sequence[Labels], reason: str, *, fresh: bool = False) -> Labels:
         r"""Moved entries, if they are; fresh: whether their names were just made by `mixed`."""
-        return Moved(tuple(names)) if balanced(names, fresh=fresh) else self.lost(given, reason)
+        return Moved(tuple(names)) if balanced(names, fresh=fresh) else self.lost(given, reason, uneven=True)
+
+    def part(self, label: Moved, names: Sequence[Tensor], reason: str) -> Moved:
+        r"""Some entries of a tensor: nothing is wrong yet, since others may come back beside them."""
+        cut = None if balanced(names) else label.cut or self.cause(reason)
+        return Moved(tuple(names), cut, label.pairs)
 
     def tied(self, raw: Raw, names: Sequence[Tensor]) -> Raw | Lost:
         r"""Parameters that meet entries with these names, tied so that the group leaves them alone."""
@@ -87,17 +103,19 @@ class Meeting:
             return Raw(mixed(*parts), tuple(s.expand(shape) for each in raws for s in each.sources))
         wide = [[t.expand(shape) for t in each.names] for each in moved]
         names = [mixed(*column) for column in zip(*wide, strict=True)]
-        if not balanced(names, fresh=True):
-            return self.lost(given, f"{name} joins features that the group moves differently")
+        pairs = any(each.pairs for each in moved)
+        cuts = [each.cut for each in moved if each.cut is not None]
+        even = balanced(names, fresh=True)
+        if not even and (not cuts or any(each.sources for each in raws)):
+            return self.lost(given, f"{name} joins features that the group moves differently", uneven=True)
         for raw in raws:
             tied = self.tied(raw, names) if raw.sources else raw
             if isinstance(tied, Lost):
                 return self.lost([*given, tied], "")
             names = [mixed(each, self.ties.names(raw).expand(shape)) for each in names]
-            if not balanced(names, fresh=True):
-                what = "numbers that are no parameters, such as a mask or a table of places, are not symmetric"
-                return self.lost(given, f"{name}: {what}" + (f"; {ASYMMETRIC}" if name in ("add", "attn_mask") else ""))
-        return Moved(tuple(names))
+            if even and not balanced(names, fresh=True):
+                return self.lost([*moved, raw], _not_left_alone(name, raw, pairs=pairs))
+        return Moved(tuple(names), None if even else min(cuts, key=lambda cut: cut.number), pairs)
 
     def settled(self, raw: Raw) -> Labels:
         r"""Parameters that a layer reads as tokens: they are left alone, so alike over the fibers of the last axis."""
@@ -112,7 +130,29 @@ class Meeting:
         tied = self.tied(raw, [each.expand(raw.constant.shape) for each in turned])
         if isinstance(tied, Lost):
             return tied
-        return Moved(tuple(mixed(self.ties.names(raw), each) for each in turned))
+        names = [mixed(self.ties.names(raw), each) for each in turned]
+        return self.checked(names, [raw], _not_left_alone("what reads them", raw, pairs=False), fresh=True)
+
+
+def _not_left_alone(name: str, raw: Raw, *, pairs: bool) -> str:
+    r"""Why constants that meet features break the symmetry."""
+    if pairs and _triangular(raw.constant):
+        return f"{name}: {CAUSAL}"
+    shape = tuple(raw.constant.shape)
+    if pairs:
+        return f"{name}: a mask or a table {shape} of pairs of places is another one after a move; {ASYMMETRIC}"
+    what = f"numbers {shape} that are no parameters, such as a table of places, are others after a move"
+    return f"{name}: {what}; a torch.nn.Parameter in their place is tied"
+
+
+def _triangular(names: Tensor) -> bool:
+    r"""Whether it holds one number on and below the diagonal of the last two axes, and another one above."""
+    if names.ndim < 2 or names.shape[-1] != names.shape[-2] or names.shape[-1] < 2:
+        return False
+    below = torch.ones(names.shape[-2:], dtype=torch.bool).tril()
+    seen, hidden = names[..., below], names[..., ~below]
+    first, second = seen.flatten()[0], hidden.flatten()[0]
+    return bool((seen == first).all() and (hidden == second).all() and first != second)
 
 
 def _distinct(numbers: Tensor, axis: int) -> bool:

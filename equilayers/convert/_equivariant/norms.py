@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
-from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.fiber_layers import FiberLayer
+from equilayers.convert._equivariant.flows import LIFTED, Call
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced
 
 
@@ -21,7 +21,7 @@ def batch_or_instance_norm(module: Any, call: Call, conversion: Conversion) -> O
         return Kept(f"{ALIKE}, channel by channel")
     flat, instance = len(call.shape) != 4, isinstance(module, nn.InstanceNorm2d)
     if flat and (len(call.shape) != 2 or module.num_features != call.input.channels):
-        return Refused("it has numbers of its own for every place")
+        return Refused("it has numbers of its own for every place", call.lost)
     kind: Any = nn.BatchNorm1d if flat else nn.InstanceNorm3d if instance else nn.BatchNorm3d
     if isinstance(module, nn.SyncBatchNorm):
         kind = functools.partial(nn.SyncBatchNorm, process_group=module.process_group)

@@ -14,9 +14,9 @@ from equilayers.convert._report import Kept, Outcome, Refused, distance
 def own_parameters(module: nn.Module, ties: Ties, conversion: Conversion, shared: bool, called: bool) -> Outcome:
     r"""Tie the parameters of a module that nothing takes the place of; called: whether the model calls it."""
     own = {name: p for name, p in module.named_parameters(recurse=False) if p.numel() > 1}
-    wrong = next((f"{name}: {ties.wrong[p]}" for name, p in own.items() if p in ties.wrong), None)
+    wrong = next((ties.wrong[p] for p in own.values() if p in ties.wrong), None)
     if wrong is not None:
-        return Refused(wrong)
+        return Refused(wrong.reason, wrong)
     used = {name: p for name, p in own.items() if p in ties.used}
     if any(not ties.is_met(p) for p in used.values()):
         return Refused("nobody saw what its parameters meet: " + ", ".join(used))

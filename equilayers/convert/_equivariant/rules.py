@@ -2,6 +2,7 @@ r"""What becomes of labels in functions of torch, by the kind of the function: s
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,6 @@ from equilayers.convert._equivariant.labels import (
     Lost,
     Moved,
     Raw,
-    balanced,
     constant,
     fresh_map,
     fresh_rows,
@@ -28,13 +28,12 @@ from equilayers.convert._equivariant.labels import (
     turns_as_map,
     whole_widths,
 )
-from equilayers.convert._equivariant.meeting import ASYMMETRIC, Meeting
+from equilayers.convert._equivariant.pairing import Pairing
 
-Axes = tuple[int, int]
 Lookup = Callable[[Tensor], Labels | None]
 
 
-class Rules(Meeting):
+class Rules(Pairing):
     r"""The labels of what functions put out, from those of what they are given."""
 
     def of(self, name: str, function: Any, args: Any, kwargs: Any, get: Lookup) -> Callable[[Any], list[Labels]]:
@@ -52,14 +51,12 @@ class Rules(Meeting):
             "setitem": lambda: self._assigned(function, args, get),
             "linear": lambda: self.linear(given),
             "embedding": lambda: self._embedded(args, kwargs, get),
-            "scaled_dot_product_attention": lambda: self._attention(args, kwargs, given, get),
+            "scaled_dot_product_attention": lambda: self.attention(args, kwargs, given, get),
         }
         by_name |= dict.fromkeys(kinds.JOINING, lambda: self._joined(function, args, kwargs, get))
-        by_name |= dict.fromkeys(kinds.MOVEMENT, lambda: self._moved(function, args, kwargs, get))
+        by_name |= dict.fromkeys(kinds.MOVEMENT, lambda: self._moved(name, function, args, kwargs, get))
         by_name |= dict.fromkeys(kinds.POINTWISE, lambda: lambda out: [self.met(given, next(tensors(out)).shape, name)])
-        by_name |= dict.fromkeys(
-            kinds.REDUCTIONS, lambda: self._reduced(args, kwargs, given[0], kinds.REDUCTIONS[name])
-        )
+        by_name |= dict.fromkeys(kinds.REDUCTIONS, lambda: self._reduced(name, args, kwargs, given[0]))
         by_name |= dict.fromkeys(kinds.CASTS, lambda: given[0])
         by_name |= dict.fromkeys(kinds.ALONG, lambda: self.along(given[0], (_axis(name, args, kwargs),)))
         by_name |= dict.fromkeys(kinds.NORMS, lambda: self._normed(name, args, kwargs, given))
@@ -81,34 +78,52 @@ class Rules(Meeting):
         product = self.product(given[1:], torch.matmul)
         return lambda out: [self.met([given[0], product], out.shape, name)]
 
-    def _moved(self, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
+    def _moved(self, name: str, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
         r"""The same function on the names of its first tensor."""
         data = args[0] if args else kwargs["input"]
         label, index = get(data), [get(t) for t in tensors((args[1:], kwargs)) if t is not data]
         if any(isinstance(each, Moved) for each in index) and getattr(function, "__name__", "") not in (
             *("expand_as", "view_as", "reshape_as"),
         ):
-            return self.lost([label, *index], "it looks things up by what comes from the image")
+            return self.lost([label, *index], f"{name} looks things up by what comes from the image")
 
         def on(names: Tensor) -> list[Tensor]:
             replaced = mapped(lambda t: _bits(names) if t is data else t, (args, kwargs))
             return [t.view(torch.int64) for t in tensors(function(*replaced[0], **replaced[1]))]
 
-        return lambda out: self._each(label, on, len(list(tensors(out))))
+        return lambda out: self._each(label, on, name, len(list(tensors(out))))
 
-    def _each(self, label: Labels, on: Callable[[Tensor], list[Tensor]], count: int) -> list[Labels]:
+    def _each(self, label: Labels, on: Callable[[Tensor], list[Tensor]], name: str, count: int) -> list[Labels]:
         if isinstance(label, Lost):
             return [label] * count
         if isinstance(label, Moved):
             columns = zip(*(on(each) for each in label.names), strict=True)
-            return [Moved(tuple(column)) for column in columns]
+            if count == 1 and label.cut is None and name in kinds.REARRANGING:
+                return [dataclasses.replace(label, names=tuple(column)) for column in columns]
+            return [self.part(label, column, self._taken(name, label.names[0], column[0])) for column in columns]
         columns = zip(*(on(each) for each in (label.constant, *label.sources)), strict=True)
         return [Raw(first, tuple(rest)) for first, *rest in columns]
+
+    def _taken(self, name: str, whole: Tensor, part: Tensor) -> str:
+        r"""Why what a slice or a split puts out may be no whole."""
+        if self.doubt:
+            return self.doubt
+        what = "a slice" if name == "getitem" else name
+        n, width = self.group.order, part.shape[-1] if part.ndim else 1
+        reason = (
+            f"{what} takes {tuple(part.shape)} of {tuple(whole.shape)} without all that the group exchanges it with"
+        )
+        fields = part.ndim == whole.ndim and width != whole.shape[-1] and width % n
+        return (
+            f"{reason}; {width} channels are no whole fields of |G| = {n}: {whole_widths(width, n)} are"
+            if fields
+            else reason
+        )
 
     def _embedded(self, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
         r"""Rows of a table."""
         index, table = (*args, kwargs.get("weight"))[:2]
-        return lambda out: self._each(get(table), lambda names: [names[index]], len(list(tensors(out))))
+        return lambda out: self._each(get(table), lambda names: [names[index]], "embedding", len(list(tensors(out))))
 
     def _joined(self, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Labels:
         r"""Side by side; parameters beside what is moved have to be left alone by what it does along the other axes."""
@@ -160,18 +175,8 @@ class Rules(Meeting):
             made.append(whole)
         return Raw(made[0]) if moved is None else self.checked(made, labels, "it assigns places lopsidedly")
 
-    def along(self, label: Labels, dims: Sequence[int]) -> Labels:
-        r"""Entries that are computed from all along some axes, and keep their places."""
-        if isinstance(label, Moved):
-            names = [mixed(each, gathered(each, dims, keepdim=True).expand_as(each)) for each in label.names]
-            return self.checked(names, [label], "it normalises parts of fibers", fresh=True)
-        if isinstance(label, Raw) and label.sources:
-            return self.lost([label], "parameters are normalised before they meet features")
-        if isinstance(label, Raw):
-            return Raw(mixed(label.constant, gathered(label.constant, dims, keepdim=True).expand_as(label.constant)))
-        return label
-
-    def _reduced(self, args: Any, kwargs: Any, label: Labels, at: int) -> Labels | Callable[[Any], list[Labels]]:
+    def _reduced(self, name: str, args: Any, kwargs: Any, label: Labels) -> Labels | Callable[[Any], list[Labels]]:
+        at = kinds.REDUCTIONS[name]
         dims = kwargs.get("dim", kwargs.get("axis", args[at] if len(args) > at else None))
         if isinstance(label, Raw):
             if label.sources:
@@ -184,8 +189,15 @@ class Rules(Meeting):
 
         def reduced(out: Any) -> list[Labels]:
             first, *others = tensors(out)
-            names = [gathered(each, dims, keepdim=True).reshape(first.shape) for each in label.names]
-            made = self.checked(names, [label], "it sums parts of fibers, or of what is moved with others")
+            whole = [each if label.summed else hashed(each) for each in label.names]
+            names = [each.sum(tuple(dims), keepdim=True).reshape(first.shape) for each in whole]
+            what = f"{name} over axes {tuple(dims)} of {tuple(whole[0].shape)} takes parts of fibers, or of places"
+            part = self.part(label, names, what)
+            made: Labels = Moved(tuple(names))
+            if part.cut is not None and name in ("sum", "mean"):  # perhaps over the rest of them next
+                made = dataclasses.replace(part, summed=True)
+            elif part.cut is not None:
+                made = self.lost([part], what, uneven=True)
             return [made, *(self.lost([label], "places of the largest are not known") for _ in others)]
 
         return reduced
@@ -201,55 +213,9 @@ class Rules(Meeting):
             return self.linear([given[0], Raw(weight.constant.T, tuple(s.T for s in weight.sources))])
         return self.product(given, function if name != "rmatmul" else operator.matmul)
 
-    def product(self, given: Sequence[Labels], function: Callable[..., Tensor], summed: Axes = (-1, -2)) -> Labels:
-        r"""Sums of products of the entries of two tensors, over one axis of each: made of the sets of pairs."""
-        if any(isinstance(each, Lost) for each in given):
-            return self.lost(given, "")
-        if any(isinstance(each, Raw) and each.sources for each in given):
-            return self.lost(given, "parameters are multiplied with features by hand")
-        moved = [each for each in given if isinstance(each, Moved)]
-        if not moved:
-            names = [hashed(each.constant + i) for i, each in enumerate(given) if isinstance(each, Raw)]
-            return Raw(function(*names))
-        several = [each.names if isinstance(each, Moved) else (each.constant,) * len(moved[0].names) for each in given]  # type: ignore[union-attr]
-        names = [
-            hashed(function(*(hashed(t + i) for i, t in enumerate(column)))) for column in zip(*several, strict=True)
-        ]
-        whole = all(
-            balanced([gathered(t, (axis,)) for t in each.names])
-            for each, axis in zip(given, summed, strict=False)
-            if isinstance(each, Moved) and each.names[0].ndim >= -axis
-        )
-        if whole:
-            reason = f"it pairs places with others than those of the same window after a turn; {ASYMMETRIC}"
-        else:
-            reason = self._partial(moved[0])
-        return self.checked(names, given, reason)
-
-    def _partial(self, label: Moved) -> str:
-        width, n = label.names[0].shape[-1], self.group.order
-        if width % n:
-            return f"a head width of {width} holds no whole fibers of |G| = {n}; {whole_widths(width, n)} does"
-        return "it sums over parts of fibers"
-
-    def _attention(self, args: Any, kwargs: Any, given: Sequence[Labels], get: Callable[[Tensor], Labels]) -> Labels:
-        q, k, v = given[:3]
-        mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
-        if kwargs.get("is_causal", args[5] if len(args) > 5 else False):
-            return self.lost(given, "a causal mask has an order of the tokens")
-        scores = self.product([q, k], lambda a, b: a @ b.transpose(-1, -2), (-1, -1))
-        if isinstance(mask, Tensor) and isinstance(scores, Moved):
-            scores = self.met([scores, get(mask)], scores.names[0].shape, "attn_mask")
-        weights = self.along(scores, (-1,))
-        if isinstance(weights, Lost) or not isinstance(v, Moved):
-            return self.lost([*given, weights], "its values do not come from the image")
-        return self.checked(
-            [hashed(w @ hashed(t)) for w, t in zip(weights.names, v.names, strict=True)]
-            if isinstance(weights, Moved)
-            else v.names,
-            given,
-            "attention mixes values that the group moves differently",
-        )
+    def unknown_axis(self, x: Moved) -> str:
+        r"""Why a linear layer cannot be tied."""
+        return f"the group moves the last axis of what it reads, {x.names[0].shape[-1]} long, in no way that is known"
 
     def linear(self, given: Sequence[Labels]) -> Labels:
         r"""`F.linear` by hand with parameters: the weight is tied by how the group moves both sides."""
@@ -258,7 +224,7 @@ class Rules(Meeting):
             return self.lost(given, "linear with a weight that is no parameter of its own is not known here")
         acts, width = last_axis(self.group, x.names), weight.constant.shape[0]
         if acts is None:
-            return self.lost(given, "the group moves the last axis of what it reads in no way that is known")
+            return self.lost(given, self.unknown_axis(x), uneven=True)
         fibered = width % self.group.order == 0
         columns = mixed(torch.arange(width)[:, None], torch.arange(acts.shape[1]))
         names = [columns]
@@ -279,11 +245,16 @@ class Rules(Meeting):
         if isinstance(label, Raw) and len(label.sources) == 1 and out.ndim == 4:
             if out.shape == label.constant.shape:
                 return label
-            return self.ties.resize(label, out.shape)
+            return self.ties.resize(label, out.shape, self.where)
+        if isinstance(label, Moved) and out.ndim == 3 and out.shape[-1] == 1:
+            return self.checked(
+                [gathered(each, (-1,), keepdim=True) for each in label.names], given, f"{name} takes parts"
+            )
         if not isinstance(label, Moved) or out.ndim != 4:
             return self.lost(given, f"{name} is not known here of what is no map")
         if out.shape[-2:] == (1, 1):
-            return Moved(tuple(gathered(each, (-2, -1), keepdim=True) for each in label.names))
+            names = [gathered(each, (-2, -1), keepdim=True) for each in label.names]
+            return self.checked(names, given, f"{name} sums over places that the group exchanges with others")
         return self.mapped(label, out.shape)
 
     def mapped(self, label: Labels, shape: Sequence[int], *, fibered: bool | None = None) -> Labels:
@@ -303,7 +274,7 @@ class Rules(Meeting):
         elif map_ and names[0].shape[1] % n == 0 and turns_as_map(self.group, names, fibered=True):
             own = True
         else:
-            return self.lost([label], "it reads what does not turn as a map does")
+            return self.lost([label], "it reads what does not turn as a map does", uneven=True)
         fibered = own if fibered is None else fibered
         return fresh_map(self.group, shape, self.salt, fibered=fibered and shape[1] % n == 0)
 

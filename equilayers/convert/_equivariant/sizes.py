@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers.convert._equivariant.dataflow import Dataflow
+from equilayers.convert._equivariant.flows import Dataflow
 from equilayers.convert._equivariant.ties import Ties
 
 # Away from the size of the example, what strides leave of these is odd and even in turn; a U-Net takes multiples.
@@ -47,8 +47,8 @@ def runs(x: Tensor, flow: Dataflow, ties: Ties, analysed: Callable[[Tensor, Ties
                     run = analysed(resized, trial)
                 except Exception:  # a model of others may raise anything where it does not fit
                     continue
-                new = [why for path, why in run.broken.items() if path not in flow.broken]
-                new += [why for parameter, why in trial.wrong.items() if parameter not in ties.wrong]
+                new = [broken.why for path, broken in run.broken.items() if path not in flow.broken]
+                new += [cause.reason for parameter, cause in trial.wrong.items() if parameter not in ties.wrong]
                 if flow.tokens and not ties.alike(trial):
                     new.append("its parameters would have to be tied over other orbits than those of its own size")
                 found.append(Run(resized, run, new[0] if new and flow.tokens else ""))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equilayers.convert._equivariant.labels import Raw, fresh_map, hashed, matched
+from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
 
@@ -58,8 +59,8 @@ class Ties:
         self.starts: dict[nn.Parameter, int] = {}
         self.met = torch.zeros(0, dtype=torch.bool)
         self.used: set[nn.Parameter] = set()
-        self.wrong: dict[nn.Parameter, str] = {}
-        self.resized: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self.wrong: dict[nn.Parameter, Cause] = {}
+        self.resized: dict[tuple[int, ...], tuple[Tensor, Tensor, str]] = {}
         for parameter in parameters:
             self.starts[parameter] = self._more(parameter.numel())
         self.parameters = len(self.root)  # numbers after these are of what was resized
@@ -116,31 +117,31 @@ class Ties:
         starts = torch.tensor([*self.starts.values()])
         found: set[int] = set()
         for source in raw.sources:
-            resized = [origin for at, origin in self.resized.values() if bool(torch.isin(at, source).any())]
+            resized = [origin for at, origin, _ in self.resized.values() if bool(torch.isin(at, source).any())]
             numbers = torch.cat([each.flatten() for each in (source, *resized)]).unique()
             numbers = numbers[(numbers >= 0) & (numbers < self.parameters)]
             found |= set((torch.searchsorted(starts, numbers, right=True) - 1).tolist())
         parameters = list(self.starts)
         return [parameters[i] for i in sorted(found)]
 
-    def refuse(self, raw: Raw, reason: str) -> None:
+    def refuse(self, raw: Raw, cause: Cause) -> None:
         r"""The parameters that an entry is made of cannot be tied."""
         for parameter in self.owners(raw):
-            self.wrong.setdefault(parameter, reason)
+            self.wrong.setdefault(parameter, cause)
 
-    def resize(self, raw: Raw, shape: torch.Size) -> Raw:
+    def resize(self, raw: Raw, shape: torch.Size, where: str) -> Raw:
         r"""The label of parameters on a grid that was resized to another one, symmetrically: numbers of its own."""
         (source,) = raw.sources
         key = (*source.shape, *shape, int(hashed(source).sum()))
         if key not in self.resized:
             start = self._more(shape.numel())
-            self.resized[key] = torch.arange(start, start + shape.numel()).view(shape), source
+            self.resized[key] = torch.arange(start, start + shape.numel()).view(shape), source, where
         numbers = self.resized[key][0]
         return Raw(torch.zeros_like(numbers), (numbers,))
 
     def carry_back(self, group: Group) -> None:
         r"""Tie what was resized as what it became has to be: turned as a map, whole fields in the channels or not."""
-        for numbers, source in self.resized.values():
+        for numbers, source, where in self.resized.values():
             if not bool(self.met[numbers].any()):
                 continue
             for fibered in (False, True):
@@ -150,7 +151,9 @@ class Ties:
                     self._orbits(group, source, fibered=fibered, tying=True)
                     break
             else:
-                self.refuse(Raw(source, (source,)), "it is resized, and what it becomes is not to turn as a map")
+                raw = Raw(source, (source,))
+                reason = "it is resized, and what it becomes is not to turn as a map"
+                self.refuse(raw, Cause(where, reason, parameters=tuple(self.owners(raw))))
 
     def _orbits(self, group: Group, source: Tensor, *, fibered: bool, tying: bool) -> bool:
         r"""Tie a grid by its orbits; or only say whether what has to be equal in it lies in one orbit."""

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from equilayers._checks import check_choice, check_float, refuse
+from equilayers.convert._equivariant.causes import traced
 from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, DOWNSAMPLINGS, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
-from equilayers.convert._equivariant.dataflow import CONVOLUTIONS, INVARIANT, LIFTED, Call, Dataflow, Flow, dataflow
+from equilayers.convert._equivariant.dataflow import dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
+from equilayers.convert._equivariant.flows import CONVOLUTIONS, INVARIANT, LIFTED, Broken, Call, Dataflow, Flow
 from equilayers.convert._equivariant.heads import dropout, prelu
 from equilayers.convert._equivariant.linears import any_linear
 from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
@@ -27,6 +29,7 @@ from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
     CONTAINER,
     OWN,
+    Cause,
     Entry,
     Kept,
     Lopsided,
@@ -115,28 +118,33 @@ def to_equivariant(
         got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
         refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
     seen = runs(x, flow, ties, lambda image, ties: dataflow(made, image, group, _has_handler, ties))
-    images = _images(made, flow, group.order)
-    conversion = Conversion(group, width, from_weights, depthwise, downsampling, gates=flow.gates, **images)
+    heads = _images(made, flow, group.order)
+    conversion = Conversion(group, width, from_weights, depthwise, downsampling, gates=flow.gates, **heads)
+    refused: dict[str, Refused] = {}
 
     def convert(path: str, module: nn.Module) -> Outcome:
         broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
         calls = [conversion.after(call) for call in flow.calls.get(path, [])]
-        outcome = _outcome(module, calls, broken, conversion)
+        outcome = _outcome(module, calls, broken or flow.unfed.get(path), conversion)
         if isinstance(outcome, Refused) and not any(path in run.flow.entered for run in seen):
             outcome = Kept(UNUSED)
         if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
             own = any(p in shared.owners for p in module.parameters(recurse=False))
             outcome = own_parameters(module, ties, conversion, own, path in flow.entered)
-        return shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
+        outcome = shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
+        refused.update({path: outcome} if isinstance(outcome, Refused) else {})
+        return outcome
 
+    names = {parameter: path for path, parameter in made.named_parameters()}
     made, entries = convert_modules(made, convert)
-    entries = shared.checked(entries)
+    entries = traced(shared.checked(entries), refused, names)
     name = type(model).__name__
     made, prefix, outputs = _averaged(made, group, flow, conversion.heads, name)
     entries += outputs
-    verified, lopsided, problems = _verified(made, group, seen)
-    done = {each.path for each in entries if each.done == "refused"}
-    entries += _named(problems, name, prefix, done)
+    refusing = any(each.done == "refused" for each in entries)
+    verified, lopsided, problems = _verified(made, group, seen, places=not refusing)
+    if problems and not refusing:  # from which they would follow
+        entries = traced(entries, {}, names, [flow.lost]) if flow.lost else [*entries, *_named(problems, name, prefix)]
     return made, report(entries, model, made, verified, lopsided)
 
 
@@ -162,7 +170,9 @@ def _averaged(
     return FiberOutputs(made, group.order, fibers), "model.", outputs
 
 
-def _verified(made: nn.Module, group: Group, seen: list[Run]) -> tuple[Sizes, Lopsided, list[tuple[str, str, Refused]]]:
+def _verified(
+    made: nn.Module, group: Group, seen: list[Run], *, places: bool
+) -> tuple[Sizes, Lopsided, list[tuple[str, str, Refused]]]:
     r"""The sizes at which the result is what it should be, those at which that is no matter, and what is wrong."""
     verified: list[tuple[int, int]] = []
     lopsided: list[tuple[tuple[int, int], str]] = []
@@ -171,7 +181,7 @@ def _verified(made: nn.Module, group: Group, seen: list[Run]) -> tuple[Sizes, Lo
         if run.lopsided:
             lopsided.append((run.size, run.lopsided))
             continue
-        problems = shortcoming(made, group, run.image, run.flow.shapes, places=strict)
+        problems = shortcoming(made, group, run.image, run.flow.shapes, places=strict and places)
         if not problems:
             verified.append(run.size)
         elif strict:
@@ -185,14 +195,10 @@ def _verified(made: nn.Module, group: Group, seen: list[Run]) -> tuple[Sizes, Lo
     return tuple(verified), tuple(lopsided), []
 
 
-def _named(problems: list[tuple[str, str, Refused]], name: str, prefix: str, refused: set[str]) -> Iterator[Entry]:
-    r"""The entries of what is wrong with the whole, and at what place, unless that is refused already."""
+def _named(problems: list[tuple[str, str, Refused]], name: str, prefix: str) -> Iterator[Entry]:
+    r"""The entries of what is wrong with the whole, and at what place."""
     for path, described, problem in problems:
-        inner = path.removeprefix(prefix)
-        if not described:
-            yield entry("", name, problem)
-        elif inner not in refused:
-            yield entry(inner, described, problem)
+        yield entry(path.removeprefix(prefix), described, problem) if described else entry("", name, problem)
 
 
 def _images(model: nn.Module, flow: Dataflow, order: int) -> dict[str, frozenset[str]]:
@@ -262,17 +268,19 @@ def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:
     return x.to(like.device, like.dtype)
 
 
-def _outcome(module: nn.Module, calls: list[Call], broken: str | None, conversion: Conversion) -> Outcome:
+def _outcome(module: nn.Module, calls: list[Call], broken: Broken | Cause | None, conversion: Conversion) -> Outcome:
     r"""What becomes of a module that was called so; `broken` is what its own `forward` calls that is not symmetric."""
     kinds, handler = next(((kinds, h) for kinds, h in HANDLERS if isinstance(module, kinds)), ((), None))
     own = [p for p in module.parameters(recurse=False) if p.numel() > 1]
     if not calls:
         if own or (handler is not None and list(module.parameters())):
-            return Refused("it was not called with what comes from the input")
+            return Refused(
+                "it was not called with what comes from the input", broken if isinstance(broken, Cause) else None
+            )
         return Kept("it was not called with what comes from the input, and has no parameters of its own")
     if handler is None:
-        if broken is not None:
-            return Refused(broken)
+        if isinstance(broken, Broken):
+            return Refused(broken.why, broken.after, broken.after is not None)
         if own:
             return Refused(f"no equivariant form of {type(module).__name__} is known here")
         return Kept(CONTAINER if list(module.children()) else ALIKE if isinstance(module, POINTWISE) else SEEN)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equilayers.convert._equivariant.attention import FiberMultiheadAttention
 from equilayers.convert._equivariant.conversion import AS_WIDE, WIDTHS, Conversion
-from equilayers.convert._equivariant.dataflow import LIFTED, Call
+from equilayers.convert._equivariant.flows import LIFTED, Call
 from equilayers.convert._equivariant.heads import take_over
 from equilayers.convert._equivariant.labels import is_regular
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
@@ -51,7 +51,7 @@ def attention(module: nn.MultiheadAttention, call: Call, conversion: Conversion)
     r"""Attention whose heads are whole fields."""
     n = conversion.group.order
     if call.input.kind != LIFTED:
-        return Refused("it reads the image itself: make patches of it before")
+        return Refused("it reads the image itself: make patches of it before", call.lost)
     if conversion.width != WIDTHS[0]:
         return Refused(AS_WIDE)
     if module.head_dim % n:
@@ -64,7 +64,7 @@ def attention(module: nn.MultiheadAttention, call: Call, conversion: Conversion)
     if problem is not None:
         return problem
     if call.moves is None or not is_regular(conversion.group, call.moves):
-        return Refused(call.lost or "the channels that it reads are no whole fields")
+        return Refused("the channels that it reads are no whole fields", call.lost)
     made = FiberMultiheadAttention(conversion.group, module)
     return Replaced(made, distance=_take_over_attention(made, module) if conversion.from_weights else None)
 

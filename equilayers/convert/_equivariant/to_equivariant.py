@@ -143,7 +143,8 @@ def to_equivariant(
         return outcome
 
     names = {parameter: path for path, parameter in made.named_parameters()}
-    made, entries = convert_modules(made, convert)
+    with torch.device(x.device):
+        made, entries = convert_modules(made, convert)
     entries = traced(shared.checked(entries), refused, names)
     name = type(model).__name__
     made, prefix, outputs = _averaged(made, group, flow, conversion.heads, name)

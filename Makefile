@@ -17,7 +17,7 @@ study: env
 # Nothing is skipped for a missing package: env installs them all.
 test: lint
 	EQUILAYERS_REQUIRE_ESCNN=1 EQUILAYERS_REQUIRE_MODELS=1 \
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 lint: env
 	$(PY) -m ruff check .

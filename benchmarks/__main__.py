@@ -3,7 +3,7 @@ r"""`python -m benchmarks SUBJECT`: ratios of medians in Markdown, line by line 
 linear, conv: the layers in all their algorithms. shift: blur and polyphase pooling. turns: their equivariance errors.
 rotations: rotations by any angle. jacobian: singular values. transformer: blocks, linear layers at many positions, 1x1
 convolutions. construction, memory: of convolutions. report: cost against width and against the order of the group, with
-a drawing. calibrate: the constants of the cost model. figures: the pictures of the documentation. models: networks of
+a drawing. figures: the pictures of the documentation. models: networks of
 MONAI and of transformers before and after `to_equivariant`, as tables on the terminal, and in a file with --markdown.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks import (
-    calibrate,
     construction,
     conv,
     figures,
@@ -39,7 +38,6 @@ SUBJECTS = {
     "jacobian": jacobian.report,
     "memory": memory.report,
     "transformer": transformer.report,
-    "calibrate": calibrate.report,
 }
 
 

@@ -1,8 +1,11 @@
-r"""What the site computes from the library when it is built: the table of exactness."""
+r"""What the site computes from the library when it is built: the table of exactness, and notebooks."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn as torch_nn
@@ -11,6 +14,7 @@ from equilayers import nn
 from equilayers.groups import CyclicRotation
 
 MARK = "<!-- exactness -->"
+NOTEBOOKS = ("tutorial.md", "convert.md", "test.md", "profile.md")  # pages that can be downloaded as notebooks
 GROUP = CyclicRotation(4)
 LINEAR = ("bitwise", "orbit", "fourier", "auto", "dense")
 CONVOLUTION = ("bitwise", "orbit", "fourier", "auto", "dense")
@@ -160,6 +164,34 @@ def _code(setting: str) -> str:
     return f"`{setting}`" if ("=" in setting and not setting.startswith("a ")) or setting.startswith('"') else setting
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    r"""Put the table where a page asks for it; mkdocs calls this for every page."""
+def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
+    r"""Put the table where a page asks for it, and a link to its notebook; mkdocs calls this for every page."""
+    if page is not None and page.file.src_uri in NOTEBOOKS:
+        name = f"{Path(page.file.src_uri).stem}.ipynb"
+        title, _end, rest = markdown.partition("\n")
+        markdown = f'{title}\n\n<a href="notebooks/{name}" download>This page as a notebook</a>\n{rest}'
     return markdown.replace(MARK, table())
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    r"""Write the notebooks beside the pages; mkdocs calls this at the end."""
+    folder = Path(config["site_dir"]) / "notebooks"
+    folder.mkdir(exist_ok=True)
+    for name in NOTEBOOKS:
+        text = (Path(config["docs_dir"]) / name).read_text(encoding="utf-8")
+        (folder / f"{Path(name).stem}.ipynb").write_text(notebook(text), encoding="utf-8")
+
+
+def notebook(markdown: str) -> str:
+    r"""A page as a notebook: its python blocks are the cells of code, all else is text."""
+    cells: list[dict[str, Any]] = []
+    for i, part in enumerate(re.split(r"^```python[^\n]*\n(.*?)^```$", markdown, flags=re.DOTALL | re.MULTILINE)):
+        code = i % 2 == 1
+        if part.strip():
+            kind: dict[str, Any] = {"cell_type": "code", "execution_count": None, "outputs": []}
+            kind = kind if code else {"cell_type": "markdown"}
+            source = part.strip("\n").splitlines(keepends=True)
+            cells.append({**kind, "id": f"cell-{i}", "metadata": {}, "source": source})
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    made = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(made, indent=1, ensure_ascii=False) + "\n"

@@ -11,7 +11,7 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-LATER = ("convert", "interop", "testing")  # imported when they are first asked for
+LATER = ("convert", "interop", "profiling", "testing")  # imported when they are first asked for
 
 __all__ = ["__version__", "functional", "groups", "losses", "metrics", "nn"]
 

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
+from equilayers._torch_compat import is_torch_exporting
+
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Pair = tuple[int, int]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -165,7 +167,7 @@ def widened(x: Tensor) -> Tensor:
 
 def is_exporting() -> bool:
     r"""Whether torch.export or an ONNX exporter is tracing, which should find plain operations."""
-    return getattr(torch.compiler, "is_exporting", lambda: False)() or torch.onnx.is_in_onnx_export()
+    return is_torch_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def overridable(function: FunctionT) -> FunctionT:
@@ -197,13 +199,3 @@ def _numbers(value: Any) -> Any:
     r"""A tensor that is one of a subclass by name alone, and not by what torch does with it, without the name."""
     named = isinstance(value, Tensor) and type(value) not in _PLAIN
     return value.as_subclass(Tensor) if named and type(value).__torch_dispatch__ is Tensor.__torch_dispatch__ else value
-
-
-def constant_when_compiled(function: FunctionT) -> FunctionT:
-    r"""Mark a function whose results `torch.compile` may take for constants: its arguments decide them.
-
-    It does what `torch.compiler.assume_constant_result` does, which would import the compiler, two seconds of every
-    start.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function

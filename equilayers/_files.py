@@ -10,10 +10,14 @@ from html import escape
 from pathlib import Path
 
 STYLE = """
-  :root { color-scheme: light; --ink: #1b1f24; --soft: #57606a; --line: #d8dee4; --tint: #f6f8fa;
+  :root { color-scheme: light dark; --page: #fff; --lost: #fff1f2; --ink: #1b1f24;
+          --soft: #57606a; --line: #d8dee4; --tint: #f6f8fa;
           --good: #116329; --bad: #a40e26; --so-so: #7d4e00; }
+  @media (prefers-color-scheme: dark) {
+    :root { --page: #0d1117; --lost: #3a1418; --ink: #e6edf3; --soft: #9da7b1; --line: #30363d; --tint: #161b22;
+            --good: #4ac26b; --bad: #ff7b86; --so-so: #d9a53a; } }
   * { box-sizing: border-box; }
-  body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 66rem; background: #fff; color: var(--ink);
+  body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 66rem; background: var(--page); color: var(--ink);
          font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
   h1 { font-size: 1.3rem; line-height: 1.4; margin: 0; font-weight: 600; overflow-wrap: anywhere; }
   h2 { font-size: 1.15rem; margin: 2.6rem 0 .3rem; }
@@ -30,7 +34,7 @@ STYLE = """
   th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
   th { font-weight: 600; white-space: nowrap; }
   .number { text-align: right; white-space: nowrap; }
-  tr.marked td { background: #fff1f2; color: var(--bad); font-weight: 600; }
+  tr.marked td { background: var(--lost); color: var(--bad); font-weight: 600; }
   svg { width: 100%; height: auto; display: block; margin: .6rem 0 1rem; font: 12px system-ui, sans-serif; }
   svg text { fill: var(--soft); } svg text.lost { fill: var(--bad); font-weight: 600; }
   .orbit { display: flex; gap: .7rem; flex-wrap: wrap; margin: .4rem 0 1.4rem; }

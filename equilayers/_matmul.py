@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from equilayers._torch_compat import TorchDispatchMode
 
 LARGE = 1_500_000  # multiplications
 LONG = 512  # terms of a sum

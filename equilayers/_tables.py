@@ -19,24 +19,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch.utils._python_dispatch import _disable_current_modes
 
-from equilayers._checks import constant_when_compiled
+from equilayers._torch_compat import constant_when_compiled, in_dispatch_mode, outside_modes
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
-
-
-@contextlib.contextmanager
-def outside_modes() -> Iterator[None]:
-    r"""Ordinary tensors on the CPU by default, whatever modes, functional transforms and default device are on."""
-    with (
-        torch.inference_mode(False),
-        temporarily_clear_interpreter_stack(),
-        _disable_current_modes(),
-        torch._C.DisableTorchFunction(),
-    ):
-        yield
 
 
 class Tables:
@@ -87,7 +73,7 @@ def table(function: FunctionT) -> FunctionT:
     @functools.wraps(function)
     def kept(*args: Any) -> Any:
         value = TABLES.get((function, args), lambda: function(*args))
-        return _lifted(value) if torch._C._len_torch_dispatch_stack() else value
+        return _lifted(value) if in_dispatch_mode() else value
 
     return constant_when_compiled(kept)  # type: ignore[return-value]
 

@@ -12,20 +12,23 @@ PACKAGES = ("equilayers", "baselines", "benchmarks")
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_FOLDER_DOCSTRING_LINES, MAX_PARAMETERS = 400, 50, 5, 6
 
 # What each part of equilayers may import of the others; equilayers/__init__.py may import them all.
-_FLOOR = {"_checks", "_files", "_matmul", "_modules", "_tables"}
+_FLOOR = {"_checks", "_files", "_matmul", "_modules", "_tables", "_torch_compat"}
 _MATHEMATICS = {"_checks", "groups", "functional"}
 PARTS = {
     **{part: set[str]() for part in _FLOOR},
-    "_tables": {"_checks"},
-    "groups": {"_checks", "_tables"},
-    "functional": {"_checks", "_matmul", "_modules", "_tables", "groups"},
+    "_checks": {"_torch_compat"},
+    "_matmul": {"_torch_compat"},
+    "_tables": {"_checks", "_torch_compat"},
+    "groups": {"_checks", "_tables", "_torch_compat"},
+    "functional": {"_checks", "_files", "_matmul", "_modules", "_tables", "_torch_compat", "groups"},
     "nn": _MATHEMATICS,
-    "convert": _MATHEMATICS | {"_modules", "metrics", "nn", "testing"},
+    "convert": _MATHEMATICS | {"_modules", "_torch_compat", "metrics", "nn", "testing"},
     "interop": _MATHEMATICS | {"nn"},
     "metrics": {"_checks", "_modules", "_matmul", "groups"},
     "losses": {"_checks", "_modules", "groups", "metrics"},
-    "testing": {"_checks", "_files", "_modules", "groups", "metrics"},
-    "cli": {"_checks", "_files", "_modules", "groups", "metrics", "testing"},
+    "testing": {"_checks", "_files", "_modules", "_torch_compat", "groups", "metrics"},
+    "profiling": {"_checks", "_files", "_modules", "_torch_compat", "convert", "nn"},
+    "cli": {"_checks", "_files", "_modules", "convert", "functional", "groups", "metrics", "profiling", "testing"},
     "__main__": {"cli"},
 }
 # Which project packages each may import.

@@ -1,5 +1,6 @@
 """What every test stands on: reproducible settings, packages of others, and the `threads` fixture."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 # Before torch is imported: threads that wait by spinning slow a busy machine down eighty times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What `auto` takes depends on no calibration of this machine.
+os.environ["EQUILAYERS_COSTS"] = "off"
 
 import pytest
 import torch
@@ -31,6 +34,12 @@ settings.register_profile("thorough", settings.get_profile("ci"), derandomize=Fa
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_collection_finish() -> None:
+    """What torch and the peers brought in stays: the garbage collector need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def default_settings() -> Iterator[None]:
     """Seed 0 before each test; the thread count and the default dtype as they were after it."""
@@ -48,6 +57,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The processor, and the GPU where there is one."""
+    return torch.device(request.param)
 
 
 @pytest.fixture(scope="session")

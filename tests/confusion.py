@@ -1,4 +1,4 @@
-"""Which of the models of `right_and_broken` each checker passes, and the table of that in docs/test.md.
+"""Which of the models of `right_and_broken` each checker passes, and the table of that in docs/checkers.md.
 
 `python tests/confusion.py` writes the table.
 """
@@ -25,7 +25,7 @@ from pages import ROOT
 from right_and_broken import BROKEN, RIGHT, Case
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-PAGE = ROOT / "docs" / "test.md"
+PAGE = ROOT / "docs" / "checkers.md"
 ZERO = {"equivariance_error": 1e-6}  # of a measure, in float64; of squares 1e-12
 
 

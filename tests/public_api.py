@@ -12,8 +12,8 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 SNAPSHOT = ROOT / "tests" / "golden" / "public_api.txt"
 MODULES = [
-    *("groups", "functional", "functional.cost", "functional.vectors", "nn", "metrics", "losses", "testing"),
-    *("testing.strategies", "convert", "interop", "interop.escnn"),
+    *("groups", "functional", "functional.cost", "functional.choices", "functional.vectors", "nn", "metrics", "losses"),
+    *("testing", "testing.strategies", "convert", "profiling", "interop", "interop.escnn"),
 ]
 
 

@@ -198,7 +198,7 @@ def _vectors(make: Callable[[str], nn.Module], sample: tuple[int, ...]) -> Varia
 
 
 def _encoder() -> nn.Module:
-    layer = GroupTransformerEncoderLayer(D4, 4, 2, 6, algorithm="fourier")
+    layer = GroupTransformerEncoderLayer(C4, 4, 2, 6, layer_scale=0.5, algorithm="fourier")
     return GroupTransformerEncoder(layer, 2, GroupLayerNorm(4))
 
 
@@ -235,8 +235,8 @@ LAYERS: dict[str, Callable[[], Variants]] = {
     },
     "GroupFeedForward": lambda: _each([lambda: GroupFeedForward(D4, 4, 6, "swiglu", algorithm="fourier")], (4, 8, 5)),
     "GroupTransformerEncoderLayer": lambda: {
-        "C4 fourier": Variant(
-            lambda: GroupTransformerEncoderLayer(C4, 4, 2, 6, layer_scale=0.5, algorithm="fourier"), (4, 4, 3, 3)
+        "D4 fourier": Variant(
+            lambda: GroupTransformerEncoderLayer(D4, 4, 2, 6, layer_scale=0.5, algorithm="fourier"), (4, 8, 3, 3), False
         ),
         "D1 dense": Variant(lambda: GroupTransformerEncoderLayer(D1, 4, 2, 6, norm_first=False), (4, 2, 3), False),
         "S3 fourier": Variant(
@@ -244,7 +244,7 @@ LAYERS: dict[str, Callable[[], Variants]] = {
             (4, 6, 3),
         ),
     },
-    "GroupTransformerEncoder": lambda: {"D4 fourier": Variant(_encoder, (4, 8, 3, 3))},
+    "GroupTransformerEncoder": lambda: {"C4 fourier": Variant(_encoder, (4, 4, 3, 3))},
     "GroupAttentionPool": lambda: _each([lambda: GroupAttentionPool(C4, 4, 2)], (4, 4, 5)),
     "InvariantHead": lambda: {
         str(sample): Variant(lambda: InvariantHead(3, 2), sample) for sample in ((3, 4), (3, 4, 5), (3, 4, 3, 3))

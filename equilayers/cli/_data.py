@@ -38,7 +38,7 @@ def _one(settings: Settings, name: str, shape: tuple[int, ...], generator: torch
     if path.is_dir() and len(settings.shapes) == 1:
         x = _folder(path, settings)
     elif path.is_file() and path.suffix == ".npz":
-        x = _scaled(path, _array(path, name)[: settings.samples])
+        x = scaled(path, _array(path, name)[: settings.samples])
         x = x[:, None] if x.ndim == 3 and shape[:-2] == (1,) else x
         if x.shape[1:] != shape or not len(x):
             got = f"{len(x)} of {x.shape[1:]} in {path}"
@@ -65,7 +65,7 @@ def _array(path: Path, wanted: str) -> NDArray[Any]:
     return found
 
 
-def _scaled(path: Path, x: NDArray[Any]) -> NDArray[Any]:
+def scaled(path: Path, x: NDArray[Any]) -> NDArray[Any]:
     r"""Bytes as 0..1, floating-point numbers as they are."""
     if x.dtype == np.uint8:
         return x.astype(np.float32) / 255
@@ -81,10 +81,10 @@ def _folder(path: Path, settings: Settings) -> NDArray[Any]:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES)[: settings.samples]
     if not files:
         bad("--data to be a folder with images", path, f"It takes {' '.join(IMAGES)}.")
-    return np.stack(list(_images(files, settings.shape)))
+    return np.stack(list(pictures(files, settings.shape)))
 
 
-def _images(files: list[Path], shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
+def pictures(files: list[Path], shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
     try:
         from PIL import Image
     except ImportError:

@@ -2,11 +2,13 @@ r"""What the command says: no to bad input, and nothing from outside as it came.
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import NoReturn
 
 from equilayers._checks import refuse
 
 CALLER = "equilayers check"
+COMMAND = ContextVar("COMMAND", default=CALLER)  # the one that runs
 EXTRA = "pip install 'equilayers[check]'"
 LONGEST = 400  # characters of a message from outside
 
@@ -17,7 +19,7 @@ class BadInputError(Exception):
 
 def bad(expected: str, got: object, hint: str) -> NoReturn:
     r"""Raise `BadInputError` in the form of every message of this library."""
-    refuse(CALLER, expected, got, hint, BadInputError)
+    refuse(COMMAND.get(), expected, got, hint, BadInputError)
 
 
 def printable(text: str) -> str:

@@ -9,16 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast, overridable
+from equilayers.functional._convolution.dense import dense_conv2d
 from equilayers.functional._convolution.dispatch import Runtime, check_convolution, choose_algorithm
-from equilayers.functional._convolution.filters import expand
 from equilayers.functional._convolution.geometry import ConvSettings, ConvSpec, Ints, conv_spec
 from equilayers.functional._convolution.patches import PatchKernel
+from equilayers.functional._convolution.pattern_kernel import PatternKernel
+from equilayers.functional._convolution.patterns import has_basis
 from equilayers.functional._convolution.steerable import steered_conv2d
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of
+from equilayers.functional._machine import machine_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.functional.cost import cheapest_tokens
-from equilayers.functional.tokens import TokenSpace, TokenWeight, token_linear
+from equilayers.functional.tokens import TokenSpace, TokenWeight, token_linear, token_sizes
 from equilayers.groups import Group, interpolates
 
 
@@ -131,38 +134,33 @@ def convolve(
         bias = None if bias is None else autocast(bias)
     else:
         check_same_dtype(caller, name, x, weight)
-    if spec.pointwise and spec.algorithm == "auto" and x.ndim == 5:
-        spectral = cheapest_tokens(spec.group, weight.shape[1], weight.shape[0]) == "tokens"
-        if spectral or x.permute(0, 3, 4, 2, 1).is_contiguous():  # what lies in memory as tokens stays so
-            check_convolution(caller, x.shape, weight.shape, spec)
-            return token_linear(x, TokenWeight(weight.flatten(2), bias), TokenSpace(spec.group, spectral), cache)
-    # Under a compiler an ordinary convolution is what it does best; the trivial group ties nothing.
-    if torch.compiler.is_compiling() or spec.group.order == 1:
-        check_convolution(caller, x.shape, weight.shape, spec)
-        algorithm, cache = "dense", None
-    else:
-        measured = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-        runtime = Runtime(measured, not torch.is_grad_enabled(), torch.get_num_threads())
-        algorithm = choose_algorithm(caller, x.shape, weight.shape, spec, runtime)
+    algorithm = convolution_algorithm(caller, x, weight, spec)
+    if algorithm == "tokens" or (algorithm == "dense" and as_tokens(x, spec)):
+        space = TokenSpace(spec.group, algorithm == "tokens")
+        return token_linear(x, TokenWeight(weight.flatten(2), bias), space, cache)
+    cache = None if torch.compiler.is_compiling() or spec.group.order == 1 else cache
     x, rest = spec.padded(x)
     if algorithm == "dense":
-        return _dense(x, rest, weight, bias, cache)
+        return dense_conv2d(x, rest, weight, bias, cache)
     if algorithm == "orbit":
         return _orbit(x, rest, weight, bias)
     return _fourier(x, rest, weight, bias, cache)
 
 
-def _dense(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None) -> Tensor:
-    r"""One ordinary convolution with the expanded filter."""
-    group, n = spec.group, spec.group.order
-    if cache is None or not is_plain(weight):
-        filters = expand(weight, group)
-    else:
-        filters = cache.get(weight, lambda: expand(weight, group), "dense")
-    biases = None if bias is None else bias.unsqueeze(1).expand(-1, n).reshape(-1)
-    image = x if spec.lifting else x.flatten(1, 2)
-    y = F.conv2d(image, filters, biases, spec.stride, spec.padding, spec.dilation, spec.groups)
-    return y.unflatten(1, (-1, n))
+def convolution_algorithm(caller: str, x: Tensor, weight: Tensor, spec: ConvSpec) -> str:
+    r"""What is done for an input, which is checked: "dense", "orbit", "fourier", or "tokens" of a 1x1 convolution."""
+    group = spec.group
+    if torch.compiler.is_compiling() or group.order == 1:
+        check_convolution(caller, x.shape, weight.shape, spec)
+        if spec.pointwise and spec.algorithm == "auto":
+            return cheapest_tokens(group, token_sizes(group, weight.shape[1], weight.shape[0]), machine_of(x))
+        return "dense"  # what a compiler does best; and the trivial group ties nothing
+    return choose_algorithm(caller, x.shape, weight.shape, spec, Runtime(machine_of(x), not torch.is_grad_enabled()))
+
+
+def as_tokens(x: Tensor, spec: ConvSpec) -> bool:
+    r"""Whether the expanded filter of a 1x1 convolution meets tokens: what lies in memory as such stays so."""
+    return spec.pointwise and spec.algorithm == "auto" and x.permute(0, 3, 4, 2, 1).is_contiguous()
 
 
 def _orbit(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -187,14 +185,20 @@ def _fourier(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cac
     if interpolates(group) and not spec.lifting:
         return steered_conv2d(x, spec, weight, bias, cache)
     if interpolates(group) or fast is None or exact is None:
-        return _dense(x, spec, weight, bias, cache)
-    kernel = PatchKernel(replace(spec, groups=1, algorithm="fourier"), fast, exact, (x.shape[-2], x.shape[-1]))
+        return dense_conv2d(x, spec, weight, bias, cache)
+    settings, size = replace(spec, groups=1, algorithm="fourier"), (x.shape[-2], x.shape[-1])
+    kernel: PatternKernel | PatchKernel
+    if spec.algorithm == "auto" and not spec.lifting and has_basis(group):
+        kernel = PatternKernel(settings, fast, size)
+    else:
+        kernel = PatchKernel(settings, fast, exact, size)
     biases = [None] * groups if bias is None else bias.chunk(groups)
     if cache is None or torch.is_grad_enabled() or not is_plain(x, weight):
         given = zip(x.chunk(groups, 1), weight.chunk(groups), biases, strict=True)
         made = [Correlate.apply(part, w, b, kernel) for part, w, b in given]
     else:
-        operators = cache.get(weight, lambda: [kernel.operators(w) for w in weight.chunk(groups)], "fourier")
+        kind = f"fourier {type(kernel).__name__}"
+        operators = cache.get(weight, lambda: [kernel.operators(w) for w in weight.chunk(groups)], kind)
         features = weight.shape[0] // groups
         kept = zip(x.chunk(groups, 1), operators, biases, strict=True)
         made = [kernel.apply(part, ops, b, features) for part, ops, b in kept]

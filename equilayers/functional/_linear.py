@@ -19,8 +19,16 @@ from equilayers.functional._fourier.correlation import PlaneKernel, operators_of
 from equilayers.functional._fourier.irreps import Fourier
 from equilayers.functional._fourier.orbits import OrbitTable, orbit_table
 from equilayers.functional._fourier.transforms import fourier_of
+from equilayers.functional._machine import machine_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
-from equilayers.functional.cost import ALGORITHMS, cheapest, cheapest_compiled, cheapest_tokens
+from equilayers.functional.cost import (
+    ALGORITHMS,
+    MANY_ROWS,
+    LinearSizes,
+    cheapest_compiled,
+    cheapest_linear,
+    cheapest_tokens,
+)
 from equilayers.functional.tokens import TokenSpace, TokenWeight, feature_of, planes_of, token_linear
 from equilayers.groups import Group, Rotations, as_group
 
@@ -128,30 +136,31 @@ def linear(
     cache: where a module keeps the transformed weight between calls that want no gradient.
     """
     group = spec.group
-    _check(caller, x, weight, spec)
+    check_linear(caller, x, weight, spec)
     x, weight = autocast(x), autocast(weight)
     bias = None if bias is None else autocast(bias)
     if group.order == 1:  # nothing is tied: torch's own layer
         if spec.lifting:
             return F.linear(x.flatten(1), weight.flatten(1), bias).unsqueeze(-1)
         return feature_of(F.linear(planes_of(x), weight[:, :, 0], bias), x)
+    algorithm = linear_algorithm(x, weight, spec)
+    if not spec.lifting and algorithm in ("tokens", "dense"):
+        return token_linear(x, TokenWeight(weight, bias), TokenSpace(group, algorithm == "tokens"), cache)
     if not spec.lifting and x.ndim > 3:
-        return _at_positions(x, weight, bias, spec, cache)
-    algorithm = _algorithm(x, weight, spec)
-    if algorithm == "tokens":
-        return token_linear(x, TokenWeight(weight, bias), TokenSpace(group, True), cache)
+        return _at_positions(x, weight, bias, replace(spec, algorithm=algorithm), cache)
     if algorithm == "orbit":
         return _orbit(x, weight, bias, spec)
     fourier = fourier_of(group)
     if algorithm == "dense" or fourier is None:
-        return _dense(x, weight, bias, spec)
+        return _dense(x, weight, bias, spec, cache)
     if not spec.lifting:
         return _fourier(x, weight, bias, fourier, None, cache)
     table = orbit_table(group, tuple(x.shape[1:]), x.device)
     return _fourier(x.flatten(1), weight.flatten(1), bias, fourier, table, cache)
 
 
-def _check(caller: str, x: Tensor, weight: Tensor, spec: LinearSpec) -> None:
+def check_linear(caller: str, x: Tensor, weight: Tensor, spec: LinearSpec) -> None:
+    r"""Refuse what does not fit: the input, the weight, or the algorithm with the group."""
     group, name = spec.group, "x" if spec.lifting else "f"
     check_float(caller, name, x)
     if not spec.lifting:
@@ -175,38 +184,47 @@ def _check(caller: str, x: Tensor, weight: Tensor, spec: LinearSpec) -> None:
         refuse(caller, f'algorithm="fourier" with a group of at most {MAX_ORDER} elements', group.order, hint)
 
 
-def _algorithm(x: Tensor, weight: Tensor, spec: LinearSpec) -> str:
-    r"""What is done for a vector."""
-    group, entries, features = spec.group, math.prod(weight.shape[1:]), weight.shape[0]
-    if spec.algorithm == "fourier":
-        return "fourier" if fourier_of(group) else "tokens"
-    if spec.algorithm not in ("auto", "bitwise"):
-        return spec.algorithm
-    if spec.algorithm == "auto" and not spec.lifting and fourier_of(group) is None:
-        return cheapest_tokens(group, weight.shape[1], features)
-    # The cost model knows none that is faster without the last bit: "auto" takes the fastest that keeps it.
-    if torch.compiler.is_compiling():  # a graph serves any batch
-        return cheapest_compiled(group, entries, features)
-    return cheapest(group, x.shape[0], entries, features, torch.get_num_threads())
+def linear_sizes(x: Tensor, weight: Tensor, spec: LinearSpec) -> LinearSizes:
+    r"""The sizes of a call, by which `linear_algorithm` chooses."""
+    rows = x.shape[0] if spec.lifting else x.shape[0] * math.prod(x.shape[3:])
+    kept = not torch.is_grad_enabled()
+    return LinearSizes(rows, math.prod(weight.shape[1:]), weight.shape[0], spec.lifting, kept)
+
+
+def linear_algorithm(x: Tensor, weight: Tensor, spec: LinearSpec) -> str:
+    r"""What is done for an input: "orbit", "fourier", "dense", or "tokens", the transform of every position."""
+    group, named, positions = spec.group, spec.algorithm, not spec.lifting and x.ndim > 3
+    compiling = torch.compiler.is_compiling()  # a compiler reorders sums as it likes: there is no last bit to keep
+    if named == "fourier" and (fourier_of(group) is None or (positions and compiling)):
+        return "tokens"
+    if named not in ("auto", "bitwise"):
+        return named
+    if compiling:  # a graph serves any batch
+        entries, features = math.prod(weight.shape[1:]), weight.shape[0]
+        if positions:
+            sizes = LinearSizes(MANY_ROWS, entries, features, lifting=False, kept=True)
+            return cheapest_tokens(group, sizes, machine_of(x))
+        return cheapest_compiled(group, (entries, features, spec.lifting), named == "bitwise")
+    sizes = linear_sizes(x, weight, spec)
+    if not positions:
+        return cheapest_linear(group, sizes, named == "bitwise", machine_of(x))
+    if named == "auto":
+        return cheapest_tokens(group, sizes, machine_of(x))
+    if not _moves(group, tuple(x.shape[3:])):  # the places of the rows are fixed: as many vectors
+        return cheapest_linear(group, sizes, True, machine_of(x))
+    return "orbit" if fourier_of(group) is None or not isinstance(group, Rotations) else "fourier"
 
 
 def _at_positions(
     f: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec, cache: WeightCache | None
 ) -> Tensor:
-    r"""The group linear map at every position of f (B, C, |G|, *S)."""
-    group, algorithm = spec.group, spec.algorithm
-    compiling = torch.compiler.is_compiling()  # a compiler reorders sums as it likes: there is no last bit to keep
-    inexact = algorithm == "fourier" and (compiling or fourier_of(group) is None)
-    if algorithm == "auto" or (algorithm == "bitwise" and compiling):
-        algorithm = cheapest_tokens(group, weight.shape[1], weight.shape[0])
-    if algorithm in ("tokens", "dense") or inexact:
-        space = TokenSpace(group, algorithm != "dense")
-        return token_linear(f, TokenWeight(weight, bias), space, cache)
+    r"""The group linear map at every position of f (B, C, |G|, *S), by "orbit" or "fourier", to the last bit."""
+    group = spec.group
     if not _moves(group, tuple(f.shape[3:])):  # the places of the rows are fixed: as many vectors
         vectors = linear("group_linear", planes_of(f).permute(1, 2, 0), weight, bias, spec, cache)
         return feature_of(vectors.permute(2, 0, 1), f)
     fourier = fourier_of(group)
-    if algorithm == "orbit" or fourier is None or not isinstance(group, Rotations) or compiling:
+    if spec.algorithm == "orbit" or fourier is None or not isinstance(group, Rotations):
         return _orbit_at_positions(f, weight, bias, group)
     size = f.shape[-2], f.shape[-1]
     kernel = PatchKernel(ConvSpec(group, False, (1, 1), algorithm="fourier"), fourier, fourier, size)
@@ -251,7 +269,7 @@ def _fourier(
         return transform(planes, operators_of(weight_planes(), fourier), bias, fourier).transpose(1, 2)
     if cache is None or torch.is_grad_enabled() or not is_plain(x, weight):
         return Correlate.apply(planes, weight_planes(), bias, PlaneKernel(fourier)).transpose(1, 2)
-    operators = cache.get(weight, lambda: operators_of(weight_planes(), fourier))
+    operators = cache.get(weight, lambda: operators_of(weight_planes(), fourier), "fourier")
     return transform_blocks(planes, operators, bias, fourier, weight.shape[0]).transpose(1, 2)
 
 
@@ -265,12 +283,16 @@ def _orbit(x: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec) -> 
     return torch.stack([F.linear(part.contiguous().flatten(1), matrix, bias) for part in moved], 1).transpose(1, 2)
 
 
-def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec) -> Tensor:
-    r"""One product with the expanded matrix."""
+def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, spec: LinearSpec, cache: WeightCache | None) -> Tensor:
+    r"""One product with the expanded matrix of a lifting."""
     n = spec.group.order
     biases = None if bias is None else bias.repeat_interleave(n)
-    y = F.linear(x.flatten(1), expand_matrix(weight, spec), biases)
-    return y.unflatten(1, (weight.shape[0], n))
+    keep = cache is not None and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    if cache is not None and keep and is_plain(x, weight):
+        matrix = cache.get(weight, lambda: expand_matrix(weight, spec), "dense")
+    else:
+        matrix = expand_matrix(weight, spec)
+    return F.linear(x.flatten(1), matrix, biases).unflatten(1, (weight.shape[0], n))
 
 
 def expand_matrix(weight: Tensor, spec: LinearSpec) -> Tensor:

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equilayers._checks import constant_when_compiled
 from equilayers._tables import table
+from equilayers._torch_compat import constant_when_compiled
 from equilayers.groups import Rotations
 
 Array = NDArray[np.float64]

@@ -1,62 +1,31 @@
-r"""A cost model, measured on one core, that picks the fastest algorithm for a shape.
+r"""What each algorithm of a weight-tied layer costs, and the choice of the cheapest for `algorithm="auto"`.
 
-`python -m benchmarks calibrate` measures the constants anew. Only algorithms that keep the bitwise contract compete.
+The work of an algorithm is counted: operations, numbers moved, multiplications. Three prices of a kind of device make
+nanoseconds of it, a roofline; `equilayers calibrate` measures more of them, one for each count of each algorithm.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from equilayers._checks import constant_when_compiled
-from equilayers._matmul import has_avx512
+from equilayers._torch_compat import constant_when_compiled
 from equilayers.functional._fourier.basis import MAX_ORDER, irrep_basis
 from equilayers.functional._fourier.rotations import rotations_fourier
-from equilayers.functional._fourier.transforms import fourier_of
+from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of
+from equilayers.functional._machine import Machine, Prices, nanoseconds, prices
 from equilayers.functional._steerable_basis import basis
 from equilayers.groups import Dihedral, Group, Rotations, interpolates
 
-# Nanoseconds for one unit of each quantity below, torch 2.13, float32, by what the processor can do: with AVX-512 a
-# multiplication costs a third and memory as much as ever. Only ratios matter.
 ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")  # of every weight-tied layer
 BLOCK_ROWS = 160  # patches that a matrix product should have at least
 COMPILED_ROWS = 256  # samples of a batch, where a compiler does not tell
-TOKENS = 0.02, 0.8, 0.05  # nanoseconds of a multiplication, of a number transformed, and of each sum in it
-CONSTANTS = {
-    # AMD EPYC; convolutions on the processor below, held to AVX2; their training steps priced as forward passes are
-    "AVX2": {
-        "orbit": (2.24e4, 0.0638, 0.494, 0.0209),
-        "fourier": (1.72e5, 0.251, 0.964, 1.16, 0.0198),
-        "fourier cyclic": (4.17e5, 0.296, 2.23, 1.81, 0.0174, 0.116),
-        "dense convolution": (4.44e4, 1.04, 0.125, 0.0201),
-        "orbit convolution": (6.07e4, 0.658, 0.0218),
-        "fourier convolution": (9.38e3, 5.51, 1.23, 1.94, 0.491, 0.0193),
-        "steered convolution": (4.95e5, 0, 2.83, 0, 0.00607),
-        "steered training step": (7.7e5, 2.45, 3.41, 0, 0),
-        "dense training step": (4.44e4, 1.04, 0.125, 0.0201),
-        "orbit training step": (6.07e4, 0.658, 0.0218),
-        "fourier training step": (9.38e3, 5.51, 1.23, 1.94, 0.491, 0.0193),
-    },
-    "AVX512": {  # AMD EPYC (Zen 5)
-        "orbit": (1.23e4, 0.0494, 0.363, 0.0238),
-        "fourier": (1.12e5, 0.207, 0.993, 1.61, 0.0151),
-        "fourier cyclic": (3.22e5, 0.476, 3.31, 1.99, 0.0251, 0),
-        "dense convolution": (3.88e4, 1.15, 0.217, 0.0119),
-        "orbit convolution": (5.32e4, 0.538, 0.0138),
-        "fourier convolution": (1.01e4, 5.52, 1.27, 0.943, 0.522, 0.00725),
-        "steered convolution": (4.66e5, 0, 2.33, 0, 0.0099),
-        "steered training step": (2.17e6, 5.87, 8.87, 0.0596, 0.0099),
-        "dense training step": (1.08e5, 3.76, 1.3, 0.0316),
-        "orbit training step": (1.49e5, 2.06, 0.0376),
-        "fourier training step": (2.6e4, 17.5, 3.6, 4.72, 1.25, 0.0187),
-    },
-}
-
-
-def constants() -> dict[str, tuple[float, ...]]:
-    r"""The constants of a processor like this one."""
-    return CONSTANTS["AVX512" if has_avx512() else "AVX2"]
+MANY_ROWS = 2**20  # tokens, where a compiler does not tell: the work of a position decides
+ONE_THREAD = Machine()
+BACKWARD = 3  # a training step is a forward pass and two products of its size
 
 
 class Sizes(NamedTuple):
@@ -77,124 +46,204 @@ class Sizes(NamedTuple):
     kept: bool
 
 
-class Work(NamedTuple):
-    r"""The work of an algorithm: the row of `CONSTANTS` that prices it, and the quantity of each item.
+class LinearSizes(NamedTuple):
+    r"""The sizes of a linear map: of `rows` samples or positions.
 
-    serial: how many of the items, the first ones, do not gain from threads.
+    entries: of an input, all planes. features: of the output. lifting: whether a space comes in, without a fiber. kept:
+    as of `Sizes`.
+    """
+
+    rows: int
+    entries: int
+    features: int
+    lifting: bool
+    kept: bool
+
+
+class Work(NamedTuple):
+    r"""The work of an algorithm: operations of torch, numbers that are read or written, multiplications.
+
+    kind: the row of a calibration that prices it. numbers: of each way in which they are moved. repeats: how often the
+    whole is done, forward and backward.
     """
 
     kind: str
-    quantities: tuple[float, ...]
-    serial: int
+    operations: float
+    numbers: tuple[float, ...]
+    multiplications: float
+    repeats: int = 1
 
-    def cost(self, threads: int) -> float:
-        r"""Nanoseconds by the model."""
-        items = [each * quantity for each, quantity in zip(constants()[self.kind], self.quantities, strict=True)]
-        return sum(items[: self.serial]) + sum(items[self.serial :]) / threads
+    @property
+    def quantities(self) -> tuple[float, ...]:
+        r"""All counts, in the order in which a calibration prices them."""
+        return tuple(self.repeats * q for q in (self.operations, *self.numbers, self.multiplications))
 
 
-def work(group: Group, rows: int, entries: int, features: int) -> dict[str, Work]:
-    r"""The work of each bitwise algorithm the group has, to lift `rows` samples of `entries` numbers to `features`.
+@dataclass(frozen=True)
+class Choice:
+    r"""What a layer runs for an input, and why.
 
-    "orbit": calls, weights read, numbers moved, multiplications. "fourier": one call, weights transformed, numbers
-    transformed in, numbers transformed out, multiplications (`products` per block of |G|^2), and those of the DFT.
+    algorithm: "dense", "orbit", "fourier", "tokens" (the group Fourier transform of every position, at rounding level)
+    or "plain" (nothing is tied). costs: nanoseconds of each algorithm by the model; empty where it is not asked.
     """
+
+    algorithm: str
+    why: str
+    costs: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}: {self.why}"
+
+
+def costs_of(choices: Mapping[str, Work], machine: Machine = ONE_THREAD) -> dict[str, float]:
+    r"""Nanoseconds of each algorithm there: by the calibration if it prices all of them, otherwise by the roofline."""
+    table = calibrated(choices, machine) or {}
+    works = choices.items()
+    return {name: nanoseconds(machine, work.quantities, table.get(work.kind)) for name, work in works}
+
+
+def calibrated(choices: Mapping[str, Work], machine: Machine) -> Prices | None:
+    r"""The constants of a calibration, if there is one there that prices all of these."""
+    table = prices(machine) or {}
+    known = all(len(table.get(work.kind, ())) == len(work.quantities) for work in choices.values())
+    return table if known else None
+
+
+@functools.lru_cache(maxsize=4096)
+def cheapest_linear(group: Group, sizes: LinearSizes, exact: bool, machine: Machine = ONE_THREAD) -> str:
+    r"""The fastest algorithm of a linear map by the model; where `exact`, of those that keep the bitwise contract."""
+    return _cheapest(linear_work(group, sizes), exact, machine)
+
+
+@functools.lru_cache(maxsize=4096)
+def cheapest_convolution(group: Group, sizes: Sizes, exact: bool, machine: Machine = ONE_THREAD) -> str:
+    r"""The fastest algorithm of a convolution by the model; where `exact`, of those that keep the bitwise contract."""
+    return _cheapest(convolution_work(group, sizes), exact, machine)
+
+
+def _cheapest(choices: dict[str, Work], exact: bool, machine: Machine) -> str:
+    costs = costs_of(choices, machine)
+    return min((name for name in costs if not exact or name in ("orbit", "fourier")), key=costs.__getitem__)
+
+
+def cheapest_tokens(group: Group, sizes: LinearSizes, machine: Machine = ONE_THREAD) -> str:
+    r"""The faster way of a group linear map at many positions: "tokens", the transform, or "dense", the matrix."""
+    return "tokens" if _gains(group, tuple(sizes), tuple(machine)) else "dense"
+
+
+@constant_when_compiled
+def _gains(group: Group, sizes: tuple[Any, ...], machine: tuple[Any, ...]) -> bool:
+    return _transform_gains(group, LinearSizes._make(sizes), Machine._make(machine))
+
+
+@functools.lru_cache(maxsize=4096)
+def _transform_gains(group: Group, sizes: LinearSizes, machine: Machine) -> bool:
+    costs = costs_of(token_work(group, sizes), machine)
+    return "tokens" in costs and costs["tokens"] < costs["dense"]
+
+
+def token_work(group: Group, sizes: LinearSizes) -> dict[str, Work]:
+    r"""The work of "dense" and "tokens"."""
+    choices = linear_work(group, sizes)
+    return {name: choices[name] for name in ("dense", "tokens") if name in choices}
+
+
+@constant_when_compiled
+def cheapest_compiled(group: Group, sizes: tuple[int, int, bool], exact: bool) -> str:
+    r"""The fastest of them in a graph that serves any number of samples: for a batch of usual size, on one thread.
+
+    sizes: entries, features, lifting, as of `LinearSizes`.
+    """
+    entries, features, lifting = sizes
+    return cheapest_linear(group, LinearSizes(COMPILED_ROWS, entries, features, lifting, False), exact)
+
+
+def linear_work(group: Group, s: LinearSizes) -> dict[str, Work]:
+    r"""The work of each algorithm of a linear map. Numbers: made of the weight, moved in and out, read of operators."""
     n = group.order
-    orbit = n, n * entries * features, n * rows * entries, n * rows * entries * features
-    choices = {"orbit": Work("orbit", orbit, serial=1)}
+    moved_in, moved_out = s.rows * s.entries, s.rows * s.features * n
+    matrix, products = s.entries * s.features * n, s.rows * s.entries * s.features * n
+    made, repeats, suffix = (0, 1, "") if s.kept else (1, BACKWARD, " training")
+    what = f"{'lifting' if s.lifting else 'group'} linear{suffix}"
+    dense = Work(f"dense {what}", 2, (4 * made * matrix, moved_in + moved_out, matrix), products, repeats)
+    if not s.lifting:
+        dense = dense._replace(numbers=(4 * made * matrix, 3 * moved_in + 3 * moved_out, matrix))
+    orbit = Work(f"orbit {what}", 4 * n, (2 * n * moved_in, 3 * moved_out, matrix), products, repeats)
+    choices = {"dense": dense, "orbit": orbit}
     fourier = fourier_of(group)
     if fourier is not None:
-        products = rows * entries * features * fourier.products / n
-        shared = 1.0, entries * features, rows * entries, rows * features * n, products
-        transform = n * rows * (entries + n * features / 2)
-        exact = Work("fourier", shared, serial=4)
-        choices["fourier"] = exact if fourier.exact else Work("fourier cyclic", (*shared, transform), serial=4)
+        blocks = s.entries * s.features * fourier.products / n
+        operations = 8 + 2 * n + 2 * fourier.products
+        numbers = 10 * made * s.entries * s.features, 5 * moved_in, 5 * moved_out, blocks
+        kind = f"{'fourier' if fourier.exact else 'cyclic'} {what}"
+        choices["fourier"] = Work(kind, operations, numbers, s.rows * blocks, repeats)
+        if not fourier.exact:
+            transform = n * (moved_in + moved_out / 2)
+            choices["fourier"] = Work(kind, operations, (*numbers, transform / 4), s.rows * blocks, repeats)
+    if not s.lifting and n <= MAX_ORDER:
+        choices["tokens"] = _token_work(group, s, what, repeats)
     return choices
 
 
-@functools.lru_cache(maxsize=4096)
-def cheapest(group: Group, rows: int, entries: int, features: int, threads: int) -> str:
-    r"""The fastest of them by the model."""
-    choices = work(group, rows, entries, features)
-    return min(choices, key=lambda algorithm: choices[algorithm].cost(threads))
-
-
-def cheapest_tokens(group: Group, channels: int, features: int) -> str:
-    r"""The faster way of a group linear map at many positions: "tokens", the transform, or "dense", the matrix."""
-    if group.order > MAX_ORDER:
-        return "dense"
-    return "tokens" if _gains(group, channels, features) else "dense"
-
-
-@constant_when_compiled
-def _gains(group: Group, channels: int, features: int) -> bool:
-    r"""Whether the multiplications that the transform saves cost more than its additions, both per position."""
-    return _gain(group, channels, features) > 0
-
-
-@functools.lru_cache(maxsize=4096)
-def _gain(group: Group, channels: int, features: int) -> float:
-    r"""Nanoseconds that the transform saves at a position."""
-    each_product, each_number, each_sum = TOKENS
-    n = group.order
-    saved = (n**2 - irrep_basis(group).products) * channels * features * each_product
-    return saved - n * (channels + features) * (each_number + n * each_sum)
-
-
-@constant_when_compiled
-def cheapest_compiled(group: Group, entries: int, features: int) -> str:
-    r"""The fastest of them in a graph that serves any number of samples: for a batch of usual size, on one thread."""
-    return cheapest(group, COMPILED_ROWS, entries, features, 1)
+def _token_work(group: Group, s: LinearSizes, what: str, repeats: int) -> Work:
+    r"""Of the transform at every position."""
+    n, irreps = group.order, irrep_basis(group)
+    channels = s.entries // n
+    moved_in, moved_out = s.rows * s.entries, s.rows * s.features * n
+    operators = channels * s.features * irreps.products
+    made = 0 if s.kept else 6 * channels * s.features * n
+    numbers = made, 4 * moved_in, 5 * moved_out, n * (moved_in + moved_out) / 4, operators
+    return Work(f"tokens {what}", 6 + 2 * irreps.products, numbers, s.rows * operators, repeats)
 
 
 def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
     r"""The work of each algorithm of a convolution.
 
-    "dense": calls, entries of the expanded filter, numbers in and out, multiplications. "orbit": calls, numbers rotated
-    in and out, multiplications. "fourier": operations on a block of patches, weights transformed, numbers of the
-    patches, numbers out, entries of the operators read for every block, multiplications.
+    Numbers of "dense": of the expanded filter, in and out. Of "orbit": in and out. Of "fourier": made of the weight, of
+    the patches, out, and of the operators read for every block of patches.
     """
     n = group.order
     fiber = 1 if s.lifting else n
     numbers_in, numbers_out = s.pixels_in * s.channels * s.groups * fiber, s.pixels_out * s.features * n
     products = numbers_out * s.channels * fiber * s.taps
-    expanded = 0 if s.kept else s.features * n * s.channels * fiber * s.taps
-    what = "convolution" if s.kept else "training step"
-    dense = 1.0, expanded, numbers_in + numbers_out, products
-    choices = {
-        "dense": Work(f"dense {what}", dense, serial=1),
-        "orbit": Work(f"orbit {what}", (n, n * numbers_in + numbers_out, products), serial=1),
-    }
+    made, repeats, suffix = (0, 1, "") if s.kept else (1, BACKWARD, " training")
+    what = f"{'lifting' if s.lifting else 'group'} convolution{suffix}"
+    expanded = s.features * n * s.channels * fiber * s.taps
+    dense = Work(f"dense {what}", 8, (4 * made * expanded, numbers_in + numbers_out, expanded), products, repeats)
     if interpolates(group):
-        return {"dense": choices["dense"]} | ({} if s.lifting else {"fourier": _steered_work(group, s, what)})
-    fourier = fourier_of(group)
-    if fourier is not None:
+        return {"dense": dense} | ({} if s.lifting else {"fourier": _steered_work(group, s, what)})
+    moved = 3 * n * numbers_in, 3 * numbers_out
+    choices = {"dense": dense, "orbit": Work(f"orbit {what}", 8 * n, moved, products, repeats)}
+    fourier, fast = fourier_of(group), fast_fourier_of(group)
+    if fourier is not None and fast is not None:
         orbits = -(-s.taps // n) + (s.taps > 1) if s.lifting else s.taps
         patches = s.pixels_out * n * orbits * s.channels * s.groups
-        weights = 0 if s.kept else s.features * s.channels * orbits * n
-        blocks = patches * s.features / s.groups * fourier.products / n
+        weights = made * s.features * s.channels * orbits * n
         frames = n + n // 2 if isinstance(group, Dihedral) else n  # of free pixels, and of those on the mirrors
         steps = max(frames, s.pixels_out / BLOCK_ROWS)
-        operators = steps * s.features * s.channels * orbits * fourier.products
-        operations = steps * s.groups * fourier.products
-        quantities = operations, weights, patches, numbers_out, operators, blocks
-        choices["fourier"] = Work(f"fourier {what}", quantities, serial=5)
+        operators = steps * s.features * s.channels * orbits * fast.products
+        operations = 10 + steps * s.groups * (4 + 2 * fast.products)
+        blocks = patches * s.features / s.groups * fast.products / n
+        numbers = 20 * weights, 5 * patches, 4 * numbers_out, operators
+        choices["fourier"] = Work(f"fourier {what}", operations, numbers, blocks, repeats)
+    if s.taps == 1 and s.groups == 1 and not s.lifting and s.pixels_in == s.pixels_out:
+        sizes = LinearSizes(s.pixels_in, s.channels * n, s.features, False, s.kept)
+        choices["tokens"] = _token_work(group, sizes, what, repeats)
     return choices
 
 
 def _steered_work(group: Rotations, s: Sizes, what: str) -> Work:
-    r"""Of "fourier" for a group that interpolates: calls, weights transformed, coefficients, numbers out, products."""
+    r"""Of "fourier" for a group that interpolates; numbers: made of the weight, of the coefficients, out."""
     n, coefficients = group.order, basis(math.isqrt(s.taps)).shape[1]
     made = s.pixels_out * n * coefficients * s.channels * s.groups
     products = rotations_fourier(group).products
     weights = 0 if s.kept else s.features * s.channels * coefficients * n
-    quantities = 1.0, weights, made, s.pixels_out * s.features * n, made * s.features / s.groups * products / n
-    return Work(f"steered {what}", quantities, serial=4)
+    numbers = 10 * weights, 6 * made, 4 * s.pixels_out * s.features * n, n * made / 4
+    repeats = 1 if s.kept else BACKWARD
+    return Work(f"steered {what}", 20, numbers, made * s.features / s.groups * products / n, repeats)
 
 
-@functools.lru_cache(maxsize=4096)
-def cheapest_convolution(group: Group, sizes: Sizes, exact: bool, threads: int) -> str:
-    r"""The fastest algorithm of a convolution by the model; where `exact`, of those that keep the bitwise contract."""
-    choices = convolution_work(group, sizes)
-    allowed = [algorithm for algorithm in choices if algorithm != "dense" or not exact]
-    return min(allowed, key=lambda algorithm: choices[algorithm].cost(threads))
+def forget_choices() -> None:
+    r"""Choose anew from now on, for a calibration is new."""
+    for remembered in (cheapest_linear, cheapest_convolution, _transform_gains):
+        remembered.cache_clear()

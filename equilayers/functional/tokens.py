@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import Pair, autocast, check_float, constant_when_compiled, refuse
+from equilayers._checks import Pair, autocast, check_float, refuse
+from equilayers._torch_compat import constant_when_compiled
 from equilayers.functional._fourier.tokens import (
     CoefficientKernel,
     Operators,
@@ -29,8 +30,9 @@ from equilayers.functional._fourier.tokens import (
     product,
     synthesis,
 )
+from equilayers.functional._machine import machine_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
-from equilayers.functional.cost import cheapest_tokens
+from equilayers.functional.cost import MANY_ROWS, LinearSizes, cheapest_tokens
 from equilayers.groups import Group
 
 TOKEN_ALGORITHMS = ("auto", "fourier", "dense")
@@ -75,10 +77,16 @@ class TokenWeight(NamedTuple):
         return tuple(t for t in self[:5] if isinstance(t, Tensor))
 
 
-def token_space(group: Group, channels: int, features: int, algorithm: str) -> TokenSpace:
-    r"""Where a layer works: in coefficients ("fourier"), in the regular basis ("dense"), or the faster ("auto")."""
-    if algorithm == "auto":
-        algorithm = "fourier" if cheapest_tokens(group, channels, features) == "tokens" else "dense"
+def token_sizes(group: Group, channels: int, features: int) -> LinearSizes:
+    r"""The sizes by which a chain of layers chooses: those of one map, at so many positions that they alone count."""
+    return LinearSizes(MANY_ROWS, channels * group.order, features, lifting=False, kept=True)
+
+
+def token_space(x: Tensor, group: Group, channels: int, features: int, algorithm: str) -> TokenSpace:
+    r"""Where a layer works on x: in coefficients ("fourier"), the regular basis ("dense"), or the faster ("auto")."""
+    if algorithm == "auto" and group.order > 1:
+        choice = cheapest_tokens(group, token_sizes(group, channels, features), machine_of(autocast(x)))
+        algorithm = "fourier" if choice == "tokens" else "dense"
     return TokenSpace(group, algorithm == "fourier" and group.order > 1)
 
 
@@ -321,5 +329,6 @@ __all__ = [
     "planes_of",
     "positions",
     "token_linear",
+    "token_sizes",
     "token_space",
 ]

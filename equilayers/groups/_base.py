@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equilayers._checks import check_int, check_tensor, constant_when_compiled, refuse
-from equilayers._tables import outside_modes, table
+from equilayers._checks import check_int, check_tensor, refuse
+from equilayers._tables import table
+from equilayers._torch_compat import constant_when_compiled, outside_modes
 from equilayers.groups.vectors import Matrix, check_axes, check_vectors, in_axes, turn
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equilayers._checks import refuse
-from equilayers._tables import outside_modes
+from equilayers._torch_compat import outside_modes
 from equilayers.groups._base import Group
 from equilayers.groups._permutation import PermutationGroup
 from equilayers.groups._translation import CyclicTranslation

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_choice, check_int, refuse
 from equilayers.functional import WeightCache
+from equilayers.functional.choices import token_choice
+from equilayers.functional.cost import Choice
 from equilayers.functional.tokens import (
     TOKEN_ALGORITHMS,
     AttentionCall,
@@ -160,7 +162,7 @@ class GroupMultiheadAttention(nn.Module):
             refuse(caller, f"value of the shape of key, {tuple(key.shape)}", tuple(value.shape), hint)
         shape = query.shape[0], self.num_heads, positions(query), positions(key)
         mask = attention_mask(caller, attn_mask, key_padding_mask, shape)
-        space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
+        space = token_space(query, self.group, self.num_features, self.num_features, self.algorithm)
         given = [query] if value is query else [query, key] if value is key else [query, key, value]
         entered = [space.enter(f) for f in given]
         call = AttentionCall(caller, query.shape[0], mask, is_causal, map_size(query) if size is None else size)
@@ -213,6 +215,10 @@ class GroupMultiheadAttention(nn.Module):
         width = self.num_features // self.num_heads
         tokens = space.planes(x).transpose(0, 1).unflatten(0, (call.batch, -1)).unflatten(3, (-1, width))
         return space.from_planes(self.rotary(tokens, call.size).flatten(3).flatten(0, 1).transpose(0, 1))
+
+    def chosen(self, query: Tensor) -> Choice:
+        r"""The algorithm that runs for query, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        return token_choice(query, self.group, self.num_features, self.num_features, self.algorithm)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, num_features={self.num_features}, num_heads={self.num_heads}"

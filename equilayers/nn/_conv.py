@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_int, refuse
 from equilayers.functional import ConvSettings, ConvSpec, WeightCache, basis, conv_spec, convolve, draw_steered
-from equilayers.functional.cost import ALGORITHMS
+from equilayers.functional.choices import convolution_choice
+from equilayers.functional.cost import ALGORITHMS, Choice
 from equilayers.groups import Group, interpolates
 from equilayers.nn._algorithm import algorithm
 from equilayers.nn._init import add_parameters, reset
@@ -99,6 +100,10 @@ class LiftingConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return convolve("LiftingConv2d", x, self.weight, self.bias, self.spec, self._cache)
 
+    def chosen(self, x: Tensor) -> Choice:
+        r"""The algorithm that runs for x, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        return convolution_choice("LiftingConv2d", x, self.weight, self.spec)
+
     def extra_repr(self) -> str:
         return _repr(self)
 
@@ -181,6 +186,10 @@ class GroupConv2d(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         return convolve("GroupConv2d", f, self.weight, self.bias, self.spec, self._cache)
+
+    def chosen(self, f: Tensor) -> Choice:
+        r"""The algorithm that runs for f, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        return convolution_choice("GroupConv2d", f, self.weight, self.spec)
 
     def extra_repr(self) -> str:
         return _repr(self)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_int
 from equilayers.functional import WeightCache, linear, linear_spec
-from equilayers.functional.cost import ALGORITHMS
+from equilayers.functional.choices import linear_choice
+from equilayers.functional.cost import ALGORITHMS, Choice
 from equilayers.functional.tokens import TokenSpace, TokenWeight
 from equilayers.groups import Group
 from equilayers.nn._algorithm import algorithm
@@ -82,6 +83,10 @@ class LiftingLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear("LiftingLinear", x, self.weight, self.bias, self.spec, self._cache)
+
+    def chosen(self, x: Tensor) -> Choice:
+        r"""The algorithm that runs for x, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        return linear_choice("LiftingLinear", x, self.weight, self.spec)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, in_shape={self.in_shape}, out_features={self.out_features}"
@@ -166,6 +171,10 @@ class GroupLinear(nn.Module):
     ) -> Tensor:
         r"""The layer in a space; `norm` and `scale` as of `TokenWeight`."""
         return space.map(x, TokenWeight(self.weight, self.bias, scale=scale).after(norm), self._cache)
+
+    def chosen(self, f: Tensor) -> Choice:
+        r"""The algorithm that runs for f, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        return linear_choice("GroupLinear", f, self.weight, self.spec)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}"

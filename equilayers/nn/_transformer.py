@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers._checks import Pair, check_choice, check_int
+from equilayers.functional.choices import token_choice
+from equilayers.functional.cost import Choice
 from equilayers.functional.tokens import (
     TOKEN_ALGORITHMS,
     AttentionCall,
@@ -98,7 +100,7 @@ class GroupFeedForward(nn.Module):
             made: Tensor = self.linear2(h)
             return made
         check_tokens("GroupFeedForward", "f", f, self.group, self.linear1.weight)
-        space = token_space(self.group, self.num_features, self.hidden_features, self.algorithm)
+        space = token_space(f, self.group, self.num_features, self.hidden_features, self.algorithm)
         return space.leave(self._on_tokens(space, space.enter(f)), f)
 
     def _on_tokens(
@@ -121,6 +123,10 @@ class GroupFeedForward(nn.Module):
             return ACTIVATIONS[self.activation](h)
         gate, up = h.chunk(2, channels)
         return F.silu(gate) * up
+
+    def chosen(self, f: Tensor) -> Choice:
+        r"""The algorithm that runs for f, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        return token_choice(f, self.group, self.num_features, self.hidden_features, self.algorithm)
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}, dropout={self.dropout}, algorithm={self.algorithm!r}"
@@ -246,7 +252,7 @@ class GroupTransformerEncoderLayer(nn.Module):
         """
         if untouched(*list(self.modules())[1:], kinds=PARTS):
             call = self._call(src, src_mask, src_key_padding_mask, is_causal, size)
-            space = token_space(self.group, self.num_features, self.num_features, self.algorithm)
+            space = token_space(src, self.group, self.num_features, self.num_features, self.algorithm)
             return space.leave(self._on_tokens(space, space.enter(src), call), src)
 
         def attended(x: Tensor) -> Tensor:
@@ -300,6 +306,10 @@ class GroupTransformerEncoderLayer(nn.Module):
         y = added(x, self.feed_forward._on_tokens(space, x, scale=self.scale2))
         return space.affine(_normalised(space, y, self.norm2), second)
 
+    def chosen(self, src: Tensor) -> Choice:
+        r"""The algorithm that runs for src, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        return token_choice(src, self.group, self.num_features, self.num_features, self.algorithm)
+
     def extra_repr(self) -> str:
         return f"norm_first={self.norm_first}, drop_path={self.drop_path}, algorithm={self.algorithm!r}"
 
@@ -349,7 +359,7 @@ class GroupTransformerEncoder(nn.Module):
         if untouched(*layers, *(part for layer in layers for part in list(layer.modules())[1:]), kinds=PARTS):
             first: GroupTransformerEncoderLayer = layers[0]  # type: ignore[assignment]
             call = first._call(src, mask, src_key_padding_mask, is_causal, size)
-            space = token_space(first.group, first.num_features, first.num_features, first.algorithm)
+            space = token_space(src, first.group, first.num_features, first.num_features, first.algorithm)
             x = space.enter(src)
             for layer in layers:
                 x = layer._on_tokens(space, x, call)  # type: ignore[operator]

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_int, refuse
 from equilayers.functional import ConvSettings, WeightCache, draw_steered
+from equilayers.functional.choices import expanded_choice
+from equilayers.functional.cost import Choice
 from equilayers.functional.transposed import ALGORITHMS as TRANSPOSED_ALGORITHMS
 from equilayers.functional.transposed import Ints, conv_transpose, transposed_spec
 from equilayers.functional.upsampling import ALGORITHMS, Factor, Sizes, upsample, upsample_spec
@@ -103,6 +105,12 @@ class GroupConvTranspose2d(nn.Module):
         if output_size is not None:
             spec = spec.reaching(caller, (f.shape[-2], f.shape[-1]), output_size)
         return conv_transpose(caller, f, self.weight, self.bias, spec, self._cache)
+
+    def chosen(self, f: Tensor) -> Choice:
+        r"""The algorithm that runs for f, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        del f  # there is no choice by sizes
+        dense = self.spec.algorithm in ("auto", "dense")
+        return expanded_choice(self.group, self.spec.algorithm, dense=dense)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, {self.in_channels}, {self.out_channels}, kernel_size={self.spec.conv.kernel_size}"

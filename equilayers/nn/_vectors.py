@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from equilayers._checks import check_int, refuse
 from equilayers.functional import ConvSettings, WeightCache, draw_steered
+from equilayers.functional.choices import vector_choice
+from equilayers.functional.cost import Choice
 from equilayers.functional.vector_maps import (
     VECTOR_ALGORITHMS,
     lift,
@@ -105,6 +107,11 @@ class VectorLiftingConv2d(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         return lift_convolved("VectorLiftingConv2d", v, self.weight, self.bias, self.spec, self._cache)
 
+    def chosen(self, v: Tensor) -> Choice:
+        r"""The algorithm that runs for v, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        del v  # there is no choice by sizes
+        return vector_choice(self.spec)
+
     def extra_repr(self) -> str:
         conv = self.spec.conv
         sizes = f"{self.group!r}, {self.in_channels}, {self.out_channels}"
@@ -177,6 +184,11 @@ class VectorLiftingLinear(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         return lift("VectorLiftingLinear", v, self.weight, self.bias, self.spec)
 
+    def chosen(self, v: Tensor) -> Choice:
+        r"""The algorithm that runs for v, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        del v  # there is no choice by sizes
+        return vector_choice(self.spec)
+
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}, bias={self.bias is not None}, {_settings(self)}"
@@ -244,6 +256,11 @@ class VectorHead(nn.Module):
     def forward(self, f: Tensor) -> Tensor:
         return read_out("VectorHead", f, self.weight, self.spec)
 
+    def chosen(self, f: Tensor) -> Choice:
+        r"""The algorithm that runs for f, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        del f  # there is no choice by sizes
+        return vector_choice(self.spec)
+
     def extra_repr(self) -> str:
         return f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}, {_settings(self)}"
 
@@ -309,6 +326,11 @@ class AngleHead(nn.Module):
 
     def forward(self, f: Tensor) -> Tensor:
         return vector_angle(read_out("AngleHead", f, self.weight, self.spec), order=self.spec.order)
+
+    def chosen(self, f: Tensor) -> Choice:
+        r"""The algorithm that runs for f, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        del f  # there is no choice by sizes
+        return vector_choice(self.spec)
 
     def extra_repr(self) -> str:
         sizes = f"{self.group!r}, in_features={self.in_features}, out_features={self.out_features}"

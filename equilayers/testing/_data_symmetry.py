@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,17 +76,33 @@ class DataSymmetry:
 
     @property
     def advice(self) -> str:
-        r"""What to tie."""
-        if not self.symmetric:
-            return "Tie nothing: the data tell an image from its rotations and mirror images. Invariance would cost."
-        orders = {test.group: round(1 / test.chance) for test in self.tests}
-        largest = max(self.symmetric, key=orders.__getitem__)
-        others = [name for name in self.symmetric if orders[name] == orders[largest]]
-        return f"Tie {' or '.join(others)}: nothing in the data speaks against it, which is no proof."
+        r"""What to tie, and with which layers."""
+        return _advice(self.symmetric, {test.group: round(1 / test.chance) for test in self.tests})
 
     def __str__(self) -> str:
         head = f"data symmetry, {self.classifier}, level {self.level:g} for all groups together"
         return "\n".join([head, *(f"  {test}" for test in self.tests), self.advice])
+
+
+def _advice(symmetric: Sequence[str], orders: Mapping[str, int]) -> str:
+    r"""What to tie where nothing speaks against these groups: the largest rotations and mirrors, and shifts."""
+    if not symmetric:
+        return "Tie nothing: the data tell an image from all that it was moved to. Invariance would cost."
+    found = []
+    plane = [name for name in symmetric if re.match(r"(C|D)\d+$|CyclicRotation|Dihedral", name)]
+    shifts = [name for name in symmetric if re.match(r"T\d+(:-\d)?$|CyclicTranslation", name)]
+    others = [name for name in symmetric if name not in (*plane, *shifts)]
+    if plane:
+        largest = max(orders[name] for name in plane)
+        names = " or ".join(name for name in plane if orders[name] == largest)
+        found.append(f"tie {names}, by equilayers.convert.to_equivariant or LiftingConv2d and GroupConv2d")
+    if shifts:
+        layers = "convolutions with circular padding, PolyphasePool2d for strides, a mean at the end"
+        found.append(f"keep to shifts ({', '.join(shifts)}): {layers}")
+    if others:
+        found.append(f"tie {', '.join(others)}, by LiftingLinear and GroupLinear")
+    words = "; ".join(found)
+    return f"{words[0].upper()}{words[1:]}. Nothing in the data speaks against it, which is no proof."
 
 
 def data_symmetry(

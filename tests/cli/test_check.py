@@ -428,7 +428,7 @@ BAD_INPUT: dict[str, tuple[list[str], list[str]]] = {
     "odd name": (["models.py:a b"], ["pkg.module:name"]),
     "factory raises": (["raises"], ["raises() to make a model", r"RuntimeError: first\x1b[31m line second line"]),
     "factory raises without words": (["speechless"], ["speechless() to make a model", "got Mute."]),
-    "model raises later": (["Later"], ["the check to run to its end", "RuntimeError: only once"]),
+    "model raises later": (["Later"], ["the command to run to its end", "RuntimeError: only once"]),
     "model leaves": (["leaving"], ["SystemExit"]),
     "model stops": (["stopping"], ["GeneratorExit"]),
     "factory leaves": (["leaves"], ["leaves() to make a model", "SystemExit: 0"]),

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equilayers.convert import to_equivariant
+from equilayers.testing import assert_invariant
 from planted import Does
 
 TOKENS, WIDTH = 16, 32
@@ -69,6 +70,26 @@ def windows(x: Tensor) -> Tensor:
     return x + cells.flatten(3, 4).flatten(1, 2).roll(1, 1).flatten(1, 2)
 
 
+class Biased(nn.Module):
+    """Attention whose biases a network makes of distances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))
+        self.attention = Attention()
+        self.attention.scores = self.biased
+
+    def biased(self, scores: Tensor) -> Tensor:
+        """The scores, each with what is made of the distance of its tokens."""
+        places = torch.arange(TOKENS)
+        biases: Tensor = self.mlp((places[:, None] - places)[..., None].to(scores))[..., 0]
+        return scores + biases
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.attention(x)
+        return y
+
+
 LOWER = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril()
 TABLE = torch.arange(TOKENS * WIDTH).view(TOKENS, WIDTH).sin()
 CAUSAL = "a causal mask has an order of the tokens"
@@ -101,6 +122,8 @@ STEPS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
         "argsort is not known here",
     ),
     "head width": (lambda: Attention(heads=16), "", "a head width of 2 holds no whole fibers of |G| = 4; 4 does"),
+    "a network of places": (Biased, ".mlp.0", "it makes numbers of constants, not of the input"),
+    "means of columns": (lambda: Does(lambda x: x + x.unflatten(1, (4, 4)).mean(2)[:, :1]), "", "mean over axes (2,)"),
     "windows": (lambda: Does(windows), "", "windows of even width, shifted by half of it"),
 }
 
@@ -116,6 +139,48 @@ def test_the_first_place_is_refused_and_nothing_else(what: str) -> None:
     later = [entry for entry in report.entries if "it follows from" in entry.reason]
     assert {entry.done for entry in later} == {"kept"}
     assert "steps.2.qkv" in {entry.path for entry in later}
+
+
+class Decoder(nn.Module):
+    """Learned queries with layers of their own before they see features, and means over one axis after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(3, WIDTH))
+        self.norm, self.mix = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.own = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        self.read = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.mix(self.norm(self.queries.expand(len(x), -1, -1))).relu()
+        q = self.read(q + self.own(q, q, torch.zeros_like(q))[0], x, x)[0]
+        return q + x.unflatten(1, (4, 4)).mean(1).mean(1, keepdim=True)
+
+
+class Remembering(nn.Module):
+    """Cuts its windows to the smallest map that it saw, and keeps a table of its biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window, self.biases, self.kept = 4, nn.Parameter(torch.randn(TOKENS, WIDTH)), None
+
+    def train(self, mode: bool = True) -> "Remembering":
+        """Forget the table."""
+        self.kept = None
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.window = min(self.window, int(x.shape[1] ** 0.5))
+        self.kept = self.biases * 2 if self.kept is None else self.kept
+        return x + self.kept[: self.window**2].repeat(x.shape[1] // self.window**2, 1)
+
+
+@pytest.mark.parametrize("step", [Decoder, Remembering])
+def test_models_that_are_converted(step: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    made, report = to_equivariant(Model(step()), "D4", X)
+    assert report.complete, str(report)
+    assert_invariant(made.double().eval(), X.double(), "D4", atol=1e-12)
 
 
 def test_the_same_model_without_the_fault_is_converted() -> None:

@@ -16,8 +16,8 @@ from conv_reference import correlate
 from equilayers.convert import to_equivariant, to_plain
 from equilayers.convert._equivariant.attention import FiberMultiheadAttention
 from equilayers.convert._equivariant.conversion import Conversion
-from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
 from equilayers.convert._equivariant.fiber_layers import FiberDepthwiseConv2d
+from equilayers.convert._equivariant.flows import IMAGE, LIFTED, Call, Flow
 from equilayers.convert._equivariant.labels import regular_action
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
 from equilayers.convert._equivariant.tokens import attention, moved_linear, token_linear
@@ -183,7 +183,7 @@ def test_attention_that_reads_no_whole_fields_is_refused(change: dict[str, Any],
     call = dataclasses.replace(LIFTED_CALL, **change)
     made = attention(nn.MultiheadAttention(48, 3), call, Conversion(D4, width, False))
     assert isinstance(made, Refused)
-    assert words in made.reason
+    assert words in f"{made.reason}, {made.cause}"
 
 
 @pytest.mark.parametrize("settings", [{}, {"kdim": 16, "bias": False}, {"add_bias_kv": True}])

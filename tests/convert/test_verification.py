@@ -63,9 +63,10 @@ def test_one_image_and_images_that_are_alike_show_something() -> None:
 def test_an_untrained_efficientnet_names_its_padding() -> None:
     """Its untrained output is constant to rounding: with batch statistics of the images it is not."""
     required(versions, "monai", "models")
-    from monai.networks.nets import EfficientNetBN
+    from monai.networks.nets import EfficientNet
 
-    net = EfficientNetBN("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=3, num_classes=5)
+    blocks = ["r1_k3_s11_e1_i32_o16_se0.25", "r1_k3_s22_e6_i16_o24_se0.25", "r1_k5_s22_e6_i24_o40_se0.25"]
+    net = EfficientNet(blocks, spatial_dims=2, in_channels=3, num_classes=5, image_size=32)
     made, report = to_equivariant(net, "C4", torch.randn(2, 3, 32, 32))
     places = {entry.path: entry for entry in report.of("refused")}
     assert places["_conv_stem_padding"].before == "ConstantPad2d(padding=(0, 1, 0, 1), value=0.0)"

@@ -79,6 +79,7 @@ CHANGES: dict[str, Change] = {
     "reset": lambda layer: layer.reset_parameters(),  # type: ignore[operator]
     "load_state_dict": load,
     "load_state_dict(assign=True)": lambda layer: load(layer, assign=True),
+    "the bias, through .data": lambda layer: layer.bias.data.add_(1),
     "another parameter": replace_parameter,
     "a step of SGD": lambda layer: step(layer, torch.optim.SGD),
     "a step of Adam": lambda layer: step(layer, torch.optim.Adam),

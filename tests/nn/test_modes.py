@@ -274,8 +274,8 @@ def test_the_walk_sees_what_does_not_belong(monkeypatch: pytest.MonkeyPatch) -> 
             del TABLES._kept["wrong"]
     remembering = functools.lru_cache(np.arange)
     remembering(3)
-    monkeypatch.setattr(cost, "cheapest", remembering)
-    with pytest.raises(AssertionError, match="cheapest"):
+    monkeypatch.setattr(cost, "cheapest_linear", remembering)
+    with pytest.raises(AssertionError, match="cheapest_linear"):
         assert_caches_plain([])
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import math
 import os
 import re
@@ -304,6 +305,35 @@ def test_the_site_has_its_table_and_needs_no_network(site: Path, hooks: types.Mo
     assert len(pages) > 20
     assert not [path.name for path in pages if fetched.search(path.read_text(encoding="utf-8"))]
     assert not list(site.rglob("*.py"))
+
+
+def test_notebooks_hold_the_code_of_their_pages(site: Path, hooks: types.ModuleType) -> None:
+    """The blocks of the pages are run; the notebooks have no others, and the pages lead to them."""
+    for name in hooks.NOTEBOOKS:
+        stem = Path(name).stem
+        made = json.loads((site / "notebooks" / f"{stem}.ipynb").read_text(encoding="utf-8"))
+        cells = ["".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "code"]
+        wanted = [block.text.strip("\n") for block in blocks(TEXTS[f"docs/{name}"]) if block.language == "python"]
+        assert cells == wanted
+        assert f'href="notebooks/{stem}.ipynb"' in (site / f"{stem}.html").read_text(encoding="utf-8")
+        assert len({cell["id"] for cell in made["cells"]}) == len(made["cells"])
+
+
+# Longer for now: the tutorial for good, the others until they are divided.
+LONG = {"tutorial", "profile", "models", "study", "paper", "paper-fashion"}
+
+
+def too_long(texts: dict[str, str]) -> list[str]:
+    return [
+        name
+        for name, text in texts.items()
+        if "api/" not in name and Path(name).stem not in LONG and len(text.splitlines()) > 150
+    ]
+
+
+def test_pages_are_short() -> None:
+    assert too_long(TEXTS) == []
+    assert too_long({"docs/page.md": "line\n" * 151}) == ["docs/page.md"]
 
 
 def test_a_broken_link_is_no_site(site: Path, tmp_path: Path) -> None:

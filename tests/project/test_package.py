@@ -33,6 +33,19 @@ except AttributeError as error:
     assert done.stdout == "module 'equilayers' has no attribute 'nothing'\n"
 
 
+PRIVATE = re.compile(
+    r"\btorch\.(?!ops\.)(?:\w+\.)*_[A-Za-z]\w*|\bfrom torch[\w.]* import [^\n]*\b_[a-z]|\bfrom torch[\w.]*\._"
+)
+
+
+def test_private_names_of_torch_stand_in_one_file() -> None:
+    sources = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "equilayers").rglob("*.py")}
+    assert PRIVATE.search(sources.pop("_torch_compat.py"))
+    assert {name: found[0] for name, text in sources.items() if (found := PRIVATE.search(text))} == {}
+    for planted in ("torch._C.thing()", "from torch._functorch import x", "from torch.utils import _pytree"):
+        assert PRIVATE.search(planted)
+
+
 def test_one_version() -> None:
     found = {
         file: re.search(r'^version(?: = |: )"?([\d.]+)"?$', (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)[1]

@@ -45,7 +45,7 @@ def test_the_speeds_are_those_that_were_measured() -> None:
     convolutions = re.findall(
         r"^\| 3x3 convolution, (\w+), (\d+ fields), (\w+) \| (.*) \| (.*) \|$", README, re.MULTILINE
     )
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "benchmarks-conv.md").read_text(encoding="utf-8")
     for group, fields, size, *ours in convolutions:
         case = f"| {group.replace('C', 'R')} {fields} {size}, batch 8, 3x3"
         for what, mine in zip(("forward", "training step"), ours, strict=True):

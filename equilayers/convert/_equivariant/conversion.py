@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from equilayers.convert._equivariant.dataflow import IMAGE, LIFTED, Call, Flow
+from equilayers.convert._equivariant.flows import IMAGE, LIFTED, Call, Flow
 from equilayers.groups import Group
 
 DEPTHWISE = ("planes", "fields")

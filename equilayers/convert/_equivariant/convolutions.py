@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from equilayers._checks import Pair
 from equilayers.convert._equivariant.conversion import Conversion
-from equilayers.convert._equivariant.dataflow import IMAGE, MIXED, Call
 from equilayers.convert._equivariant.fiber_layers import FiberConv2d, FiberDepthwiseConv2d, FiberMean, Steps
+from equilayers.convert._equivariant.flows import IMAGE, MIXED, Call
 from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
 from equilayers.convert._report import Outcome, Refused, Replaced, distance
 from equilayers.functional import expand

@@ -2,10 +2,10 @@ r"""What flows through a model: which layers read the image itself, and which re
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,17 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from equilayers._modules import CallTracer, evaluation, tensors
+from equilayers.convert._equivariant.flows import (
+    CONVOLUTIONS,
+    IMAGE,
+    INVARIANT,
+    LIFTED,
+    MIXED,
+    Broken,
+    Call,
+    Dataflow,
+    Flow,
+)
 from equilayers.convert._equivariant.functions import asymmetry
 from equilayers.convert._equivariant.labels import (
     Labels,
@@ -31,8 +42,6 @@ from equilayers.convert._equivariant.ties import Ties
 from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
-IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 CONCATENATIONS = ("cat", "concat", "concatenate")
 CUTTING = ("__getitem__", "unfold")
 MAP_LAYERS = (
@@ -44,71 +53,9 @@ SAME = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d, nn.GroupNorm, nn.PReLU, nn.Dropout2d),
     *(nn.FeatureAlphaDropout, nn.LocalResponseNorm),
 )
+UNFED = "it makes numbers of constants, not of the input: what they meet would have to be left alone by the group"
 LABELLED = 2  # images that are enough to see where entries go
 Handled = Callable[[nn.Module], bool]
-
-
-@dataclass(frozen=True)
-class Flow:
-    r"""What a tensor holds: an image, lifted features, both side by side, or numbers that rotations leave alone.
-
-    channels: of the map it was last. producers: the convolutions it comes from by other steps alone. parts: the path
-    and channels of each convolution whose outputs stand side by side in it; () if that is not known.
-    """
-
-    kind: str
-    channels: int
-    producers: frozenset[str] = frozenset()
-    parts: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Call:
-    r"""A call of a module: its path, the flow and shape of its first tensor, and the shape of its output.
-
-    moves: (|G|, D), how each element permutes the last axis of its input, `(g·x)[..., pi_g i] = x[..., i]`, in all rows
-    alike; None where it does not, or nobody knows. lost: why nobody knows.
-    """
-
-    path: str
-    input: Flow
-    shape: tuple[int, ...]
-    out: tuple[int, ...]
-    moves: Tensor | None = None
-    lost: Cause | None = None
-
-
-@dataclass(frozen=True)
-class Broken:
-    r"""Why a function breaks the symmetry; after: of what it is given nothing is known since this, and so of it."""
-
-    why: str
-    after: Cause | None = None
-
-
-@dataclass(frozen=True)
-class Dataflow:
-    r"""What was seen when a model ran: the calls of its modules by path, and the flow and shapes of its outputs.
-
-    outputs: of each tensor that comes out; None where it does not depend on the input. single: whether it is one tensor
-    alone. gates: the linear layers whose output meets features again, as in squeeze and excitation. broken: by the path
-    of the module whose `forward` called it, why a function breaks the symmetry; that is in doubt if it follows from a
-    cause. entered: paths of all that were called. lost: where tokens lost the symmetry that an output has not.
-    """
-
-    calls: dict[str, list[Call]]
-    gates: frozenset[str]
-    broken: dict[str, Broken]
-    outputs: list[Flow | None]
-    single: bool
-    shapes: list[torch.Size]
-    entered: frozenset[str]
-    lost: Cause | None = None
-
-    @property
-    def tokens(self) -> bool:
-        r"""Whether a layer reads tokens: sequences of features."""
-        return any(call.moves is not None and len(call.shape) > 2 for calls in self.calls.values() for call in calls)
 
 
 def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: Ties) -> Dataflow:
@@ -122,7 +69,7 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     fast = torch.backends.mha.get_fastpath_enabled()  # which would hide what an encoder layer calls
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluation(model), torch.no_grad():
+        with torch.no_grad():
             few = x[:LABELLED]
             wrong = {**ties.wrong}
             while tracer.gates != gates or ties.version != version:  # what is found may change what is found further on
@@ -130,24 +77,31 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
                 ties.wrong = {**wrong}
                 tracer = _FlowTracer(gates, Rules(group, ties), handled)
                 tracer.put(few, Flow(IMAGE, x.shape[1]), tracer.image(few))
-                with tracer.watching(model.named_modules(), raising=False):
-                    out = model(few)
+                made = _unused(model)
+                with evaluation(made), tracer.watching(made.named_modules(), raising=False):
+                    out = made(few)
                 ties.carry_back(group)
-            whole = out if len(x) <= LABELLED else model(x)
+            with evaluation(made):
+                whole = out if len(x) <= LABELLED else made(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     for where, why in tracer.sliced:
         tracer.broken.setdefault(where, why)
     flows, shapes = [tracer.at_last(t) for t in tensors(out)], [t.shape for t in tensors(whole)]
-    found = Dataflow(
-        tracer.calls, tracer.gates, tracer.broken, flows, isinstance(out, Tensor), shapes, frozenset(tracer.entered)
-    )
+    single, entered = isinstance(out, Tensor), frozenset(tracer.entered)
+    found = Dataflow(tracer.calls, tracer.gates, tracer.broken, flows, single, shapes, entered, tracer.unfed)
     labels = [tracer.label(t) for t in tensors(out)]
     causes = [
         label.cause if isinstance(label, Lost) else label.cut for label in labels if isinstance(label, Lost | Moved)
     ]
     lost = next((cause for cause in causes if cause is not None), None)
     return dataclasses.replace(found, lost=lost if found.tokens else None)
+
+
+def _unused(model: nn.Module) -> nn.Module:
+    r"""The model with the same numbers: what a run leaves in it, windows of a small map or caches, is forgotten."""
+    numbers: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, numbers).train()  # when they are trained, many forget what they kept
 
 
 class _FlowTracer(CallTracer):
@@ -167,6 +121,7 @@ class _FlowTracer(CallTracer):
         self.inside: list[str] = []  # paths of the modules that are running, the innermost last
         # Made by functions of torch, but not from the input.
         self.constants: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
+        self.unfed: dict[str, Cause] = {}  # by path of what has parameters, and reads constants alone
         self.entered: set[str] = set()
         self.busy: list[str] = []  # of those that others take the place of
 
@@ -294,9 +249,11 @@ class _FlowTracer(CallTracer):
             self.busy.pop()
         inputs = list(tensors((args, kwargs)))
         given = next((t for t in inputs if self.get(t) is not None), None)
+        if given is None and self.handled(module) and not self.busy:
+            given = self.learned(path, module, inputs, output)
         if given is None:
             return
-        flow, made = self.flows[given], list(tensors(output))
+        flow, made = self.get(given) or Flow(LIFTED, given.shape[-1]), list(tensors(output))
         shape = tuple(made[0].shape) if made else ()
         label, moves = None, None
         if self.handled(module) and not self.busy and not given.is_meta:
@@ -316,6 +273,18 @@ class _FlowTracer(CallTracer):
                 self.put(t, flow, label or (None if t in self.constants else unseen))
             elif label is not None:
                 self.put(t, self.flows[t], label)
+
+    def learned(self, path: str, module: nn.Module, inputs: list[Tensor], output: Any) -> Tensor | None:
+        r"""Parameters that a layer reads as features, such as queries; of constants nothing is known."""
+        labels = [self.label(t) for t in inputs]
+        found = next((t for t, label in zip(inputs, labels, strict=True) if _is_learned(label)), None)
+        if found is None and list(module.parameters()):
+            self.rules.where = path
+            cause = next((label.cause for label in labels if isinstance(label, Lost)), self.rules.cause(UNFED))
+            self.unfed[path] = cause
+            for t in tensors(output):
+                self.labels[t] = Lost(cause)
+        return found
 
     def linear(self, path: str, flow: Flow, t: Tensor, moves: Tensor | None) -> Flow:
         r"""The flow that a linear layer puts out: tokens keep fibers, vectors do if they meet features again."""
@@ -337,10 +306,12 @@ class _FlowTracer(CallTracer):
         if isinstance(module, nn.MultiheadAttention):
             named = inspect.signature(module.forward).bind(*given[0], **given[1]).arguments
             inputs = [named[name] for name in ("query", "key", "value")]
-        labels = {id(t): self.settled(t) for t in inputs}
+        zeros = {id(t) for t in inputs if not (self.get(t) or _is_learned(self.label(t)) or bool(t.any()))}
+        rules.where = path  # `any` is a call as others are
+        labels = {id(t): self.settled(t, zero=id(t) in zeros) for t in inputs}
         label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:
-            return rules.lost([label], "it does not come from the image"), None
+            return rules.lost([label], UNFED), None
         out = made[0].shape
         if isinstance(module, MAP_LAYERS):
             conv = isinstance(module, CONVOLUTIONS)
@@ -358,10 +329,16 @@ class _FlowTracer(CallTracer):
         fibered = width % group.order == 0 and (len(out) > 2 or path in self.gates or not isinstance(module, nn.Linear))
         return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves
 
-    def settled(self, t: Tensor) -> Labels:
-        r"""The label of what a module reads: parameters are left alone."""
+    def settled(self, t: Tensor, *, zero: bool) -> Labels:
+        r"""The label of what a module reads: parameters and zeros are left alone."""
         label = self.label(t) or constant(t)
-        return self.rules.settled(label) if isinstance(label, Raw) and label.sources else label
+        if not isinstance(label, Raw):
+            return label
+        return self.rules.settled(label) if label.sources or zero else label
+
+
+def _is_learned(label: Labels | None) -> bool:
+    return isinstance(label, Moved) or (isinstance(label, Raw) and bool(label.sources))
 
 
 def _of_zeros(t: Tensor) -> Flow | None:

@@ -80,6 +80,8 @@ def _windows(name: str, x: Tensor, given: dict[str, Any], out: Any) -> str | Non
     whole = isinstance(out, Tensor) and kernel == tuple(x.shape[-2:]) and tuple(out.shape[-2:]) == (1, 1)
     if max(steps) == 1 or whole:
         return None
+    if name == "unfold":
+        return f"{name} {STEP}; cut windows with view, which takes whole ones alone"
     instead = "nn.Conv2d" if "conv" in name else "nn.MaxPool2d" if "max" in name else "nn.AvgPool2d"
     return f"{name} {STEP}; take the module {instead}, which is replaced"
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
 from equilayers.convert._equivariant.convolutions import projected
-from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.fiber_layers import FiberLayer, FiberLinear
+from equilayers.convert._equivariant.flows import LIFTED, Call
 from equilayers.convert._equivariant.norms import over_fields
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced, distance

@@ -49,6 +49,7 @@ MAPS = frozenset(
     (
         *("interpolate", "upsample", "avg_pool2d", "max_pool2d", "lp_pool2d", "adaptive_avg_pool2d"),
         *("adaptive_max_pool2d", "max_pool2d_with_indices", "upsample_bilinear", "upsample_nearest"),
+        *("adaptive_avg_pool1d", "adaptive_max_pool1d"),
     )
 )
 NORMS = ("layer_norm", "rms_norm", "native_layer_norm")

@@ -26,12 +26,13 @@ class Moved:
     r"""Entries that the group moves; names: for the image as it is, then for the image moved by each generator.
 
     cut: what took these entries without those that the group exchanges them with; None if none is missing. pairs:
-    whether each is of two places, as scores of attention are.
+    whether each is of two places, as scores of attention are. summed: whether the names are sums, of some axes alone.
     """
 
     names: tuple[Tensor, ...]
     cut: Cause | None = None
     pairs: bool = False
+    summed: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from equilayers.convert._equivariant.conversion import AS_WIDE, Conversion
-from equilayers.convert._equivariant.dataflow import LIFTED, Call
+from equilayers.convert._equivariant.flows import LIFTED, Call
 from equilayers.convert._equivariant.heads import PLACES, linear
 from equilayers.convert._equivariant.labels import is_regular, whole_widths
 from equilayers.convert._equivariant.ties import Tied, orbits
@@ -22,7 +22,7 @@ def any_linear(module: nn.Linear, call: Call, conversion: Conversion) -> Outcome
     if len(call.shape) < 3:
         return linear(module, call, conversion)
     n, width = conversion.group.order, module.in_features
-    if call.input.kind == LIFTED and width % n and call.moves is None:
+    if call.input.kind == LIFTED and width > 1 and width % n and call.moves is None:
         return Refused(f"its {width} features are no whole fields of |G| = {n}: {whole_widths(width, n)} are")
     if call.moves is None:
         return Refused(PLACES, call.lost)

@@ -8,7 +8,7 @@ from torch import nn
 
 from equilayers.convert._antialiased import antialiased, subsamples
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
-from equilayers.convert._equivariant.dataflow import IMAGE, Call
+from equilayers.convert._equivariant.flows import IMAGE, Call
 from equilayers.convert._equivariant.functions import LOPSIDED, resizing
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced
 

@@ -130,7 +130,8 @@ class Meeting:
         tied = self.tied(raw, [each.expand(raw.constant.shape) for each in turned])
         if isinstance(tied, Lost):
             return tied
-        return Moved(tuple(mixed(self.ties.names(raw), each) for each in turned))
+        names = [mixed(self.ties.names(raw), each) for each in turned]
+        return self.checked(names, [raw], _not_left_alone("what reads them", raw, pairs=False), fresh=True)
 
 
 def _not_left_alone(name: str, raw: Raw, *, pairs: bool) -> str:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
-from equilayers.convert._equivariant.dataflow import LIFTED, Call
 from equilayers.convert._equivariant.fiber_layers import FiberLayer
+from equilayers.convert._equivariant.flows import LIFTED, Call
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced
 
 

@@ -34,6 +34,8 @@ class Pairing(Meeting):
             names = [mixed(each, gathered(each, dims, keepdim=True).expand_as(each)) for each in label.names]
             made = self.checked(names, [label], "it normalises parts of fibers", fresh=True)
             return dataclasses.replace(made, pairs=label.pairs) if isinstance(made, Moved) else made
+        if isinstance(label, Raw) and label.sources and list(dims) == [-1]:
+            return self.along(self.settled(label), dims)
         if isinstance(label, Raw) and label.sources:
             return self.lost([label], "parameters are normalised before they meet features")
         if isinstance(label, Raw):

@@ -56,9 +56,7 @@ class Rules(Pairing):
         by_name |= dict.fromkeys(kinds.JOINING, lambda: self._joined(function, args, kwargs, get))
         by_name |= dict.fromkeys(kinds.MOVEMENT, lambda: self._moved(name, function, args, kwargs, get))
         by_name |= dict.fromkeys(kinds.POINTWISE, lambda: lambda out: [self.met(given, next(tensors(out)).shape, name)])
-        by_name |= dict.fromkeys(
-            kinds.REDUCTIONS, lambda: self._reduced(args, kwargs, given[0], kinds.REDUCTIONS[name])
-        )
+        by_name |= dict.fromkeys(kinds.REDUCTIONS, lambda: self._reduced(name, args, kwargs, given[0]))
         by_name |= dict.fromkeys(kinds.CASTS, lambda: given[0])
         by_name |= dict.fromkeys(kinds.ALONG, lambda: self.along(given[0], (_axis(name, args, kwargs),)))
         by_name |= dict.fromkeys(kinds.NORMS, lambda: self._normed(name, args, kwargs, given))
@@ -177,7 +175,8 @@ class Rules(Pairing):
             made.append(whole)
         return Raw(made[0]) if moved is None else self.checked(made, labels, "it assigns places lopsidedly")
 
-    def _reduced(self, args: Any, kwargs: Any, label: Labels, at: int) -> Labels | Callable[[Any], list[Labels]]:
+    def _reduced(self, name: str, args: Any, kwargs: Any, label: Labels) -> Labels | Callable[[Any], list[Labels]]:
+        at = kinds.REDUCTIONS[name]
         dims = kwargs.get("dim", kwargs.get("axis", args[at] if len(args) > at else None))
         if isinstance(label, Raw):
             if label.sources:
@@ -190,8 +189,15 @@ class Rules(Pairing):
 
         def reduced(out: Any) -> list[Labels]:
             first, *others = tensors(out)
-            names = [gathered(each, dims, keepdim=True).reshape(first.shape) for each in label.names]
-            made = self.checked(names, [label], "it sums parts of fibers, or of what is moved with others")
+            whole = [each if label.summed else hashed(each) for each in label.names]
+            names = [each.sum(tuple(dims), keepdim=True).reshape(first.shape) for each in whole]
+            what = f"{name} over axes {tuple(dims)} of {tuple(whole[0].shape)} takes parts of fibers, or of places"
+            part = self.part(label, names, what)
+            made: Labels = Moved(tuple(names))
+            if part.cut is not None and name in ("sum", "mean"):  # perhaps over the rest of them next
+                made = dataclasses.replace(part, summed=True)
+            elif part.cut is not None:
+                made = self.lost([part], what, uneven=True)
             return [made, *(self.lost([label], "places of the largest are not known") for _ in others)]
 
         return reduced
@@ -240,6 +246,10 @@ class Rules(Pairing):
             if out.shape == label.constant.shape:
                 return label
             return self.ties.resize(label, out.shape, self.where)
+        if isinstance(label, Moved) and out.ndim == 3 and out.shape[-1] == 1:
+            return self.checked(
+                [gathered(each, (-1,), keepdim=True) for each in label.names], given, f"{name} takes parts"
+            )
         if not isinstance(label, Moved) or out.ndim != 4:
             return self.lost(given, f"{name} is not known here of what is no map")
         if out.shape[-2:] == (1, 1):

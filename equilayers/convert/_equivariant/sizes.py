@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers.convert._equivariant.dataflow import Dataflow
+from equilayers.convert._equivariant.flows import Dataflow
 from equilayers.convert._equivariant.ties import Ties
 
 # Away from the size of the example, what strides leave of these is odd and even in turn; a U-Net takes multiples.

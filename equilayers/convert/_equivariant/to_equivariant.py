@@ -12,17 +12,9 @@ from equilayers._checks import check_choice, check_float, refuse
 from equilayers.convert._equivariant.causes import traced
 from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, DOWNSAMPLINGS, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
-from equilayers.convert._equivariant.dataflow import (
-    CONVOLUTIONS,
-    INVARIANT,
-    LIFTED,
-    Broken,
-    Call,
-    Dataflow,
-    Flow,
-    dataflow,
-)
+from equilayers.convert._equivariant.dataflow import dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
+from equilayers.convert._equivariant.flows import CONVOLUTIONS, INVARIANT, LIFTED, Broken, Call, Dataflow, Flow
 from equilayers.convert._equivariant.heads import dropout, prelu
 from equilayers.convert._equivariant.linears import any_linear
 from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
@@ -37,6 +29,7 @@ from equilayers.convert._equivariant.verify import shortcoming
 from equilayers.convert._report import (
     CONTAINER,
     OWN,
+    Cause,
     Entry,
     Kept,
     Lopsided,
@@ -132,7 +125,7 @@ def to_equivariant(
     def convert(path: str, module: nn.Module) -> Outcome:
         broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
         calls = [conversion.after(call) for call in flow.calls.get(path, [])]
-        outcome = _outcome(module, calls, broken, conversion)
+        outcome = _outcome(module, calls, broken or flow.unfed.get(path), conversion)
         if isinstance(outcome, Refused) and not any(path in run.flow.entered for run in seen):
             outcome = Kept(UNUSED)
         if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
@@ -276,16 +269,18 @@ def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:
     return x.to(like.device, like.dtype)
 
 
-def _outcome(module: nn.Module, calls: list[Call], broken: Broken | None, conversion: Conversion) -> Outcome:
+def _outcome(module: nn.Module, calls: list[Call], broken: Broken | Cause | None, conversion: Conversion) -> Outcome:
     r"""What becomes of a module that was called so; `broken` is what its own `forward` calls that is not symmetric."""
     kinds, handler = next(((kinds, h) for kinds, h in HANDLERS if isinstance(module, kinds)), ((), None))
     own = [p for p in module.parameters(recurse=False) if p.numel() > 1]
     if not calls:
         if own or (handler is not None and list(module.parameters())):
-            return Refused("it was not called with what comes from the input")
+            return Refused(
+                "it was not called with what comes from the input", broken if isinstance(broken, Cause) else None
+            )
         return Kept("it was not called with what comes from the input, and has no parameters of its own")
     if handler is None:
-        if broken is not None:
+        if isinstance(broken, Broken):
             return Refused(broken.why, broken.after, broken.after is not None)
         if own:
             return Refused(f"no equivariant form of {type(module).__name__} is known here")

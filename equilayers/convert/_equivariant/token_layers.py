@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from equilayers._checks import check_choice, refuse
 from equilayers.convert._equivariant.map_layers import kept
 from equilayers.functional import WeightCache
+from equilayers.functional.choices import token_choice
+from equilayers.functional.cost import Choice
 from equilayers.functional.tokens import TOKEN_ALGORITHMS, TokenWeight, fiber_linear, token_space
 from equilayers.groups import Group
 
@@ -91,12 +93,17 @@ class FiberTokenLinear(_Linear):
         r"""The weight of the plain layer, (O·|G|, C·|G|)."""
         return expanded_rows(self.weight, self.group)
 
+    def chosen(self, x: Tensor) -> Choice:
+        r"""The algorithm that runs for x, and why, as `equilayers.functional.cost.Choice`; nothing is computed."""
+        features, channels, _ = self.weight.shape
+        return token_choice(x, self.group, channels, features, self.algorithm)
+
     def forward(self, x: Tensor) -> Tensor:
         features, channels, n = self.weight.shape
         if not x.ndim or x.shape[-1] != channels * n:
             hint = f"They are {channels} fields of {n} planes, the planes of a field side by side."
             refuse("FiberTokenLinear", f"x of shape (..., {channels * n})", tuple(x.shape), hint)
-        space = token_space(self.group, channels, features, self.algorithm)
+        space = token_space(x, self.group, channels, features, self.algorithm)
         return fiber_linear(x, TokenWeight(self.weight, self.bias), space, self._cache)
 
 

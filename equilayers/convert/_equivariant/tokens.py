@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from equilayers.convert._equivariant.attention import FiberMultiheadAttention
 from equilayers.convert._equivariant.conversion import AS_WIDE, WIDTHS, Conversion
-from equilayers.convert._equivariant.dataflow import LIFTED, Call
+from equilayers.convert._equivariant.flows import LIFTED, Call
 from equilayers.convert._equivariant.heads import take_over
 from equilayers.convert._equivariant.labels import is_regular
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear

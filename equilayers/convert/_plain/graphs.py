@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from equilayers._checks import refuse
+from equilayers._torch_compat import without_tracer
 from equilayers.functional.vector_maps import lifting_matrix, reading_matrix
 from equilayers.groups import DirectProduct, Group, PermutationGroup
 from equilayers.groups.vectors import NAMES
@@ -60,10 +61,9 @@ def graph_of_two(name: str, compute: Callable[[Any, Any], Any]) -> fx.GraphModul
 
 def _traced(name: str, root: nn.Module) -> fx.GraphModule:
     traced = _Tracer().trace(root)
-    traced._tracer_cls = None  # or pickle would look for ours
     for node in traced.nodes:
         node.type = None  # annotations are strings here, and pickle would look for what they name
-    return fx.GraphModule(root, traced, class_name=name)
+    return fx.GraphModule(root, without_tracer(traced), class_name=name)
 
 
 def magnitude_relu(bias: Tensor) -> fx.GraphModule:

@@ -1,5 +1,5 @@
 r"""How a group convolution becomes ordinary work.
 
-geometry: sizes, padding, strides. dispatch: which algorithm. filters: expanded weights. frames, patches: the Fourier
-algorithm. steerable: filters of groups that interpolate.
+geometry: sizes. dispatch: which algorithm. filters, dense: expanded weights. frames, patches: the Fourier algorithm.
+patterns, programs, pattern_kernel: it with fewer sums, rounding. steerable: filters of groups that interpolate.
 """

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from equilayers._checks import refuse
 from equilayers.functional._convolution.geometry import ConvSpec, check_size
-from equilayers.functional.cost import Sizes, cheapest_convolution
+from equilayers.functional._machine import Machine
+from equilayers.functional.cost import LinearSizes, Sizes, cheapest_convolution, cheapest_tokens
 
 Size = tuple[int, ...]
 
@@ -16,13 +17,17 @@ Size = tuple[int, ...]
 class Runtime(NamedTuple):
     r"""The part of a call that the choice depends on beside sizes.
 
-    measured: whether the cost model knows this device and dtype. kept: whether the transformed weight is kept between
-    calls. threads: of torch.
+    kept: whether the transformed weight is kept between calls.
     """
 
-    measured: bool
+    machine: Machine
     kept: bool
-    threads: int
+
+    @property
+    def known(self) -> bool:
+        r"""Whether the model knows convolutions there: in full precision on a processor, elsewhere by a calibration."""
+        machine = self.machine
+        return machine.precision in ("float32", "float64") if machine.device == "cpu" else machine.measured
 
 
 def check_convolution(caller: str, x: Size, weight: Size, spec: ConvSpec) -> None:
@@ -51,9 +56,23 @@ def choose_algorithm(caller: str, x: Size, weight: Size, spec: ConvSpec, runtime
     check_convolution(caller, x, weight, spec)
     if spec.algorithm not in ("auto", "bitwise"):
         return spec.algorithm
-    if not runtime.measured:
-        return "dense" if spec.algorithm == "auto" else "orbit"
-    sizes = Sizes(
+    sizes, exact = convolution_sizes(x, weight, spec, runtime.kept), spec.algorithm == "bitwise"
+    if not runtime.known:
+        pointwise = spec.pointwise and not exact and runtime.machine.device != "cpu"
+        return "orbit" if exact else _transformed(spec, sizes, runtime) if pointwise else "dense"
+    return cheapest_convolution(spec.group, sizes, exact, runtime.machine)
+
+
+def _transformed(spec: ConvSpec, sizes: Sizes, runtime: Runtime) -> str:
+    r"""Of a 1x1 convolution, by the roofline: it is a linear map at every position, of which no more must be known."""
+    n = spec.group.order
+    linear = LinearSizes(sizes.pixels_in, sizes.channels * n, sizes.features, lifting=False, kept=sizes.kept)
+    return cheapest_tokens(spec.group, linear, runtime.machine)
+
+
+def convolution_sizes(x: Size, weight: Size, spec: ConvSpec, kept: bool) -> Sizes:
+    r"""The sizes of a call, by which `choose_algorithm` chooses."""
+    return Sizes(
         pixels_in=x[0] * math.prod(x[-2:]),
         pixels_out=x[0] * math.prod(spec.out_size((x[-2], x[-1]))),
         channels=weight[1],
@@ -61,6 +80,5 @@ def choose_algorithm(caller: str, x: Size, weight: Size, spec: ConvSpec, runtime
         taps=math.prod(spec.kernel_size),
         groups=spec.groups,
         lifting=spec.lifting,
-        kept=runtime.kept,
+        kept=kept,
     )
-    return cheapest_convolution(spec.group, sizes, spec.algorithm == "bitwise", runtime.threads)

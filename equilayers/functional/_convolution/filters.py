@@ -48,6 +48,23 @@ def expand(weight: Tensor, group: Group) -> Tensor:
 
 
 @table
+def _places(group: Group, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    r"""Where each entry of a weight stands in its expansion, (|G|·C·N,): once for every element."""
+    places = expansion(group, shape, torch.device("cpu")).numpy()
+    return to_indices(np.argsort(places, kind="stable").reshape(-1, group.order).T.reshape(-1), device)
+
+
+def fold(filters: Tensor, group: Group, shape: tuple[int, ...]) -> Tensor:
+    r"""The adjoint of `expand`, from filters of its shape to (O, *shape); not for groups that interpolate.
+
+    Gathered and summed: autograd's own gradient of `index_select` adds number by number.
+    """
+    n = group.order
+    places = filters.reshape(filters.shape[0] // n, -1).index_select(1, _places(group, shape, filters.device))
+    return places.unflatten(1, (n, -1)).sum(1).unflatten(1, shape)
+
+
+@table
 def rotated_taps(group: Group, kernel: Pair, device: torch.device) -> tuple[Tensor, Tensor]:
     r"""Places (|G|·T,) of (u, u·t) in the flat (u, t), and the table that undoes them."""
     moved = moved_places(group, kernel)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers._checks import constant_when_compiled
 from equilayers._tables import table
+from equilayers._torch_compat import constant_when_compiled
 from equilayers.functional._index_tables import Table, to_indices
 from equilayers.groups import Group
 

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers._checks import constant_when_compiled, in_autocast, widened
+from equilayers._checks import in_autocast, widened
 from equilayers._matmul import matmul_into
 from equilayers._tables import table
+from equilayers._torch_compat import constant_when_compiled, is_tracing
 from equilayers.functional._fourier.autograd import Correlate
 from equilayers.functional._fourier.basis import Array, IrrepBlock, irrep_basis
 from equilayers.functional._index_tables import to_tensor
@@ -96,7 +97,7 @@ def bias_of(bias: Tensor, group: Group) -> Tensor:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, group: Group) -> Tensor:
     r"""Coefficients (|G|, R, C) and a weight (O, C, |G|) to coefficients (|G|, R, O); differentiable."""
-    graph = torch.compiler.is_compiling() or torch.jit._trace.is_tracing()  # a graph is wanted
+    graph = torch.compiler.is_compiling() or is_tracing()  # a graph is wanted
     if not graph and is_plain(x, weight):
         return Correlate.apply(x, weight, bias, CoefficientKernel(group))
     # In plain operations, which compilers, exporters and functional transforms know.

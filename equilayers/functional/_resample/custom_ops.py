@@ -15,8 +15,14 @@ from equilayers.functional._resample.axes import Axis, BlurSpec, check_grid
 from equilayers.functional._resample.blur import blur_adjoint, blur_densely, blur_forward
 from equilayers.functional._resample.selection import choose
 
+# Written out, since older torches read no annotation with `|`.
+SETTINGS = "float[]? taps, SymInt[] steps, str mode, bool exact"
+BLUR = f"(Tensor x, {SETTINGS}, bool bitwise) -> Tensor"
+ADJOINT = f"(Tensor v, {SETTINGS}, SymInt[] size) -> Tensor"
+CHOICE = "(Tensor x, SymInt[] stride, float norm) -> Tensor"
 
-@torch.library.custom_op("equilayers::blur", mutates_args=())
+
+@torch.library.custom_op("equilayers::blur", mutates_args=(), schema=BLUR)
 def blur(
     x: Tensor, taps: Sequence[float] | None, steps: Sequence[int], mode: str, exact: bool, bitwise: bool
 ) -> Tensor:
@@ -27,7 +33,7 @@ def blur(
     return blur_forward(x, axes) if bitwise else blur_densely(x, axes)
 
 
-@torch.library.custom_op("equilayers::blur_adjoint", mutates_args=())
+@torch.library.custom_op("equilayers::blur_adjoint", mutates_args=(), schema=ADJOINT)
 def adjoint(
     v: Tensor, taps: Sequence[float] | None, steps: Sequence[int], mode: str, exact: bool, size: Sequence[int]
 ) -> Tensor:
@@ -43,7 +49,7 @@ def _axes(size: Pair, taps: Sequence[float] | None, steps: Sequence[int], mode: 
     return spec.axes(size)
 
 
-@torch.library.custom_op("equilayers::polyphase_choice", mutates_args=())
+@torch.library.custom_op("equilayers::polyphase_choice", mutates_args=(), schema=CHOICE)
 def polyphase_choice(x: Tensor, stride: Sequence[int], norm: float) -> Tensor:
     r"""The offsets (B, 2) of the components that are kept."""
     return choose(x, (stride[0], stride[1]), norm)

@@ -1,0 +1,86 @@
+r"""What this library takes of torch that is private, or that older ones lack: all of it, here alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+__all__ = [
+    "TorchDispatchMode",
+    "constant_when_compiled",
+    "eager",
+    "in_dispatch_mode",
+    "is_compiled",
+    "is_torch_exporting",
+    "is_tracing",
+    "next_autograd_number",
+    "outside_modes",
+    "without_tracer",
+]
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+@contextlib.contextmanager
+def outside_modes() -> Iterator[None]:
+    r"""Ordinary tensors on the CPU by default, whatever modes, functional transforms and default device are on."""
+    with (
+        torch.inference_mode(False),
+        temporarily_clear_interpreter_stack(),
+        _disable_current_modes(),
+        torch._C.DisableTorchFunction(),
+    ):
+        yield
+
+
+def in_dispatch_mode() -> bool:
+    r"""Whether a mode such as FakeTensorMode is on."""
+    return bool(torch._C._len_torch_dispatch_stack())
+
+
+def is_tracing() -> bool:
+    r"""Whether `torch.jit.trace` is at work; its public name warns in newer versions."""
+    return bool(torch.jit._trace.is_tracing())
+
+
+def constant_when_compiled(function: FunctionT) -> FunctionT:
+    r"""Mark a function whose results `torch.compile` may take for constants: its arguments decide them.
+
+    It does what `torch.compiler.assume_constant_result` does, which would import the compiler, two seconds of every
+    start.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_torch_exporting() -> bool:
+    r"""Whether torch.export is at work, where torch can tell (from 2.7 on)."""
+    return bool(getattr(torch.compiler, "is_exporting", lambda: False)())
+
+
+def eager() -> contextlib.AbstractContextManager[Any]:
+    r"""Compiled modules run as they are written, where torch has that (from 2.6 on)."""
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    return contextlib.nullcontext() if set_stance is None else set_stance("force_eager")
+
+
+def without_tracer(graph: fx.Graph) -> fx.Graph:
+    r"""The graph without the class that traced it, which pickle would look for where it is loaded."""
+    graph._tracer_cls = None
+    return graph
+
+
+def is_compiled(module: Any) -> bool:
+    r"""Whether it is what `torch.compile` makes of a module."""
+    return isinstance(module, torch._dynamo.OptimizedModule)
+
+
+def next_autograd_number() -> int:
+    r"""The number that the next node of autograd gets."""
+    return int(torch._C._autograd._get_sequence_nr())

@@ -1,0 +1,75 @@
+r"""Group convolutions as ordinary ones, with the expanded filter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+from equilayers.functional._convolution.filters import expand, fold
+from equilayers.functional._convolution.geometry import ConvSpec
+from equilayers.functional._weight_cache import WeightCache, is_plain
+from equilayers.groups import interpolates
+
+
+def dense_conv2d(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cache: WeightCache | None) -> Tensor:
+    r"""One ordinary convolution with the expanded filter, which is kept where no gradient is wanted."""
+    made_of = (weight,) if bias is None else (weight, bias)
+    plain = not torch.compiler.is_compiling() and is_plain(*made_of)
+    if plain and weight.requires_grad and torch.is_grad_enabled() and _trains(x, spec):
+        trained: Tensor = _Dense.apply(x, weight, bias, spec)
+        return trained
+    made = lambda: _expanded(weight, bias, spec)  # noqa: E731
+    filters, biases = cache.get(made_of, made, "dense") if cache is not None and plain else made()
+    return _convolved(x, filters, biases, spec)
+
+
+def _trains(x: Tensor, spec: ConvSpec) -> bool:
+    r"""Whether `_Dense` may take the training step: a tracer and torch.func want ordinary operations."""
+    return not interpolates(spec.group) and not torch.jit.is_tracing() and is_plain(x)  # type: ignore[attr-defined]
+
+
+def _expanded(weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> tuple[Tensor, Tensor | None]:
+    biases = None if bias is None else bias.unsqueeze(1).expand(-1, spec.group.order).reshape(-1)
+    return expand(weight, spec.group), biases
+
+
+def _convolved(x: Tensor, filters: Tensor, biases: Tensor | None, spec: ConvSpec) -> Tensor:
+    image = x if spec.lifting else x.flatten(1, 2)
+    y = F.conv2d(image, filters, biases, spec.stride, spec.padding, spec.dilation, spec.groups)
+    return torch.unflatten(y, 1, (-1, spec.group.order))
+
+
+class _Dense(Function):
+    r"""The same as one node of the graph: autograd spends more on the small steps than a narrow layer on its products.
+
+    Where a second derivative is wanted, the gradient is that of the ordinary operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
+        filters, biases = _expanded(weight, bias, spec)
+        ctx.spec = spec
+        ctx.save_for_backward(x, weight, bias, filters)
+        return _convolved(x, filters, biases, spec)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, filters = ctx.saved_tensors
+        spec, needed = ctx.spec, ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            made, made_bias = _expanded(weight, bias, spec)
+            y = _convolved(x, made, made_bias, spec)
+            wanted = [t for t, needs in zip((x, weight, bias), needed, strict=True) if needs]
+            found = iter(torch.autograd.grad(y, wanted, v, create_graph=True))
+            return *(next(found) if needs else None for needs in needed), None
+        image = x if spec.lifting else x.flatten(1, 2)
+        biases = None if bias is None else [filters.shape[0]]
+        settings = spec.stride, spec.padding, spec.dilation, False, (0, 0), spec.groups
+        slopes = torch.ops.aten.convolution_backward(v.flatten(1, 2), image, filters, biases, *settings, needed)
+        dx = slopes[0].view(x.shape) if needed[0] else None
+        dw = fold(slopes[1], spec.group, tuple(weight.shape[1:])) if needed[1] else None
+        return dx, dw, slopes[2].view(-1, spec.group.order).sum(1) if needed[2] else None, None

@@ -104,7 +104,7 @@ def to_equivariant(
     check_choice(caller, "depthwise", depthwise, DEPTHWISE)
     check_choice(caller, "downsampling", downsampling, DOWNSAMPLINGS)
     if from_weights and width != WIDTHS[0]:
-        refuse(caller, "width='equal-width' with from_weights=True", repr(width), "Others have no weights to take over.")
+        refuse(caller, "width='equal-width' with from_weights=True", repr(width), "Others take no weights over.")
     made = settled(copied(caller, model))
     x = _example(caller, made, x)
     shared = SharedParameters(made)

@@ -94,5 +94,5 @@ PROGRAMS: dict[str, Callable[[Words], str]] = {
     "pytest": lambda words: _in_help(words, "pytest", "pytest"),
     "baselines": _subcommands("baselines", "baselines.__main__", STUDIES),
     "benchmarks": _subcommands("benchmarks", "benchmarks.__main__", (*SUBJECTS, "report", "figures"), own_help=False),
-    "equilayers": _subcommands("equilayers", "equilayers.cli", ("check", "profile")),
+    "equilayers": _subcommands("equilayers", "equilayers.cli", ("check", "profile", "calibrate")),
 }

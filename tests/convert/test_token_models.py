@@ -198,3 +198,11 @@ def test_parameters_are_tied_over_orbits_and_stay_so() -> None:
     again = to_equivariant(model, D4, images(16))[0]
     again.load_state_dict(made.state_dict())
     torch.testing.assert_close(copy.deepcopy(again)(images(16)), made(images(16)))
+
+
+def test_tables_and_layers_are_made_on_the_model_s_device() -> None:
+    model, x = Patches(), images(16)
+    with torch.device("meta"):  # no numbers come from it
+        made, report = to_equivariant(model, D4, x)
+    assert report.complete
+    assert {each.device.type for each in made.parameters()} == {"cpu"}

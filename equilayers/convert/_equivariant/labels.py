@@ -121,7 +121,8 @@ def regular_action(group: Group, width: int) -> Tensor:
 def is_regular(group: Group, moves: Tensor) -> bool:
     r"""Whether these are the permutations of an axis of whole fields."""
     width = moves.shape[1]
-    return width % group.order == 0 and torch.equal(moves.cpu(), regular_action(group, width).cpu())
+    with torch.device(moves.device):
+        return width % group.order == 0 and torch.equal(moves, regular_action(group, width))
 
 
 def fresh_map(group: Group, shape: Sequence[int], salt: int, *, fibered: bool) -> Moved:

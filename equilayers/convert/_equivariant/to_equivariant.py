@@ -104,8 +104,7 @@ def to_equivariant(
     check_choice(caller, "depthwise", depthwise, DEPTHWISE)
     check_choice(caller, "downsampling", downsampling, DOWNSAMPLINGS)
     if from_weights and width != WIDTHS[0]:
-        hint = "Other widths have no weights to take over."
-        refuse(caller, "width='equal-width' with from_weights=True", repr(width), hint)
+        refuse(caller, "width='equal-width' with from_weights=True", repr(width), "Others take no weights over.")
     made = settled(copied(caller, model))
     x = _example(caller, made, x)
     shared = SharedParameters(made)
@@ -136,7 +135,8 @@ def to_equivariant(
         return outcome
 
     names = {parameter: path for path, parameter in made.named_parameters()}
-    made, entries = convert_modules(made, convert)
+    with torch.device(x.device):
+        made, entries = convert_modules(made, convert)
     entries = traced(shared.checked(entries), refused, names)
     name = type(model).__name__
     made, prefix, outputs = _averaged(made, group, flow, conversion.heads, name)

@@ -49,16 +49,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="per case (default: 2)")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of drawings")
     parser.add_argument("--quick", action="store_true", help="only show that `models` works: half a minute")
+    parser.add_argument(
+        "--every-width", action="store_true", help="convert `models` to equal parameters and compute, too"
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="where to write the tables of `models`")
     args = parser.parse_args()
     if args.subject == "models":
         try:
-            models.run(args.seconds, quick=args.quick, markdown=args.markdown)
+            models.run(args.seconds, quick=args.quick, every_width=args.every_width, markdown=args.markdown)
         except (ImportError, OSError) as error:
             parser.error(str(error))
         return
-    if args.quick or args.markdown is not None:
-        parser.error(f"expected --quick and --markdown with models, got {args.subject}. Leave them out.")
+    if args.quick or args.every_width or args.markdown is not None:
+        parser.error(f"expected --quick, --every-width and --markdown with models, got {args.subject}. Leave them out.")
     for line in _lines(args.subject, args.seconds, args.out):
         print(line, flush=True)
 

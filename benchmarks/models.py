@@ -42,11 +42,12 @@ class Effort:
     steps: int
 
 
-def effort(seconds: float, *, quick: bool) -> Effort:
-    r"""Everything, or what shows in half a minute that it works."""
+def effort(seconds: float, *, quick: bool, every_width: bool = False) -> Effort:
+    r"""Equal width or every width, or what shows in half a minute that it works."""
     if quick:
         return Effort(True, ("C4",), WIDTHS[:1], 0.0, 2, 5)
-    return Effort(False, ("C4", "D4"), (WIDTHS[0], BLURRED, *WIDTHS[1:]), seconds, 5, 10)
+    widths = (WIDTHS[0], BLURRED, *WIDTHS[1:]) if every_width else (WIDTHS[0], BLURRED)
+    return Effort(False, ("C4", "D4"), widths, seconds, 5, 10)
 
 
 @dataclass
@@ -78,12 +79,12 @@ class Section:
             console.print(f"- {line}", markup=False, highlight=False)
 
 
-def run(seconds: float, *, quick: bool = False, markdown: Path | None = None) -> None:
+def run(seconds: float, *, quick: bool = False, every_width: bool = False, markdown: Path | None = None) -> None:
     r"""Print a table for each network as it is measured, and write all of them to a file, whole or not at all."""
     about = f"{machine()}, {versions()}"
     if markdown is not None:
         writable_folder(markdown.parent, "models", "the folder of --markdown")
-    how, console = effort(seconds, quick=quick), console_of_output()
+    how, console = effort(seconds, quick=quick, every_width=every_width), console_of_output()
     lines = ["# Third-party models", "", *introduction(about, how)]
     console.print("\n".join(lines[2:]), markup=False, highlight=False)
     with threads(1):
@@ -126,7 +127,7 @@ def measure(network: Network, how: Effort, console: Console) -> Section:
             torch.manual_seed(0)
             original = network.make()
             made: Made = {ORIGINAL: (original, None)}
-            for width in how.widths:
+            for width in how.widths[:1] if network.tokens else how.widths:
                 blurred: dict[str, Any] = {"width": WIDTHS[0], "downsampling": "blur"}
                 settings = blurred if width == BLURRED else {"width": width}
                 made[width] = to_equivariant(original, group, inputs[0], **settings)

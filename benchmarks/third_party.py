@@ -20,12 +20,13 @@ Model = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Network:
-    r"""One network: how it is made, the sizes it is tried at, and whether it puts out images or logits."""
+    r"""One network: how it is made, sizes it is tried at, whether it puts out images, and whether it is on tokens."""
 
     name: str
     make: Callable[[], nn.Module]
-    sizes: tuple[int, int] = (64, 65)
+    sizes: tuple[int, ...] = (64, 65)
     images: bool = False
+    tokens: bool = False
 
 
 def versions() -> str:
@@ -45,7 +46,7 @@ def versions() -> str:
 
 def networks(*, small: bool) -> list[Network]:
     r"""The networks, small ones for a test, or of the widths that they are used with."""
-    return [*_classifiers(small), *_segmentors(small), *_of_transformers(small)]
+    return [*_classifiers(small), *_segmentors(small), *_of_transformers(small), *token_networks(small=small)]
 
 
 def _classifiers(small: bool) -> list[Network]:
@@ -86,11 +87,113 @@ def _of_transformers(small: bool) -> list[Network]:
     settings: dict[str, Any] = {"hidden_sizes": widths, "depths": depths, "num_labels": CLASSES}
     resnet = t.ResNetConfig(embedding_size=widths[0], layer_type="basic", **settings)
     mobile = t.MobileNetV2Config(depth_multiplier=scale, tf_padding=False, num_labels=CLASSES)
+    convnext = t.ConvNextConfig(**settings)
     return [
         Network("transformers ResNet", lambda: t.ResNetForImageClassification(resnet)),
         Network("transformers MobileNetV2", lambda: t.MobileNetV2ForImageClassification(mobile)),
-        Network("transformers ConvNext", lambda: t.ConvNextForImageClassification(t.ConvNextConfig(**settings))),
+        Network("transformers ConvNext", lambda: t.ConvNextForImageClassification(convnext), tokens=True),
     ]
+
+
+def token_networks(*, small: bool) -> list[Network]:
+    r"""Networks on tokens, or with norms over channels: of equal width only, at sizes that they are built for."""
+    import transformers as t
+
+    width, depth = (32, 1) if small else (384, 4)
+    usual: dict[str, Any] = {"num_labels": CLASSES, "hidden_size": width, "num_hidden_layers": depth}
+    usual |= {"num_attention_heads": max(1, width // 64), "patch_size": 8}
+    vit = usual | {"intermediate_size": 4 * width}
+    stages: dict[str, Any] = {"hidden_sizes": [width // 4, width // 2], "depths": [depth, depth], "num_labels": CLASSES}
+    swin = {"patch_size": 4, "embed_dim": width // 4, "depths": [2, 2], "num_heads": [1, 2], "num_labels": CLASSES}
+    former = {"num_encoder_blocks": 2, "sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2]}
+    former |= {"mlp_ratios": [4, 4], "num_attention_heads": [1, 2], "decoder_hidden_size": width // 2} | stages
+    mobile = {"hidden_sizes": [16, 24, 32] if small else [128, 192, 256], "num_attention_heads": 1 if small else 4}
+    made: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+        "ViT": (lambda: t.ViTForImageClassification(t.ViTConfig(**vit, image_size=64)), (64,)),
+        "ViT, odd grid": (lambda: t.ViTForImageClassification(t.ViTConfig(**vit, image_size=72)), (72,)),
+        "DeiT": (lambda: t.DeiTForImageClassificationWithTeacher(t.DeiTConfig(**vit, image_size=64)), (64,)),
+        "DINOv2": (lambda: t.Dinov2ForImageClassification(t.Dinov2Config(**usual, image_size=64)), (64, 72)),
+        "DINOv2, registers": (
+            lambda: t.Dinov2WithRegistersForImageClassification(t.Dinov2WithRegistersConfig(**usual, image_size=64)),
+            (64, 72),
+        ),
+        "BEiT": (
+            lambda: t.BeitForImageClassification(
+                t.BeitConfig(**vit, image_size=64, use_relative_position_bias=True, use_mask_token=False)
+            ),
+            (64,),
+        ),
+        "Swin, window 4": (
+            lambda: t.SwinForImageClassification(t.SwinConfig(**swin, image_size=64, window_size=4)),
+            (64,),
+        ),
+        "Swin, window 8": (
+            lambda: t.SwinForImageClassification(t.SwinConfig(**swin, image_size=64, window_size=8)),
+            (64,),
+        ),
+        "ConvNeXtV2": (
+            lambda: t.ConvNextV2ForImageClassification(t.ConvNextV2Config(**stages, num_stages=2)),
+            (64, 65),
+        ),
+        "SegFormer": (lambda: t.SegformerForSemanticSegmentation(t.SegformerConfig(**former)), (64, 65)),
+        "MobileViT": (
+            lambda: t.MobileViTForImageClassification(t.MobileViTConfig(**mobile, image_size=64, num_labels=CLASSES)),
+            (64,),
+        ),
+    }
+    of_transformers = [
+        Network(f"transformers {name}", make, sizes, images=name == "SegFormer", tokens=True)
+        for name, (make, sizes) in made.items()
+    ]
+    return [
+        *of_transformers,
+        *_monai_on_tokens(width, depth),
+        Network("torch encoder", lambda: Encoder(width), (64,), tokens=True),
+    ]
+
+
+def _monai_on_tokens(width: int, depth: int) -> list[Network]:
+    from monai.networks import nets
+
+    usual: dict[str, Any] = {"in_channels": CHANNELS, "img_size": (64, 64), "hidden_size": width, "mlp_dim": 4 * width}
+    usual |= {"num_heads": max(1, width // 64), "spatial_dims": 2}
+    vit = usual | {"patch_size": (8, 8), "num_layers": depth, "classification": True, "num_classes": CLASSES}
+    swin: dict[str, Any] = {"in_channels": CHANNELS, "out_channels": CLASSES, "spatial_dims": 2, "feature_size": 24}
+    return [
+        Network("MONAI ViT", lambda: Logits(nets.ViT(**vit)), (64,), tokens=True),
+        Network("MONAI UNETR", lambda: nets.UNETR(**usual, out_channels=CLASSES), (64,), images=True, tokens=True),
+        Network("MONAI SwinUNETR", lambda: nets.SwinUNETR(**swin, window_size=8), (64,), images=True, tokens=True),
+    ]
+
+
+class Logits(nn.Module):
+    r"""The logits alone of a model that puts out hidden states as well."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        r"""The logits."""
+        y: Tensor = self.model(x)[0]
+        return y
+
+
+class Encoder(nn.Module):
+    r"""torch's own encoder on patches of 8 pixels of images of 64."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(CHANNELS, width, 8, 8)
+        self.places = nn.Parameter(torch.randn(1, 64, width) / 10)
+        layer = nn.TransformerEncoderLayer(width, max(1, width // 64), 4 * width, dropout=0, batch_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        r"""The logits."""
+        y: Tensor = self.head(self.blocks(self.embed(x).flatten(2).transpose(1, 2) + self.places).mean(1))
+        return y
 
 
 def tensor_of(model: nn.Module) -> Model:

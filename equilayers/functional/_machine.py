@@ -44,8 +44,9 @@ class Roofline(NamedTuple):
     operation: float
 
 
-# In float32, on one thread of a processor: an AMD EPYC (Zen 4), held to AVX2 for the second. The third is what makers
-# say of a data-centre GPU, of which a half is reached; it was not measured.
+# In float32, on one thread of a processor. The first is an AMD EPYC (Zen 4). The second has products at half the speed,
+# as the same processor held to AVX2 had once; the third is half of what makers say of a data-centre GPU. Neither was
+# measured as it stands.
 ROOFLINES = {
     "AVX-512": Roofline(multiplications=80, bytes=16, operation=8e3),
     "processor": Roofline(multiplications=45, bytes=16, operation=8e3),

@@ -51,7 +51,10 @@ def measure_algorithms(
                 break
     finally:
         layer.algorithm = given
-    return _ran(given, results), {name: median(each) for name, each in took.items()}
+    ran = _ran(given, results)
+    if ran == given in FAMILIES and hasattr(layer, "chosen") and args[0]:  # a variant of it that has no name
+        ran = f"{given} -> {layer.chosen(args[0][0]).algorithm}"
+    return ran, {name: median(each) for name, each in took.items()}
 
 
 def _step(layer: Any, args: Any) -> None:

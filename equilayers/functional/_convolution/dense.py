@@ -20,11 +20,10 @@ def dense_conv2d(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None,
     made_of = (weight,) if bias is None else (weight, bias)
     plain = not torch.compiler.is_compiling() and is_plain(*made_of)
     if plain and weight.requires_grad and torch.is_grad_enabled() and _trains(x, spec):
-        trained: Tensor = _Dense.apply(x, weight, bias, spec)
-        return trained
+        return _fields(_Dense.apply(x, weight, bias, spec), spec)
     made = lambda: _expanded(weight, bias, spec)  # noqa: E731
     filters, biases = cache.get(made_of, made, "dense") if cache is not None and plain else made()
-    return _convolved(x, filters, biases, spec)
+    return _fields(_convolved(x, filters, biases, spec), spec)
 
 
 def _trains(x: Tensor, spec: ConvSpec) -> bool:
@@ -39,7 +38,11 @@ def _expanded(weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> tuple[Tens
 
 def _convolved(x: Tensor, filters: Tensor, biases: Tensor | None, spec: ConvSpec) -> Tensor:
     image = x if spec.lifting else x.flatten(1, 2)
-    y = F.conv2d(image, filters, biases, spec.stride, spec.padding, spec.dilation, spec.groups)
+    return F.conv2d(image, filters, biases, spec.stride, spec.padding, spec.dilation, spec.groups)
+
+
+def _fields(y: Tensor, spec: ConvSpec) -> Tensor:
+    r"""Outside `_Dense`: autograd lets nobody change a view in place that a function has made."""
     return torch.unflatten(y, 1, (-1, spec.group.order))
 
 
@@ -69,7 +72,7 @@ class _Dense(Function):
         image = x if spec.lifting else x.flatten(1, 2)
         biases = None if bias is None else [filters.shape[0]]
         settings = spec.stride, spec.padding, spec.dilation, False, (0, 0), spec.groups
-        slopes = torch.ops.aten.convolution_backward(v.flatten(1, 2), image, filters, biases, *settings, needed)
+        slopes = torch.ops.aten.convolution_backward(v, image, filters, biases, *settings, needed)
         dx = slopes[0].view(x.shape) if needed[0] else None
         dw = fold(slopes[1], spec.group, tuple(weight.shape[1:])) if needed[1] else None
         return dx, dw, slopes[2].view(-1, spec.group.order).sum(1) if needed[2] else None, None

@@ -167,7 +167,7 @@ def _monai_on_tokens(width: int, depth: int) -> list[Network]:
 
 
 class Logits(nn.Module):
-    r"""The logits alone of a model that puts out hidden states as well."""
+    r"""A model as one from images to its logits alone, the first or the `logits` of what it puts out."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -175,7 +175,8 @@ class Logits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         r"""The logits."""
-        y: Tensor = self.model(x)[0]
+        out = self.model(x)
+        y: Tensor = out[0] if isinstance(out, tuple) and not hasattr(out, "logits") else getattr(out, "logits", out)
         return y
 
 

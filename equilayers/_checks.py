@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from equilayers._torch_compat import is_torch_exporting
-
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Pair = tuple[int, int]
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -167,7 +165,7 @@ def widened(x: Tensor) -> Tensor:
 
 def is_exporting() -> bool:
     r"""Whether torch.export or an ONNX exporter is tracing, which should find plain operations."""
-    return is_torch_exporting() or torch.onnx.is_in_onnx_export()
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()
 
 
 def overridable(function: FunctionT) -> FunctionT:

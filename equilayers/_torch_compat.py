@@ -1,4 +1,4 @@
-r"""What this library takes of torch that is private, or that older ones lack: all of it, here alone."""
+r"""What this library takes of torch that is private: all of it, here alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 __all__ = [
     "TorchDispatchMode",
     "constant_when_compiled",
-    "eager",
     "in_dispatch_mode",
     "is_compiled",
-    "is_torch_exporting",
     "is_tracing",
     "next_autograd_number",
     "outside_modes",
@@ -57,17 +55,6 @@ def constant_when_compiled(function: FunctionT) -> FunctionT:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
-
-
-def is_torch_exporting() -> bool:
-    r"""Whether torch.export is at work, where torch can tell (from 2.7 on)."""
-    return bool(getattr(torch.compiler, "is_exporting", lambda: False)())
-
-
-def eager() -> contextlib.AbstractContextManager[Any]:
-    r"""Compiled modules run as they are written, where torch has that (from 2.6 on)."""
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    return contextlib.nullcontext() if set_stance is None else set_stance("force_eager")
 
 
 def without_tracer(graph: fx.Graph) -> fx.Graph:

@@ -6,20 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CLASSES = 5
-
-
-class Logits(nn.Module):
-    """A model of transformers as one from images to its logits."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.model(x)
-        y: Tensor = out[0] if isinstance(out, tuple) and not hasattr(out, "logits") else getattr(out, "logits", out)
-        return y
+from benchmarks.third_party import CLASSES, Logits
 
 
 class Patches(nn.Module):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from equilayers._torch_compat import is_tracing
 from equilayers.functional._convolution.filters import expand, fold
 from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._weight_cache import WeightCache, is_plain
@@ -28,7 +29,7 @@ def dense_conv2d(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None,
 
 def _trains(x: Tensor, spec: ConvSpec) -> bool:
     r"""Whether `_Dense` may take the training step: a tracer and torch.func want ordinary operations."""
-    return not interpolates(spec.group) and not torch.jit.is_tracing() and is_plain(x)  # type: ignore[attr-defined]
+    return not interpolates(spec.group) and not is_tracing() and is_plain(x)
 
 
 def _expanded(weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> tuple[Tensor, Tensor | None]:

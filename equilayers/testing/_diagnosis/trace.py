@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.overrides import resolve_name
 
 from equilayers._modules import CallTracer, Model, named_modules, tensors
-from equilayers._torch_compat import eager
 from equilayers.testing._inputs import Inputs
 
 # Looks at a tensor without making another one.
@@ -71,7 +70,7 @@ def trace(model: Model, x: Tensor | Inputs, mended: Mapping[int, list[Tensor]] |
     fixed = [t for name, t in x.parts.items() if name not in x.moving]
     root.inputs = recorder.copies([*x.movable, *fixed])
     modules = [(path, module) for path, module in named_modules(model) if module is not model]
-    with torch.no_grad(), eager(), recorder.watching(modules, raising=True):
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"), recorder.watching(modules, raising=True):
         out = x.run(model)
     root.outputs = recorder.copies(getattr(out, "logits", out))
     return root

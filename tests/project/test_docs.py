@@ -296,6 +296,8 @@ def test_the_site_has_its_table_and_needs_no_network(site: Path, hooks: types.Mo
     assert len(pages) > 20
     assert not [path.name for path in pages if fetched.search(path.read_text(encoding="utf-8"))]
     assert not list(site.rglob("*.py"))
+    assert (site / "search" / "search_index.js").exists()  # what the search of a page opened from a folder reads
+    assert "iframe-worker.js" in page
 
 
 def test_notebooks_hold_the_code_of_their_pages(site: Path, hooks: types.ModuleType) -> None:

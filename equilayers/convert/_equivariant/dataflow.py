@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from equilayers.convert._equivariant.flows import (
     Flow,
 )
 from equilayers.convert._equivariant.functions import asymmetry
+from equilayers.convert._equivariant.kinds import CASTS, DECIDING
 from equilayers.convert._equivariant.labels import (
     Labels,
     Lost,
@@ -54,6 +55,10 @@ SAME = (
     *(nn.FeatureAlphaDropout, nn.LocalResponseNorm),
 )
 UNFED = "it makes numbers of constants, not of the input: what they meet would have to be left alone by the group"
+DECIDED = (
+    "{} makes a number of what comes from the input: what is done for other numbers was not seen. Compute it with "
+    "tensors, torch.where in the place of if"
+)
 LABELLED = 2  # images that are enough to see where entries go
 Handled = Callable[[nn.Module], bool]
 
@@ -95,7 +100,9 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
         label.cause if isinstance(label, Lost) else label.cut for label in labels if isinstance(label, Lost | Moved)
     ]
     lost = next((cause for cause in causes if cause is not None), None)
-    return dataclasses.replace(found, lost=lost if found.tokens else None)
+    known = lost is None and None not in labels
+    lost = lost if found.tokens else None
+    return dataclasses.replace(found, lost=lost, known=known, outside=frozenset(tracer.outside))
 
 
 def _unused(model: nn.Module) -> nn.Module:
@@ -123,6 +130,7 @@ class _FlowTracer(CallTracer):
         self.constants: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self.unfed: dict[str, Cause] = {}  # by path of what has parameters, and reads constants alone
         self.entered: set[str] = set()
+        self.outside: set[nn.Parameter] = set()  # parameters of layers that others take the place of, read by others
         self.busy: list[str] = []  # of those that others take the place of
 
     def image(self, x: Tensor) -> Labels:
@@ -156,8 +164,12 @@ class _FlowTracer(CallTracer):
         still = isinstance(label, Moved) and all(torch.equal(each, label.names[0]) for each in label.names)
         return dataclasses.replace(flow, kind=INVARIANT) if flow is not None and still else flow
 
+    def is_theirs(self, t: Tensor) -> TypeGuard[nn.Parameter]:
+        r"""Whether it is a parameter of a layer that others take the place of, which is not running."""
+        return isinstance(t, nn.Parameter) and not self.busy and t not in self.rules.ties.starts
+
     def label(self, t: Tensor) -> Labels | None:
-        if isinstance(t, nn.Parameter) and t in self.rules.ties.starts:
+        if t in self.rules.ties.starts:
             self.rules.ties.used.add(t)
             return self.rules.ties.label(t)
         return self.labels.get(t)
@@ -192,24 +204,44 @@ class _FlowTracer(CallTracer):
             return out  # a shape, a dtype
         fresh = name.startswith("new_") or name.endswith("_like")  # numbers that do not come from the input
         given = [] if fresh else list(tensors((args, kwargs)))
+        self.outside |= {t for t in (given[:1] if name.strip("_") in CASTS else given) if self.is_theirs(t)}
         labelled = None
         if given and not self.busy and not given[0].is_meta:  # what is labelled has numbers
             with torch.device(given[0].device):
                 if any(self.label(t) is not None for t in given):
                     self.rules.where = self.inside[-1] if self.inside else ""
                     labelled = self.rules.of(name, function, args, kwargs, self.label)
+        versions = [_version(t) for t in given]
         out = function(*args, **kwargs)
         made = list(tensors(args[0] if name == "__setitem__" else out))
-        if fresh or not made:
-            return out
+        if made and not fresh:
+            self.made(name, (args, kwargs), out, made, labelled)
+        elif name.strip("_") in DECIDING and any(self.get(t) is not None for t in given):
+            self.broken.setdefault(self.inside[-1] if self.inside else "", Broken(DECIDED.format(name.strip("_"))))
+        for t, version in zip(given, versions, strict=True):
+            if _version(t) != version and not self.busy and not t.is_meta:
+                with torch.device(t.device):
+                    self.written(t)
+        return out
+
+    def made(
+        self,
+        name: str,
+        called: tuple[Any, Any],
+        out: Any,
+        made: list[Tensor],
+        labelled: Callable[[Any], list[Labels]] | None,
+    ) -> None:
+        r"""Remember what the tensors hold that a function put out; labelled: gives their labels."""
+        given, why = list(tensors(called)), None
         labels: list[Labels | None] = [None] * len(made)
-        flow, why = self.joined(given), None
+        flow = self.joined(given)
         if flow is not None or labelled is not None:
-            why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
+            why = asymmetry(name, *called, out, lifted=flow is not None and flow.kind == LIFTED)
         if labelled is not None:
             self.rules.doubt = why or ""
             with torch.device(made[0].device):
-                labels = [*labelled(args[0] if name == "__setitem__" else out)]
+                labels = [*labelled(made[0] if name == "__setitem__" else out)]
         if flow is not None or any(labels):
             flow = self.concatenated(flow, given, labels[0]) if flow and name in CONCATENATIONS else flow
             self.judge(name, given, made[0], labels[0], why)
@@ -220,7 +252,21 @@ class _FlowTracer(CallTracer):
                 self.labels[t] = label
             else:
                 self.constants[t] = True
-        return out
+
+    def written(self, t: Tensor) -> None:
+        r"""What shares its numbers with a tensor that was changed in place changes with it."""
+        label = self.label(t)
+        if label is None or not t.numel():
+            return
+        start = t.untyped_storage().data_ptr()
+        for other in [*self.labels, *self.constants]:
+            if other is not t and other.numel() and other.untyped_storage().data_ptr() == start:
+                made = self.rules.overwritten(other, self.label(other) or constant(other), t, label)
+                flow = self.get(other) or self.get(t)
+                if flow is not None:
+                    self.put(other, flow, made)
+                else:
+                    self.labels[other] = made
 
     def judge(self, name: str, given: list[Tensor], out: Tensor, label: Labels | None, why: str | None) -> None:
         r"""Remember why a function breaks the symmetry; of slices, whose entries are known, unless they are joined."""
@@ -266,7 +312,7 @@ class _FlowTracer(CallTracer):
         for t in made:
             if isinstance(module, CONVOLUTIONS):
                 self.put(t, Flow(LIFTED, t.shape[1], frozenset({path}), ((path, t.shape[1]),)), label)
-            elif isinstance(module, nn.Linear) and (flow.kind != IMAGE or label is not None):
+            elif isinstance(module, nn.Linear) and self.handled(module) and (flow.kind != IMAGE or label is not None):
                 self.put(t, self.linear(path, flow, t, moves), label)
             elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
                 unseen = Lost(self.rules.cause("it is made by something that torch does not show"))
@@ -335,6 +381,11 @@ class _FlowTracer(CallTracer):
         if not isinstance(label, Raw):
             return label
         return self.rules.settled(label) if label.sources or zero else label
+
+
+def _version(t: Tensor) -> int:
+    r"""Grows whenever the numbers are changed in place."""
+    return 0 if t.is_inference() else t._version
 
 
 def _is_learned(label: Labels | None) -> bool:

@@ -59,7 +59,8 @@ class Dataflow:
     alone. gates: the linear layers whose output meets features again, as in squeeze and excitation. broken: by the path
     of the module whose `forward` called it, why a function breaks the symmetry; that is in doubt if it follows from a
     cause. entered: paths of all that were called. unfed: causes of those that have parameters and read constants.
-    lost: where tokens lost the symmetry that an output has not.
+    lost: where tokens lost the symmetry that an output has not. known: whether it is known of every entry that comes
+    out where the group moves it. outside: parameters of layers that others take the place of, read outside of them.
     """
 
     calls: dict[str, list[Call]]
@@ -71,6 +72,8 @@ class Dataflow:
     entered: frozenset[str]
     unfed: dict[str, Cause]
     lost: Cause | None = None
+    known: bool = False
+    outside: frozenset[nn.Parameter] = frozenset()
 
     @property
     def tokens(self) -> bool:

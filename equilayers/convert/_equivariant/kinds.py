@@ -54,3 +54,10 @@ MAPS = frozenset(
 )
 NORMS = ("layer_norm", "rms_norm", "native_layer_norm")
 SUMS = ("baddbmm", "addmm")
+# What makes no tensor of one, but numbers that python goes on with.
+DECIDING = frozenset(
+    (
+        *("item", "tolist", "numpy", "array", "bool", "float", "int", "index", "complex", "contains"),
+        *("equal", "allclose", "is_nonzero"),
+    )
+)

@@ -28,7 +28,7 @@ from equilayers.convert._equivariant.labels import (
     turns_as_map,
     whole_widths,
 )
-from equilayers.convert._equivariant.pairing import Pairing
+from equilayers.convert._equivariant.pairing import Pairing, _shaped
 
 Lookup = Callable[[Tensor], Labels | None]
 
@@ -50,6 +50,8 @@ class Rules(Pairing):
         by_name: dict[str, Callable[[], Any]] = {
             "setitem": lambda: self._assigned(function, args, get),
             "linear": lambda: self.linear(given),
+            "copy": lambda: lambda out: [self.met(given[1:], out.shape, name)],
+            "zero": lambda: constant_of,
             "embedding": lambda: self._embedded(args, kwargs, get),
             "scaled_dot_product_attention": lambda: self.attention(args, kwargs, given, get),
         }
@@ -123,6 +125,14 @@ class Rules(Pairing):
     def _embedded(self, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
         r"""Rows of a table."""
         index, table = (*args, kwargs.get("weight"))[:2]
+        chosen = get(index)
+        if isinstance(chosen, Moved):  # any row may be looked up: all of them are alike over the fiber
+            rows = get(table)
+            rows = self.settled(rows) if isinstance(rows, Raw) else rows
+            if not isinstance(rows, Moved):
+                return self.lost([chosen, rows], "it looks up by what comes from the image")
+            width, names = table.shape[-1], [each[..., None] for each in chosen.names]
+            return fresh_rows(self.group, names, width, self.salt, fibered=True)
         return lambda out: self._each(get(table), lambda names: [names[index]], "embedding", len(list(tensors(out))))
 
     def _joined(self, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Labels:
@@ -162,6 +172,8 @@ class Rules(Pairing):
     def _assigned(self, function: Any, args: Any, get: Callable[[Tensor], Labels]) -> Labels:
         r"""Entries of a tensor that are overwritten by those of another, or by a number."""
         target, index, value = args
+        if any(isinstance(get(t), Moved) for t in tensors(index)):
+            return self._masked(target, index, value, get)
         labels = [get(target), *([get(value)] if isinstance(value, Tensor) else [])]
         moved = next((each for each in labels if isinstance(each, Moved)), None)
         if any(isinstance(each, Raw) and each.sources for each in labels):
@@ -174,6 +186,33 @@ class Rules(Pairing):
             function(_bits(whole), index, _bits(new))
             made.append(whole)
         return Raw(made[0]) if moved is None else self.checked(made, labels, "it assigns places lopsidedly")
+
+    def _masked(self, target: Tensor, mask: Any, value: Any, get: Callable[[Tensor], Labels]) -> Labels:
+        r"""Entries that are overwritten where what comes from the image says, all by one number."""
+        given = [get(t) for t in tensors((target, mask, value))]
+        number = not isinstance(value, Tensor) or value.numel() == 1
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or not number:
+            return self.lost(given, "it assigns where the image says what is not one number")
+        wide = _shaped(given[1], lambda t: t.view(*t.shape, *(1,) * (target.ndim - mask.ndim)))
+        return self.met([given[0], wide, *given[2:]], target.shape, "an assignment")
+
+    def overwritten(self, whole: Tensor, label: Labels, part: Tensor, new: Labels) -> Labels:
+        r"""The label of a tensor, some numbers of which are those of another one that was changed in place."""
+        if _places(whole) == _places(part):
+            return new
+        if any(isinstance(each, Lost) or (isinstance(each, Raw) and each.sources) for each in (label, new)):
+            return self.lost([label, new], "it is changed in place by a view of it")
+        where = [torch.arange(len(_storage(t))).as_strided(*_places(t)) for t in (whole, part)]
+        made, count = [], max(len(each.names) if isinstance(each, Moved) else 1 for each in (label, new))
+        for k in range(count):
+            before, after = (each.names[k] if isinstance(each, Moved) else each.constant for each in (label, new))  # type: ignore[union-attr]
+            memory = before.new_zeros(len(_storage(whole)))
+            memory[where[0]] = before
+            memory[where[1]] = after
+            made.append(memory[where[0]])
+        if count == 1:
+            return Raw(made[0])
+        return self.checked(made, [label, new], "it changes places in place that the group exchanges with others")
 
     def _reduced(self, name: str, args: Any, kwargs: Any, label: Labels) -> Labels | Callable[[Any], list[Labels]]:
         at = kinds.REDUCTIONS[name]
@@ -283,6 +322,15 @@ def _axis(name: str, args: Any, kwargs: Any) -> int:
     at = kinds.ALONG[name]
     axis: int = kwargs.get("dim", args[at] if len(args) > at else 1 if name == "normalize" else -1)
     return axis
+
+
+def _storage(t: Tensor) -> Tensor:
+    r"""All numbers in the memory that a tensor is a view of."""
+    return t.new_empty(0).set_(t.untyped_storage())
+
+
+def _places(t: Tensor) -> tuple[Sequence[int], Sequence[int], int]:
+    return tuple(t.shape), t.stride(), int(t.storage_offset())
 
 
 def constant_of(out: Any) -> list[Labels]:

@@ -36,6 +36,7 @@ from equilayers.convert._equivariant.labels import (
     fresh_rows,
     is_regular,
     last_axis,
+    planes,
     turns_as_map,
 )
 from equilayers.convert._equivariant.rules import Rules
@@ -373,7 +374,7 @@ class _FlowTracer(CallTracer):
                 return label, None
         width = out[-1]
         fibered = width % group.order == 0 and (len(out) > 2 or path in self.gates or not isinstance(module, nn.Linear))
-        return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves
+        return fresh_rows(label.names, planes(group, width, fibered=fibered), rules.salt), moves
 
     def settled(self, t: Tensor, *, zero: bool) -> Labels:
         r"""The label of what a module reads: parameters and zeros are left alone."""

@@ -23,8 +23,9 @@ from equilayers.convert._equivariant.flows import (
     Call,
     Dataflow,
     Flow,
+    of_zeros,
 )
-from equilayers.convert._equivariant.functions import asymmetry
+from equilayers.convert._equivariant.functions import DECIDED, asymmetry
 from equilayers.convert._equivariant.kinds import CASTS, DECIDING
 from equilayers.convert._equivariant.labels import (
     Labels,
@@ -56,10 +57,6 @@ SAME = (
     *(nn.FeatureAlphaDropout, nn.LocalResponseNorm),
 )
 UNFED = "it makes numbers of constants, not of the input: what they meet would have to be left alone by the group"
-DECIDED = (
-    "{} makes a number of what comes from the input: what is done for other numbers was not seen. Compute it with "
-    "tensors, torch.where in the place of if"
-)
 LABELLED = 2  # images that are enough to see where entries go
 Handled = Callable[[nn.Module], bool]
 
@@ -133,6 +130,7 @@ class _FlowTracer(CallTracer):
         self.entered: set[str] = set()
         self.outside: set[nn.Parameter] = set()  # parameters of layers that others take the place of, read by others
         self.busy: list[str] = []  # of those that others take the place of
+        self.naming = False  # whether what is called are not the model's functions, but our own on names
 
     def image(self, x: Tensor) -> Labels:
         group = self.rules.group
@@ -189,7 +187,7 @@ class _FlowTracer(CallTracer):
 
     def concatenated(self, flow: Flow, given: list[Tensor], label: Labels | None) -> Flow:
         r"""The flow of tensors side by side, some of which may not come from the input at all."""
-        flows = [self.get(t) or _of_zeros(t) for t in given]
+        flows = [self.get(t) or of_zeros(t) for t in given]
         if isinstance(label, Moved):  # parameters are tied to what they stand beside
             own = [self.label(t) for t in given]
             flows = [flow if isinstance(raw, Raw) and raw.sources else f for f, raw in zip(flows, own, strict=True)]
@@ -201,6 +199,8 @@ class _FlowTracer(CallTracer):
         return Flow(kind, channels, flow.producers, parts)
 
     def call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if self.naming:
+            return function(*args, **kwargs)
         if name == "__get__" and not isinstance(out := function(*args, **kwargs), Tensor):
             return out  # a shape, a dtype
         fresh = name.startswith("new_") or name.endswith("_like")  # numbers that do not come from the input
@@ -290,11 +290,19 @@ class _FlowTracer(CallTracer):
             self.busy.append(path)
 
     def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.naming = True
+        try:
+            self.left(path, module, (args, kwargs), output)
+        finally:
+            self.naming = False
+
+    def left(self, path: str, module: nn.Module, called: tuple[Any, Any], output: Any) -> None:
+        r"""Remember what a module was called with, and what it put out."""
         while self.inside.pop() != path:  # a module in it raised something that was caught
             pass
         while path in self.busy:
             self.busy.pop()
-        inputs = list(tensors((args, kwargs)))
+        inputs = list(tensors(called))
         given = next((t for t in inputs if self.get(t) is not None), None)
         if given is None and self.handled(module) and not self.busy:
             given = self.learned(path, module, inputs, output)
@@ -305,7 +313,7 @@ class _FlowTracer(CallTracer):
         label, moves = None, None
         if self.handled(module) and not self.busy and not given.is_meta:
             with torch.device(given.device):
-                label, moves = self.replaced(path, module, (args, kwargs), made)
+                label, moves = self.replaced(path, module, called, made)
         lost = label.cause if isinstance(label, Lost) else None
         if moves is not None and is_regular(self.rules.group, moves):
             flow = Flow(flow.kind, given.shape[-1], flow.producers, flow.parts)
@@ -354,7 +362,6 @@ class _FlowTracer(CallTracer):
             named = inspect.signature(module.forward).bind(*given[0], **given[1]).arguments
             inputs = [named[name] for name in ("query", "key", "value")]
         zeros = {id(t) for t in inputs if not (self.get(t) or _is_learned(self.label(t)) or bool(t.any()))}
-        rules.where = path  # `any` is a call as others are
         labels = {id(t): self.settled(t, zero=id(t) in zeros) for t in inputs}
         label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:
@@ -391,11 +398,3 @@ def _version(t: Tensor) -> int:
 
 def _is_learned(label: Labels | None) -> bool:
     return isinstance(label, Moved) or (isinstance(label, Raw) and bool(label.sources))
-
-
-def _of_zeros(t: Tensor) -> Flow | None:
-    r"""Planes of zeros are features as any others."""
-    if t.ndim not in (3, 4) or bool(t.any()):
-        return None
-    channels = t.shape[1 if t.ndim == 4 else 2]
-    return Flow(LIFTED, channels, parts=(("", channels),))

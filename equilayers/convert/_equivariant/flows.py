@@ -79,3 +79,11 @@ class Dataflow:
     def tokens(self) -> bool:
         r"""Whether a layer reads tokens: sequences of features."""
         return any(call.moves is not None and len(call.shape) > 2 for calls in self.calls.values() for call in calls)
+
+
+def of_zeros(t: Tensor) -> Flow | None:
+    r"""Planes of zeros are features as any others."""
+    if t.ndim not in (3, 4) or bool(t.any()):
+        return None
+    channels = t.shape[1 if t.ndim == 4 else 2]
+    return Flow(LIFTED, channels, parts=(("", channels),))

@@ -24,6 +24,10 @@ SHUFFLES = ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_chann
 STEP = "samples every so many pixels, which is symmetric at some sizes alone"
 LOPSIDED = "it pads more on one side"
 RESCALED = "its pixels lie symmetrically at some sizes alone"
+DECIDED = (
+    "{} makes a number of what comes from the input: what is done for other numbers was not seen. Compute it with "
+    "tensors, torch.where in the place of if"
+)
 Scale = float | tuple[float, ...] | None
 
 

@@ -1,14 +1,16 @@
 """Kinds of models that nobody had in mind: exact after training too, or refused at the place that is to blame."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equilayers.convert import to_equivariant
-from equilayers.testing import invariance_error
+from equilayers.convert import to_equivariant, to_plain
+from equilayers.groups import Group
+from equilayers.testing import assert_equivariant, invariance_error
 from planted import Does
 from strategies import C4, D4
 
@@ -141,11 +143,56 @@ def test_converted_and_exact_after_training(what: str) -> None:
     assert float(invariance_error(made.eval(), 3 * X, D4).amax()) < 1e-11
 
 
+class Pixels(nn.Module):
+    """Channels become pixels, beside the enlarged image; within, or at the end, of one channel or of several."""
+
+    def __init__(self, *, factor: int, channels: int, within: bool) -> None:
+        super().__init__()
+        self.back = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PixelUnshuffle(2), nn.Conv2d(32, 8, 1))
+        self.shuffle = nn.Sequential(nn.Conv2d(8, channels * factor**2, 3, padding=1), nn.PixelShuffle(factor))
+        self.last = nn.Conv2d(channels, 3, 1) if within else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.shuffle(self.back(x).relu()).relu())
+        return y + F.interpolate(x[:, : y.shape[1]], size=y.shape[-2:], mode="bilinear")
+
+
+@pytest.mark.parametrize(
+    ("group", "settings"),
+    [
+        (D4, {"factor": 2, "channels": 8, "within": True}),
+        (D4, {"factor": 3, "channels": 3, "within": False}),
+        (C4, {"factor": 3, "channels": 1, "within": False}),
+    ],
+)
+def test_channels_become_pixels(group: Group, settings: dict[str, Any]) -> None:
+    made, report = to_equivariant(Pixels(**settings).double(), group, X)
+    assert report.complete, str(report)
+    assert_equivariant(made, X, group)
+    torch.testing.assert_close(to_plain(made)(X), made(X))
+
+
 @pytest.mark.parametrize("what", REFUSED)
 def test_refused_where_it_is_to_blame(what: str) -> None:
     make, words = REFUSED[what]
     _, report = to_equivariant(Between(make()).double(), C4, X)
     assert [entry.path for entry in report.of("refused")] == ["step"], str(report)
+    assert words in report.of("refused")[0].reason
+
+
+@pytest.mark.parametrize(
+    ("layer", "width", "words"),
+    [
+        (nn.PixelUnshuffle(2), 12, "take nn.Conv2d with a stride"),
+        (
+            nn.Sequential(nn.Conv2d(3, 16, 1), Does(lambda f: F.pixel_shuffle(f, 2))),
+            4,
+            "take the module nn.PixelShuffle",
+        ),
+    ],
+)
+def test_shuffles_that_are_refused(layer: nn.Module, width: int, words: str) -> None:
+    _, report = to_equivariant(nn.Sequential(layer, nn.Conv2d(width, 8, 1)), C4, X.float())
     assert words in report.of("refused")[0].reason
 
 

@@ -35,6 +35,7 @@ from equilayers.convert._equivariant.labels import (
     constant,
     fresh_map,
     fresh_rows,
+    is_learned,
     is_regular,
     last_axis,
     planes,
@@ -328,11 +329,13 @@ class _FlowTracer(CallTracer):
                 self.put(t, flow, label or (None if t in self.constants else unseen))
             elif label is not None:
                 self.put(t, self.flows[t], label)
+            if isinstance(module, nn.PixelShuffle):
+                self.flows[t] = Flow(self.flows[t].kind, t.shape[1], frozenset({path}))
 
     def learned(self, path: str, module: nn.Module, inputs: list[Tensor], output: Any) -> Tensor | None:
         r"""Parameters that a layer reads as features, such as queries; of constants nothing is known."""
         labels = [self.label(t) for t in inputs]
-        found = next((t for t, label in zip(inputs, labels, strict=True) if _is_learned(label)), None)
+        found = next((t for t, label in zip(inputs, labels, strict=True) if is_learned(label)), None)
         if found is None and list(module.parameters()):
             self.rules.where = path
             cause = next((label.cause for label in labels if isinstance(label, Lost)), self.rules.cause(UNFED))
@@ -361,7 +364,7 @@ class _FlowTracer(CallTracer):
         if isinstance(module, nn.MultiheadAttention):
             named = inspect.signature(module.forward).bind(*given[0], **given[1]).arguments
             inputs = [named[name] for name in ("query", "key", "value")]
-        zeros = {id(t) for t in inputs if not (self.get(t) or _is_learned(self.label(t)) or bool(t.any()))}
+        zeros = {id(t) for t in inputs if not (self.get(t) or is_learned(self.label(t)) or bool(t.any()))}
         labels = {id(t): self.settled(t, zero=id(t) in zeros) for t in inputs}
         label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:
@@ -394,7 +397,3 @@ class _FlowTracer(CallTracer):
 def _version(t: Tensor) -> int:
     r"""Grows whenever the numbers are changed in place."""
     return 0 if t.is_inference() else t._version
-
-
-def _is_learned(label: Labels | None) -> bool:
-    return isinstance(label, Moved) or (isinstance(label, Raw) and bool(label.sources))

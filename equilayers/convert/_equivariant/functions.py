@@ -44,7 +44,9 @@ def asymmetry(name: str, args: Any, kwargs: Any, out: Any, *, lifted: bool) -> s
     if name in RANDOM:
         return f"{name} samples at random places; take a MaxBlurPool2d"
     if name in SHUFFLES and lifted:
-        return f"{name} exchanges the planes of a fiber with others"
+        module = {"pixel_shuffle": "PixelShuffle", "pixel_unshuffle": "PixelUnshuffle"}.get(name)
+        instead = f"; take the module nn.{module}, which is replaced" if module else ""
+        return f"{name} exchanges the planes of a fiber with others{instead}"
     if name == "interpolate":
         given = dict(zip(_SCALED, args, strict=False)) | kwargs
         return _resized(x, given, out)

@@ -57,6 +57,11 @@ class Lost:
 Labels = Moved | Raw | Lost
 
 
+def is_learned(label: Labels | None) -> bool:
+    r"""Whether something in it is moved, or a parameter."""
+    return isinstance(label, Moved) or (isinstance(label, Raw) and bool(label.sources))
+
+
 def hashed(names: Tensor) -> Tensor:
     r"""Other names, as if drawn at random, alike for alike ones."""
     h = names * _FIRST

@@ -17,7 +17,7 @@ from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
 from equilayers.convert._equivariant.flows import CONVOLUTIONS, INVARIANT, LIFTED, Broken, Call, Dataflow, Flow
 from equilayers.convert._equivariant.heads import dropout, prelu
 from equilayers.convert._equivariant.linears import any_linear
-from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
+from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pixel_shuffle, pool, shuffle, upsample
 from equilayers.convert._equivariant.norms import batch_or_instance_norm, group_norm
 from equilayers.convert._equivariant.own_parameters import changing_buffers, own_parameters
 from equilayers.convert._equivariant.shared import SharedParameters
@@ -232,14 +232,19 @@ def _images(model: nn.Module, flow: Dataflow, order: int) -> dict[str, frozenset
     ]
     leaves = [each.producers for each in outputs if each.kind == LIFTED]
     images = frozenset[str]().union(*leaves)
-    readers = [path for path, module in model.named_modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))]
+    shuffles = [path for path, module in model.named_modules() if isinstance(module, nn.PixelShuffle)]
+    images |= {path for path in shuffles if any(call.out[1] == 1 for call in flow.calls.get(path, []))}
+    for path in reversed(shuffles):  # pixels of an image are channels before
+        images = images.union(*(call.input.producers for call in flow.calls.get(path, []) if path in images))
+    reading = (*CONVOLUTIONS, nn.Linear, nn.PixelShuffle, nn.PixelUnshuffle)
+    readers = [path for path, module in model.named_modules() if isinstance(module, reading)]
     calls = [call for path in readers for call in flow.calls.get(path, [])]
     read = images & frozenset[str]().union(*(call.input.producers for call in calls))
     late = read
     for _ in leaves:  # what is added to something that others read is averaged with it
         late = late.union(*(leaf for leaf in leaves if leaf & late))
     heads = images - late
-    narrow = all(len(out := flow.calls[path][0].out) == 4 and out[1] < order for path in late)
+    narrow = not shuffles and all(len(out := flow.calls[path][0].out) == 4 and out[1] < order for path in late)
     maps = all(call.input.producers <= images and len(call.out) == 4 for call in calls if call.input.producers & images)
     if narrow and maps:
         return {"images": images, "heads": images}
@@ -335,6 +340,7 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     (PADDING, padding),
     ((nn.PReLU,), prelu),
     ((nn.Dropout2d, nn.FeatureAlphaDropout), dropout),
+    ((nn.PixelShuffle, nn.PixelUnshuffle), pixel_shuffle),
     (SHUFFLES, shuffle),
 ]
 UNUSED = "it was not called when the model ran: left as it is"

@@ -115,6 +115,9 @@ def introduction(about: str, how: Effort) -> list[str]:
         "- *forward*, *step*: median time by that of the original, forward in eval mode, and forward with backward in",
         "  training mode, timed in turn: above 1 it takes longer.",
         "- *loss*: before the first step and after the last.",
+        "",
+        "In networks as small as these what a layer does beside its products counts: transforms, copies, calls.",
+        "Large ones are faster than the original: [models on tokens](convert-tokens.md).",
     ]
 
 

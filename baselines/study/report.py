@@ -103,8 +103,18 @@ def html(results: dict[str, Any], times: dict[str, Any], parts: Shown) -> str:
         badge=badge,
         picture=lambda p: (_base64(p.figure), f"{p.figure.get_figwidth() * DPI:.0f}", p.alt),
         machine=_machine(times),
-        configuration=json.dumps(results["configuration"], indent=1),
+        configurations=_configurations(results),
     )
+
+
+def _configurations(results: dict[str, Any]) -> list[tuple[str, str]]:
+    r"""The configurations that the parts were carried out with, as JSON, and the titles of those parts."""
+    earlier = results.get("earlier", {})
+    titles: dict[str, list[str]] = {}
+    for name in results["parts"]:
+        text = json.dumps(earlier.get(name, results["configuration"]), indent=1)
+        titles.setdefault(text, []).append(PARTS[name].title)
+    return [(", ".join(parts), text) for text, parts in titles.items()]
 
 
 def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], parts: Shown) -> None:

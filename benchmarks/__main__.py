@@ -4,7 +4,8 @@ linear, conv: the layers in all their algorithms. shift: blur and polyphase pool
 rotations: rotations by any angle. jacobian: singular values. transformer: blocks, linear layers at many positions, 1x1
 convolutions. construction, memory: of convolutions. report: cost against width and against the order of the group, with
 a drawing. figures: the pictures of the documentation. models: networks of
-MONAI and of transformers before and after `to_equivariant`, as tables on the terminal, and in a file with --markdown.
+MONAI and of transformers before and after `to_equivariant`, as tables on the terminal, and in a file with --markdown;
+stopped, it goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -47,7 +48,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=form)
     parser.add_argument("subject", choices=[*SUBJECTS, "report", "figures", "models"])
     parser.add_argument("--seconds", type=float, default=2.0, help="per case (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of drawings")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        help="folder of drawings and of figures of `models`",
+    )
     parser.add_argument("--quick", action="store_true", help="only show that `models` works: half a minute")
     parser.add_argument(
         "--every-width", action="store_true", help="convert `models` to equal parameters and compute, too"
@@ -56,7 +62,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.subject == "models":
         try:
-            models.run(args.seconds, quick=args.quick, every_width=args.every_width, markdown=args.markdown)
+            settings = {"quick": args.quick, "every_width": args.every_width, "markdown": args.markdown}
+            models.run(args.seconds, args.out, **settings)
         except (ImportError, OSError) as error:
             parser.error(str(error))
         return

@@ -312,7 +312,7 @@ def test_notebooks_hold_the_code_of_their_pages(site: Path, hooks: types.ModuleT
         assert len({cell["id"] for cell in made["cells"]}) == len(made["cells"])
 
 
-LONG = {"tutorial", "paper", "paper-fashion"}  # the last two are generated
+LONG = {"tutorial"}
 
 
 def too_long(texts: dict[str, str]) -> list[str]:

@@ -261,8 +261,8 @@ class _FlowTracer(CallTracer):
         r"""What shares its numbers with a tensor that was changed in place changes with it."""
         label = self.label(t)
         start = t.untyped_storage().data_ptr()
-        for other in [*self.labels, *self.constants] if label is not None and t.numel() else ():
-            if other is not t and other.numel() and other.untyped_storage().data_ptr() == start:
+        for other in [*self.labels, *self.constants] if t.numel() else ():
+            if label is not None and other is not t and other.numel() and other.untyped_storage().data_ptr() == start:
                 made = self.rules.overwritten(other, self.label(other) or constant(other), t, label)
                 flow = self.get(other) or self.get(t)
                 if flow is not None:

@@ -5,8 +5,8 @@ rotations: rotations by any angle. jacobian: singular values. transformer: block
 convolutions. construction, memory: of convolutions. cuda: linear, conv and transformer on a GPU. report: cost against
 width and against the order of the group, with a drawing. figures: the pictures of the documentation. models: networks
 of MONAI and of transformers before and after `to_equivariant`, as tables on the terminal, and in a file with
---markdown. choices: how near `algorithm="auto"` is to the fastest algorithm, over random layers, which --out keeps for
-a run that was stopped.
+--markdown. choices: how near `algorithm="auto"` is to the fastest algorithm, over random layers. What models and
+choices have measured stays in --out: stopped, they go on with what is missing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=form)
     parser.add_argument("subject", choices=[*SUBJECTS, *OTHERS])
     parser.add_argument("--seconds", type=float, default=2.0, help="per case (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="folder of drawings")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/benchmarks"),
+        help="folder of drawings and of figures of `models` and `choices`",
+    )
     parser.add_argument("--quick", action="store_true", help="only show that `models` works: half a minute")
     parser.add_argument(
         "--every-width", action="store_true", help="convert `models` to equal parameters and compute, too"
@@ -67,7 +72,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.subject == "models":
         try:
-            models.run(args.seconds, quick=args.quick, every_width=args.every_width, markdown=args.markdown)
+            settings = {"quick": args.quick, "every_width": args.every_width, "markdown": args.markdown}
+            models.run(args.seconds, args.out, **settings)
         except (ImportError, OSError) as error:
             parser.error(str(error))
         return

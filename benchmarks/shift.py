@@ -16,7 +16,7 @@ from equilayers.nn import BlurPool2d, MaxBlurPool2d, PolyphasePool2d
 
 KORNIA, ANTIALIASED = "kornia", "antialiased-cnns"
 OURS, DENSE, FIXED = "BlurPool2d", "BlurPool2d dense", "BlurPool2d fixed"
-POLYPHASE, MAX_BLUR = "PolyphasePool2d", "MaxBlurPool2d"
+POLYPHASE, MAX_BLUR = "polyphase", "max blur"
 COLUMNS = (OURS, DENSE, FIXED, POLYPHASE, MAX_BLUR, KORNIA, ANTIALIASED, "AvgPool2d", "MaxPool2d")
 
 
@@ -73,7 +73,7 @@ def report(seconds: float) -> Iterator[str]:
     r"""The lines of a Markdown report, as they are measured."""
     yield f"Machine: {machine()}. Medians in ms, stride 2, competitors timed in turn. The last columns: how many times "
     yield "faster `auto` is than the faster of the peers, and what polyphase pooling costs in blur poolings.\n"
-    yield head_lines(["case", *COLUMNS, "peers / auto", "PolyphasePool2d / auto"])
+    yield head_lines(["case", *COLUMNS, "peers / auto", "polyphase / auto"])
     for case in (replace(case, training=training) for case in CASES for training in (False, True)):
         with threads(case.threads):
             timings = in_turn(competitors(case), seconds=seconds)

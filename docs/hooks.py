@@ -1,4 +1,7 @@
-r"""What the site computes from the library when it is built: the table of exactness, and notebooks."""
+r"""What the site computes when it is built: the table of exactness, that of cost, notebooks.
+
+`python docs/hooks.py` writes the table of cost into the README.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,23 @@ from equilayers import nn
 from equilayers.groups import CyclicRotation
 
 MARK = "<!-- exactness -->"
+COST_MARK = "<!-- cost -->"
+# Rows of the table of cost: its name, the page and the row that it is read from, and the column, counted from the end.
+COST = [
+    *(
+        (f"transformer block, {case}", "transformer", f"{case} | 1 | forward", -1)
+        for case in ("D4, 384 wide", "D4, 768 wide", "D4, 1024 wide", "C4, 768 wide")
+    ),
+    *(
+        (f"3x3 convolution, {case}", "benchmarks-conv", f"{row}, batch 8, 3x3, forward, 1 thread", -3)
+        for case, row in (
+            ("D4, 128 fields, 9x9", "D4 128 fields 9x9"),
+            ("C4, 128 fields, 18x18", "C4 128 fields 18x18"),
+            ("C4, 64 fields, 18x18", "C4 64 fields 18x18"),
+            ("C4, 4 fields, 36x36", "C4 4 fields 36x36"),
+        )
+    ),
+]
 NOTEBOOKS = ("tutorial.md", "convert.md", "test.md", "profile.md")  # pages that can be downloaded as notebooks
 GROUP = CyclicRotation(4)
 LINEAR = ("bitwise", "orbit", "fourier", "auto", "dense")
@@ -160,17 +180,35 @@ def _alike() -> list[tuple[list[str], str, tuple[str, str]]]:
     return [(names, given, found) for (given, found), names in layers.items()]
 
 
+def cost() -> str:
+    r"""How many times as fast as torch's the layers are, from the pages of all cases: a row, and the step below it."""
+    lines = ["| | forward | training step |", "|---|---|---|"]
+    for name, page, row, column in COST:
+        text = (Path(__file__).parent / f"{page}.md").read_text(encoding="utf-8").splitlines()
+        at = next(i for i, line in enumerate(text) if line.startswith(f"| {row} |"))
+        lines.append(
+            "| " + " | ".join([name, *(line.split("|")[column - 1].strip() for line in text[at : at + 2])]) + " |"
+        )
+    return "\n".join(lines)
+
+
+def with_cost(readme: str) -> str:
+    r"""The README with the table of cost as it is now."""
+    before, _table, after = re.split(rf"(?<={COST_MARK}\n)(.*?)(?=\n\n)", readme, maxsplit=1, flags=re.DOTALL)
+    return before + cost() + after
+
+
 def _code(setting: str) -> str:
     return f"`{setting}`" if ("=" in setting and not setting.startswith("a ")) or setting.startswith('"') else setting
 
 
 def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
-    r"""Put the table where a page asks for it, and a link to its notebook; mkdocs calls this for every page."""
+    r"""Put the tables where a page asks for them, and a link to its notebook; mkdocs calls this for every page."""
     if page is not None and page.file.src_uri in NOTEBOOKS:
         name = f"{Path(page.file.src_uri).stem}.ipynb"
         title, _end, rest = markdown.partition("\n")
         markdown = f'{title}\n\n<a href="notebooks/{name}" download>This page as a notebook</a>\n{rest}'
-    return markdown.replace(MARK, table())
+    return markdown.replace(MARK, table()).replace(COST_MARK, cost())
 
 
 def on_post_build(config: Any, **_: Any) -> None:
@@ -195,3 +233,8 @@ def notebook(markdown: str) -> str:
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     made = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    README = Path(__file__).parent.parent / "README.md"
+    README.write_text(with_cost(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -5,8 +5,10 @@ to the digits shown, or any numbers if its title says "one run"; `sh` holds comm
 """
 
 import contextlib
+import importlib.util
 import io
 import re
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -73,3 +75,13 @@ def _agree(wanted: str, got: str) -> bool:
     digits = len(mantissa.partition(".")[2])
     exact = not digits and not exponent
     return wanted == got if exact else abs(float(wanted) - float(got)) <= 2.01 * 10.0 ** (int(exponent or 0) - digits)
+
+
+def module_of_docs(name: str) -> types.ModuleType:
+    """What mkdocs runs: docs/hooks.py or docs/docstrings.py."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

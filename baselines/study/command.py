@@ -5,13 +5,14 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import get_num_threads
 
 from baselines.common.data import download_files, load_dataset
 from baselines.common.distributed import processes
-from baselines.common.files import writable_folder, write_json, write_text
+from baselines.common.files import read_json, writable_folder, write_json, write_text
 from baselines.common.runner import Executor, SerialExecutor, pool
 from baselines.common.tables import rich_table
 from baselines.common.terminal import add_training_arguments, console_of_output, positive, require, this_machine
@@ -20,6 +21,7 @@ from baselines.study.explain import BASELINES, TARGETS
 from baselines.study.models import METHODS, MODELS, UPRIGHT, WIDTHS
 from baselines.study.parts import EXTRA, PARTS
 from baselines.study.runner import StudyRunner
+from baselines.study.search import FIRST
 from baselines.study.starts import INITS
 from baselines.study.tables import head_and_rows, markdown, sizes
 from baselines.study.training import CENTRED, ELEMENTS, SCHEDULES, SELECTED
@@ -47,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several("--nu-distribution", None, None, weight % " by DI")
     several("--nu-normalized-logit", None, None, weight % " by normalised LI")
     several(f"--nu-{CENTRED}", None, None, weight % " by normalised LI of centred logits")
+    first = "weights that auto begins with, such as two that may straddle the target (default: 10, then tenfold steps)"
+    parser.add_argument("--first-nu", nargs="+", default=[str(nu) for nu in FIRST], metavar="NU", help=first)
     parser.add_argument("--form", choices=(*FORMS, CENTRED), default=FORMS[0], help="of IR (default: %(default)s)")
     forms = f"of IR that decay compares, of {' '.join(FORMS)} (default: these) and {CENTRED}"
     several("--forms", (*FORMS, CENTRED), list(FORMS), forms)
@@ -80,6 +84,7 @@ def main(args: argparse.Namespace) -> None:
     out = writable_folder(args.out)
     data_dir = str(download_files(args.data, args.data_dir)) if args.download else args.data_dir
     plan = _checked(plan_of(args, data_dir))
+    earlier, earlier_times = (_stored(out / name) if args.resume else {} for name in ("results.json", "times.json"))
     with contextlib.ExitStack() as stack:
         rank, count = stack.enter_context(processes())
         _check_together(plan, count)
@@ -94,11 +99,11 @@ def main(args: argparse.Namespace) -> None:
     times = {
         "machine": {**this_machine(), "cores": cores, "workers": count if count > 1 else workers},
         "wall_seconds": round(time.perf_counter() - started, 1),
-        "training_seconds": seconds,
+        "training_seconds": earlier_times.get("training_seconds", {}) | seconds,
     }
     report: dict[str, Any] = {"configuration": plan.configuration(), "parts": results}
     write_json(out / "times.json", times)
-    write_json(out / "results.json", report)
+    write_json(out / "results.json", _with_earlier(report, earlier))
     if "table" in results:
         write_text(out / "table.md", markdown(results["table"], times))
         console.print(rich_table(*head_and_rows(results["table"], seconds, paper=False)))
@@ -109,6 +114,22 @@ def main(args: argparse.Namespace) -> None:
     hint = f"python -m baselines report {out} makes a page of them"
     line = f"{', '.join(results)} in {times['wall_seconds']:.0f} s; results.json is in {out}; {hint}"
     console.print(line, markup=False)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    r"""A JSON file of an earlier invocation; empty where there is none."""
+    found = read_json(path) if path.exists() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _with_earlier(report: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    r"""The report with those parts of an earlier one that it lacks, and the configuration that each of them had."""
+    kept = {name: entries for name, entries in earlier.get("parts", {}).items() if name not in report["parts"]}
+    if not kept:
+        return report
+    configurations = {**dict.fromkeys(kept, earlier["configuration"]), **earlier.get("earlier", {})}
+    parts = {name: (kept | report["parts"])[name] for name in PARTS if name in kept or name in report["parts"]}
+    return {**report, "parts": parts, "earlier": {name: configurations[name] for name in kept}}
 
 
 def _checked(plan: Plan) -> Plan:

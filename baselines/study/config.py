@@ -9,6 +9,7 @@ from typing import Any
 
 from baselines.study.models import UPRIGHT, WIDTHS
 from baselines.study.runs import Run, Source
+from baselines.study.search import FIRST
 from baselines.study.tables import group_name, paper_label
 from baselines.study.training import CENTRED, Recipe
 from equilayers.groups import CyclicRotation, Dihedral, as_group
@@ -85,6 +86,7 @@ class Plan:
     epochs: int | None  # as asked for
     nu: tuple[tuple[str, str, float | None], ...]
     curves: tuple[tuple[str, str, tuple[float, ...]], ...] = ()  # of mitigation: group, arm, weights
+    first_nu: tuple[float, ...] = FIRST  # that the search begins with
 
     def runs(self, methods: Iterable[str], forms: Sequence[str] = ()) -> list[Run]:
         r"""The trainings of these methods, those of IR in these forms, group by group; only with a nu that is known."""
@@ -153,6 +155,7 @@ def plan_of(args: argparse.Namespace, data_dir: str | None) -> Plan:
         args.epochs,
         weights,
         curves_of(groups, args.curve),
+        tuple(_number("--first-nu", nu) for nu in args.first_nu),
     )
 
 
@@ -184,7 +187,9 @@ def _weights(
         got = f"{len(given)}. The groups: {groups}."
         raise ValueError(f"study: expected one {option}, or one for each group, got {got}")
     each = given if len(given) == len(groups) else given * len(groups)
-    return [(group, form, _number(option, nu)) for group, nu in zip(groups, each, strict=True)]
+    return [
+        (group, form, None if nu == "auto" else _number(option, nu)) for group, nu in zip(groups, each, strict=True)
+    ]
 
 
 def curves_of(groups: Sequence[str], given: Sequence[str] | None) -> tuple[tuple[str, str, tuple[float, ...]], ...]:
@@ -202,18 +207,17 @@ def curves_of(groups: Sequence[str], given: Sequence[str] | None) -> tuple[tuple
         if arm not in ARMS or (group and group_name(group) not in groups):
             hint = f"Arms: {', '.join(ARMS)}; groups: {', '.join(groups)}."
             raise ValueError(f"study: expected --curve ARM=NU,NU or ARM:GROUP=NU, got {text!r}. {hint}")
-        weights = tuple(_number("--curve", number) or 0.0 for number in numbers.split(","))
+        weights = tuple(_number("--curve", number) for number in numbers.split(","))
         curves += [(name, arm, weights) for name in groups if name == group_name(group or name)]
     return tuple(curves)
 
 
-def _number(option: str, nu: str) -> float | None:
-    if nu == "auto":
-        return None
+def _number(option: str, nu: str) -> float:
     try:
         number = float(nu)
     except ValueError:
         number = -1.0
     if not 0 < number < float("inf"):
-        raise ValueError(f"study: expected {option} to be a positive number or auto, got {nu!r}. Try 10.")
+        or_auto = " or auto" if option in OPTIONS.values() else ""
+        raise ValueError(f"study: expected {option} to be a positive number{or_auto}, got {nu!r}. Try 10.")
     return number

@@ -31,6 +31,8 @@ TITLE = "Is invariance learned from data genuine?"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     r"""The options of `python -m baselines report`."""
     parser.add_argument("folder", type=Path, help="of a finished study, such as runs/study")
+    several: dict[str, Any] = {"nargs": "+", "choices": PARTS, "metavar": "PART", "default": list(PARTS)}
+    parser.add_argument("--parts", **several, help="that are shown (default: all that the folder holds)")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the folder)")
     help_ = "write this as well, its figures in a folder beside it"
     parser.add_argument("--markdown", type=Path, metavar="FILE", help=help_)
@@ -40,6 +42,7 @@ def main(args: argparse.Namespace) -> None:
     r"""Write the page, one file that needs no network."""
     require("report", "jinja2", "matplotlib")
     results, times = _read(args.folder)
+    results["parts"] = {name: found for name, found in results["parts"].items() if name in args.parts}
     parts = shown(results)
     out = args.out or args.folder / "report.html"
     write_text(out, html(results, times, parts))
@@ -103,8 +106,18 @@ def html(results: dict[str, Any], times: dict[str, Any], parts: Shown) -> str:
         badge=badge,
         picture=lambda p: (_base64(p.figure), f"{p.figure.get_figwidth() * DPI:.0f}", p.alt),
         machine=_machine(times),
-        configuration=json.dumps(results["configuration"], indent=1),
+        configurations=_configurations(results),
     )
+
+
+def _configurations(results: dict[str, Any]) -> list[tuple[str, str]]:
+    r"""The configurations that the parts were carried out with, as JSON, and the titles of those parts."""
+    earlier = results.get("earlier", {})
+    titles: dict[str, list[str]] = {}
+    for name in results["parts"]:
+        text = json.dumps(earlier.get(name, results["configuration"]), indent=1)
+        titles.setdefault(text, []).append(PARTS[name].title)
+    return [(", ".join(parts), text) for text, parts in titles.items()]
 
 
 def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], parts: Shown) -> None:
@@ -113,14 +126,14 @@ def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], p
     lines = [f"# {TITLE}", "", lead(results), "", "| claim | here it |", "|---|---|"]
     lines += [f"| {part.title}: {part.claim} | **{page.verdict}** |" for _, part, page in parts if page.verdict]
     for _, part, page in parts:
-        lines += ["", f"## {part.title}", "", f"> {part.claim}", ""]
-        lines += [f"- {finding.text}" for finding in page.findings]
+        lines += ["", f"## {part.title}", "", *([] if page.verdict else [f"> {part.claim}", ""])]
+        lines += [*(f"- {finding.text}" for finding in page.findings), *([""] if page.pictures else [])]
         for picture in page.pictures:
             save(picture.figure, figures / f"{picture.name}.png", dpi=DPI)
-            lines += ["", f"![{picture.alt}]({figures.name}/{picture.name}.png)"]
+            lines += [f"![{picture.alt}]({figures.name}/{picture.name}.png)"]
         for table in page.tables:
             lines += ["", markdown_table(table.head, table.rows), *(["", table.caption] if table.caption else [])]
-    write_text(path, "\n".join([*lines, "", "## Machine", "", _machine(times), ""]))
+    write_text(path, "\n".join([*lines, "", _machine(times), ""]))
 
 
 def _base64(figure: Figure) -> str:

@@ -75,7 +75,7 @@ class StudyRunner:
         That is SI on validation images, of seed 0; all groups and forms are searched side by side. Where none reaches
         it, which is said, the nu with the highest SI is taken: too strong a regulariser leaves nothing to look at.
         """
-        searches = {key: Search(SALIENCY_TARGET) for key in self.without_nu(plan)}
+        searches = {key: Search(SALIENCY_TARGET, plan.first_nu) for key in self.without_nu(plan)}
         while weights := {key: nu for key, search in searches.items() if (nu := search.following()) is not None}:
             runs = {key: run for key, nu in weights.items() if (run := plan.first(key[0], "IR", key[1], nu))}
             self.carry_out({run: ["table"] for run in runs.values()}, [], "tuning nu")

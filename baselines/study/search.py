@@ -2,9 +2,9 @@ r"""The search for the weakest regulariser that reaches a target, by bisection o
 
 from dataclasses import dataclass, field
 
-FIRST, FACTOR = 10.0, 10.0  # where it begins, and how far it goes until two weights straddle the target
+FIRST, FACTOR = (10.0,), 10.0  # where it begins, and how far it goes until two weights straddle the target
 WEAKEST, STRONGEST = 0.01, 10_000.0
-CLOSE = 1.4  # two weights no further apart than this, one below the target and one at it, end the search
+CLOSE = 1.2  # two weights no further apart than this, one below the target and one at it, end the search
 
 
 @dataclass
@@ -12,12 +12,14 @@ class Search:
     r"""What was tried so far, the measure that each nu reached, and what to try next."""
 
     target: float
+    first: tuple[float, ...] = FIRST
     tried: dict[float, float] = field(default_factory=dict)
 
     def following(self) -> float | None:
         r"""The next nu; None when the search is over."""
-        if not self.tried:
-            return FIRST
+        for nu in self.first:
+            if nu not in self.tried:
+                return nu
         strong = self._reaching()
         if not strong:
             stronger = FACTOR * max(self.tried)

@@ -112,13 +112,15 @@ def markdown(results: list[Result], times: Result) -> str:
 
 
 def protocol(results: list[Result]) -> str:
-    r"""How the networks were trained and measured, in a sentence or two."""
+    r"""How the networks were trained and measured, in a sentence or two; what they do not share is left out."""
     first = results[0]
     recipe, source = first["recipe"], first["source"]
+    rates = {(run["recipe"]["schedule"], run["recipe"]["select"]) for run in results}
     rate = "" if recipe["schedule"] == "constant" else f" {recipe['schedule']}"
     last = ", last epoch" if recipe["select"] == "last" else ""
+    how = f"{rate}{last}" if len(rates) == 1 else ", of several recipes"
     return (
         f"Data: {source['data']}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, Adam {recipe['lr']:g}"
-        f"{rate}{last}; {len({run['seed'] for run in results})} seed(s), mean ± "
+        f"{how}; {len({run['seed'] for run in results})} seed(s), mean ± "
         f"standard deviation. SI on {source['saliency_samples']} test images."
     )

@@ -56,7 +56,7 @@ class Cause:
     where: str
     reason: str
     number: int = 0
-    parameters: tuple[nn.Parameter, ...] = field(default=(), compare=False)
+    parameters: tuple[Tensor, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,15 @@ STEPS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     ),
     "keys that are half of the tokens": (lambda: OfTorch(keys=8), "", HALF),
     "a table of places": (lambda: Does(lambda x: x + TABLE), "", "add: numbers (16, 32) that are no parameters"),
-    "an unknown function": (lambda: Does(lambda x: x.cumsum(1)), "", "cumsum is not known here"),
+    "an unknown function": (
+        lambda: Does(lambda x: x.cumsum(1)),
+        "",
+        "cumsum depends on the order along an axis that the group moves",
+    ),
     "what depends on features": (
         lambda: Does(lambda x: x.take_along_dim(x.argsort(1), 1)),
         "",
-        "argsort is not known here",
+        "argsort depends on the order along an axis",
     ),
     "head width": (lambda: Attention(heads=16), "", "a head width of 2 holds no whole fibers of |G| = 4; 4 does"),
     "a network of places": (Biased, ".mlp.0", "it makes numbers of constants, not of the input"),

@@ -126,7 +126,11 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 # Models, the path in them that is refused, and why.
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     **{what: (lambda make=make: ended(make()), "1", why) for what, (make, why) in LAYERS.items()},
-    "shuffle": (lambda: ended(nn.PixelShuffle(2), nn.Conv2d(2, 8, 1)), "1", "exchanges the planes of a fiber"),
+    "shuffle": (
+        lambda: ended(nn.PixelShuffle(2), nn.Conv2d(2, 8, 1)),
+        "1",
+        "its 2 channels are no whole fields",
+    ),
     "image": (lambda: beside(lambda x: x, 3), "read", SIDES),
     "coordinates": (lambda: beside(coordinates, 1), "read", SIDES),
     "flattened": (flattened, "2", f"{PLACE}: pool over the map before it"),

@@ -134,37 +134,46 @@ def test_the_command(
     some.append(Network("Ordered", Ordered))
     monkeypatch.setattr(command, "networks", lambda small: some)
     path = tmp_path / "models.md"
-    command.run(0.0, quick=True, markdown=path)
+    command.run(0.0, tmp_path, quick=True, markdown=path)
     text, shown = path.read_text(), capsys.readouterr().out
-    assert [path] == list(tmp_path.iterdir())
-    for network in some:
-        assert f"\n## {network.name}\n" in text
-        assert network.name in shown
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| C4")]
-    assert [row[1] for row in rows] == ["original", "equal-width"] * 3
-    assert all(len(row) == 9 for row in rows)
+    assert {path, tmp_path / "models.json"} == set(tmp_path.iterdir())
+    assert all(network.name in shown for network in some)
+    rows = [line[2:-2].split(" | ") for line in text.splitlines() if " | original | " in line or " | C4 | " in line]
+    assert [row[1] for row in rows] == ["original", "C4"] * 3
+    assert [row[0] for row in rows[::2]] == [f"{network.name}, 64², 65²" for network in some]
+    assert all(len(row) == len(command.HEAD) for row in rows)
     original, tied = rows[0], rows[1]
-    assert float(original[4]) > 0.1
-    assert max(float(tied[4]), float(tied[5])) < 1e-4
-    assert tied[3].split(" / ")[::2] == ["26", "0"]  # replaced, and refused
+    assert float(original[5]) > 0.1
+    assert max(map(float, tied[4].split(", "))) < 1e-4
+    assert float(tied[5]) < 1e-10
+    assert tied[2].split(" / ")[::2] == ["26", "0"]  # replaced, and refused
     before, after = map(float, tied[8].split(" → "))
     assert after < before
-    assert [row[5] for row in rows[2:4]] == rows[5][6:8] == ["–", "–"]
+    assert [row[4].split(", ")[1] for row in rows[2:4]] == rows[5][6:8] == ["–", "–"]
     assert text.count("does not run at 65x65") == 1
-    assert "- the model itself does not run at 65x65: Sizes of tensors must match" in text
+    assert "- MONAI UNet, the model itself does not run at 65x65: Sizes of tensors must match" in text
     assert re.search(r"gain: cumsum is not known here\)$", text, re.MULTILINE)
-    assert "C4 breaks first at resnet.embedder.embedder.convolution: Conv2d(" in text
+    assert "- transformers ResNet: `resnet.embedder.embedder.convolution`, its filter is not symmetric" in text
 
 
-def test_a_table_is_whole_or_not_there(third_party: Networks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_was_measured_is_not_measured_again(
+    third_party: Networks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     broken = Network("broken", lambda: nn.Sequential(nn.Linear(3, 3)))
-    monkeypatch.setattr(command, "networks", lambda small: [third_party["transformers ResNet"], broken])
+    good = third_party["transformers ResNet"]
+    monkeypatch.setattr(command, "networks", lambda small: [good, broken])
     with pytest.raises(ValueError, match="expected x that the model takes"):
-        command.run(0.0, quick=True, markdown=tmp_path / "models.md")
-    assert not list(tmp_path.iterdir())
+        command.run(0.0, tmp_path, quick=True, markdown=tmp_path / "models.md")
+    assert [tmp_path / "models.json"] == list(tmp_path.iterdir())  # a page is whole or not there
+    monkeypatch.setattr(command, "networks", lambda small: [good])
+    monkeypatch.setattr(command, "measure", None)
+    command.run(0.0, tmp_path, quick=True, markdown=tmp_path / "models.md")
+    assert "transformers ResNet, 64²" in (tmp_path / "models.md").read_text()
+    with pytest.raises(TypeError, match="not callable"):
+        command.run(1.0, tmp_path)  # other settings
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="models: expected the folder of --markdown to be a writable folder"):
-        command.run(0.0, quick=True, markdown=tmp_path / "file" / "models.md")
+        command.run(0.0, tmp_path, quick=True, markdown=tmp_path / "file" / "models.md")
 
 
 def test_options_of_another_subject_are_refused(

@@ -99,7 +99,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: nn.Sequential(nn.Conv2d(3, 30, 4, 4), Tokens(30)),
         "its 30 features are no whole fields of |G| = 4: 28 or 32 are",
     ),
-    "unknown function": (lambda: Hand(lambda m, x: x + m.own.cumsum(0)), "own: cumsum is not known here"),
+    "unknown function": (
+        lambda: Hand(lambda m, x: x + m.own.cumsum(0)),
+        "own: cumsum depends on the order along an axis",
+    ),
     "unknown to torch": (lambda: Hand(lambda m, x: x + Doubled.apply(m.own)), ""),
     "lopsided mask": (lambda: Hand(sheared), "mul: numbers (17, 1) that are no parameters"),
     "features moved differently": (

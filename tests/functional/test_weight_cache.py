@@ -215,7 +215,6 @@ DUAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch itself calls it
 @pytest.mark.parametrize("kind", DUAL)
 def test_tangents_of_a_weight_are_not_kept(kind: str) -> None:
     """Forward-mode derivatives to a frozen weight: those of each call, also after an ordinary one."""

@@ -205,7 +205,6 @@ def test_subclasses(case: str, subclass: Callable[[Tensor], Tensor]) -> None:
 
 
 @each
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch itself calls it
 def test_forward_mode(case: str) -> None:
     layer, x = layer_and_input(case, torch.float64)
     tangent = filled(tuple(x.shape), torch.float64, 1)

@@ -272,7 +272,6 @@ DIFFERENTIABLE: dict[str, Make] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("case", DIFFERENTIABLE)
 def test_derivatives(case: str) -> None:
     """First and second, in all parameters and the input, and forward-mode ones."""

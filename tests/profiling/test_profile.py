@@ -227,7 +227,6 @@ def test_algorithms_and_a_twin(tmp_path: Path) -> None:
     assert "GroupConv2d" in str(found)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["compiled", "a part", "function", "scripted"])
 def test_models_whose_inside_cannot_be_seen(kind: str) -> None:
     x, plain = torch.randn(4, 3, 6, 6), nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Tanh())

@@ -24,7 +24,7 @@ from equilayers.functional import polyphase_pool2d, rotate, rotate_harmonic
 from equilayers.functional.vectors import vector_norm
 from equilayers.groups import CyclicRotation, Group
 from equilayers.nn import GroupConv2d
-from pages import PAGES, ROOT, Block, blocks, require_output, run
+from pages import PAGES, ROOT, Block, blocks, module_of_docs, require_output, run
 
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 # Those with code; the README has a test of its own.
@@ -118,15 +118,6 @@ def test_every_command_would_be_understood() -> None:
 )
 def test_a_command_that_does_not_exist_is_found(command: str) -> None:
     assert problem(command)
-
-
-def module_of_docs(name: str) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
@@ -305,6 +296,8 @@ def test_the_site_has_its_table_and_needs_no_network(site: Path, hooks: types.Mo
     assert len(pages) > 20
     assert not [path.name for path in pages if fetched.search(path.read_text(encoding="utf-8"))]
     assert not list(site.rglob("*.py"))
+    assert (site / "search" / "search_index.js").exists()  # what the search of a page opened from a folder reads
+    assert "iframe-worker.js" in page
 
 
 def test_notebooks_hold_the_code_of_their_pages(site: Path, hooks: types.ModuleType) -> None:
@@ -319,8 +312,7 @@ def test_notebooks_hold_the_code_of_their_pages(site: Path, hooks: types.ModuleT
         assert len({cell["id"] for cell in made["cells"]}) == len(made["cells"])
 
 
-# Longer for now: the tutorial for good, the others until they are divided.
-LONG = {"tutorial", "paper", "paper-fashion"}
+LONG = {"tutorial"}
 
 
 def too_long(texts: dict[str, str]) -> list[str]:

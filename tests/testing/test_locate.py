@@ -54,6 +54,33 @@ def test_a_course_that_depends_on_the_input() -> None:
         assert_invariant(net, x, C4)
 
 
+class Rows(nn.Module):
+    """Reads each row of an image in its order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x.flatten(0, 1))[0].unflatten(0, x.shape[:2])
+
+
+def test_each_kind_of_layer_has_its_advice() -> None:
+    kinds = {
+        "pixels on one side alone": nn.ConvTranspose2d(1, 4, 3, stride=2, padding=1, output_padding=1),
+        "GroupConvTranspose2d": nn.ConvTranspose2d(1, 4, 3, padding=1),
+        "Normalise over channels": nn.LayerNorm(8),
+        "in one order": Rows(),
+        "along an axis": nn.Softmax(-1),
+        "windows": nn.AvgPool2d((1, 2), 1),
+    }
+    for words, layer in kinds.items():
+        found = locate_break(nn.Sequential(layer, nn.AdaptiveMaxPool2d(1), nn.Flatten()), image(8), C4)
+        assert found is not None, words
+        assert found.path.startswith("0"), words
+        assert words in f"{found.why}. {found.suggestion}", (words, str(found))
+
+
 def test_linear_after_flatten() -> None:
     net = nn.Sequential(LiftingConv2d(C4, 1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 4 * 36, 3))
     found = locate_break(net, image(), C4)

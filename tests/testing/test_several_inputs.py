@@ -191,7 +191,6 @@ def test_onnx_runtime(tmp_path: Path) -> None:
             assert_invariant(run, images(3, 5, 8, 8), C4)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_frozen_modules_are_judged_and_located() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     assert_invariant(torch.jit.freeze(torch.jit.trace(net, X)), X, C4)

@@ -178,7 +178,6 @@ def test_exceptions_of_the_model_say_what_was_tried() -> None:
     assert isinstance(caught.value.__cause__, EngineError)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_traced_and_frozen_modules_are_judged() -> None:
     torch.manual_seed(0)
     assert_fails(torch.jit.freeze(torch.jit.trace(Strided().eval(), X)))

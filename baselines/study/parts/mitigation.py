@@ -182,6 +182,7 @@ def _picture(curves: dict[tuple[str, str], Curve], picked: dict[tuple[str, str],
             ax.plot(*points, "o", color=COLOURS[arm], label=name, markersize=6)
         ax.axvline(SALIENCY_TARGET, color="#999999", linestyle=":", linewidth=1)
         ax.set_title(group)
+        ax.margins(x=0.09)  # room for the last weights
         ax.set_xlabel("SI")
         ax.grid(alpha=0.3)
         ax.legend(fontsize=7, loc="lower left")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from baselines.common.figures import figure
 from baselines.common.runner import Result
 from baselines.study.measures import BATCHES, exact
-from baselines.study.parts.base import Finding, Page, Picture, RunPart, Table
+from baselines.study.parts.base import Finding, Page, Picture, RunPart
 from baselines.study.parts.plots import NAMES, bare, drawn
 from baselines.study.runs import Subject
 from baselines.study.tables import grouped
@@ -77,19 +77,18 @@ class TsnePart(RunPart):
     def page(self, results: list[Result]) -> Page:
         runs = grouped(results)
         spread = {key: statistics.fmean(run["orbit_spread"] for run in seeds) for key, seeds in runs.items()}
-        findings, rows = [], []
+        findings = []
         for (group, method), value in spread.items():
-            size = "exactly 0" if value == 0 else f"{value:.2g}"
+            size = "exactly 0" if value == 0 else f"{value:.3g}"
             text = f"{group}: the orbits of {method} have a size of {size} relative to the distance between images."
             claims = {"WT": (value == 0,), "DA": (value > 0.1,)}.get(method, ())
             findings.append(Finding(text, claims))
-            rows.append([group, method, "0" if value == 0 else f"{value:.3g}"])
-        caption = (
-            f"Mean distance of the features of gx from those of x by the mean distance between those of "
+        what = (
+            f"Size: mean distance of the features of gx from those of x by the mean distance between those of "
             f"{results[0]['tsne_images']} test images. Drawings: seed 0; t-SNE keeps neighbours, not distances."
         )
         pictures = [_drawing(group, runs) for group in dict.fromkeys(group for group, _ in runs)]
-        return Page(findings, [Table(("group", "method", "orbit size"), rows, caption)], pictures)
+        return Page([*findings, Finding(what)], pictures=pictures)
 
 
 def _drawing(group: str, runs: dict[tuple[str, str], list[Result]]) -> Picture:

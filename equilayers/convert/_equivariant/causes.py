@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor
 
 from equilayers.convert._report import Cause, Entry, Refused
 
-Names = Mapping[nn.Parameter, str]
+Names = Mapping[Tensor, str]
 
 
 def traced(

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,10 @@ from equilayers.convert._equivariant.flows import (
     Call,
     Dataflow,
     Flow,
+    of_zeros,
 )
-from equilayers.convert._equivariant.functions import asymmetry
+from equilayers.convert._equivariant.functions import DECIDED, asymmetry
+from equilayers.convert._equivariant.kinds import CASTS, DECIDING
 from equilayers.convert._equivariant.labels import (
     Labels,
     Lost,
@@ -33,8 +35,10 @@ from equilayers.convert._equivariant.labels import (
     constant,
     fresh_map,
     fresh_rows,
+    is_learned,
     is_regular,
     last_axis,
+    planes,
     turns_as_map,
 )
 from equilayers.convert._equivariant.rules import Rules
@@ -95,7 +99,9 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
         label.cause if isinstance(label, Lost) else label.cut for label in labels if isinstance(label, Lost | Moved)
     ]
     lost = next((cause for cause in causes if cause is not None), None)
-    return dataclasses.replace(found, lost=lost if found.tokens else None)
+    known = lost is None and None not in labels
+    lost = lost if found.tokens else None
+    return dataclasses.replace(found, lost=lost, known=known, outside=frozenset(tracer.outside))
 
 
 def _unused(model: nn.Module) -> nn.Module:
@@ -123,7 +129,9 @@ class _FlowTracer(CallTracer):
         self.constants: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()
         self.unfed: dict[str, Cause] = {}  # by path of what has parameters, and reads constants alone
         self.entered: set[str] = set()
+        self.outside: set[nn.Parameter] = set()  # parameters of layers that others take the place of, read by others
         self.busy: list[str] = []  # of those that others take the place of
+        self.naming = False  # whether what is called are not the model's functions, but our own on names
 
     def image(self, x: Tensor) -> Labels:
         group = self.rules.group
@@ -156,8 +164,12 @@ class _FlowTracer(CallTracer):
         still = isinstance(label, Moved) and all(torch.equal(each, label.names[0]) for each in label.names)
         return dataclasses.replace(flow, kind=INVARIANT) if flow is not None and still else flow
 
+    def is_theirs(self, t: Tensor) -> TypeGuard[nn.Parameter]:
+        r"""Whether it is a parameter of a layer that others take the place of, which is not running."""
+        return isinstance(t, nn.Parameter) and not self.busy and t not in self.rules.ties.starts
+
     def label(self, t: Tensor) -> Labels | None:
-        if isinstance(t, nn.Parameter) and t in self.rules.ties.starts:
+        if t in self.rules.ties.starts:
             self.rules.ties.used.add(t)
             return self.rules.ties.label(t)
         return self.labels.get(t)
@@ -176,7 +188,7 @@ class _FlowTracer(CallTracer):
 
     def concatenated(self, flow: Flow, given: list[Tensor], label: Labels | None) -> Flow:
         r"""The flow of tensors side by side, some of which may not come from the input at all."""
-        flows = [self.get(t) or _of_zeros(t) for t in given]
+        flows = [self.get(t) or of_zeros(t) for t in given]
         if isinstance(label, Moved):  # parameters are tied to what they stand beside
             own = [self.label(t) for t in given]
             flows = [flow if isinstance(raw, Raw) and raw.sources else f for f, raw in zip(flows, own, strict=True)]
@@ -188,28 +200,50 @@ class _FlowTracer(CallTracer):
         return Flow(kind, channels, flow.producers, parts)
 
     def call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if self.naming:
+            return function(*args, **kwargs)
         if name == "__get__" and not isinstance(out := function(*args, **kwargs), Tensor):
             return out  # a shape, a dtype
         fresh = name.startswith("new_") or name.endswith("_like")  # numbers that do not come from the input
         given = [] if fresh else list(tensors((args, kwargs)))
+        self.outside |= {t for t in (given[:1] if name.strip("_") in CASTS else given) if self.is_theirs(t)}
         labelled = None
         if given and not self.busy and not given[0].is_meta:  # what is labelled has numbers
             with torch.device(given[0].device):
                 if any(self.label(t) is not None for t in given):
                     self.rules.where = self.inside[-1] if self.inside else ""
                     labelled = self.rules.of(name, function, args, kwargs, self.label)
+        versions = [_version(t) for t in given]
         out = function(*args, **kwargs)
         made = list(tensors(args[0] if name == "__setitem__" else out))
-        if fresh or not made:
-            return out
+        if made and not fresh:
+            self.made(name, (args, kwargs), out, made, labelled)
+        elif name.strip("_") in DECIDING and any(self.get(t) is not None for t in given):
+            self.broken.setdefault(self.inside[-1] if self.inside else "", Broken(DECIDED.format(name.strip("_"))))
+        for t, version in zip(given, versions, strict=True):
+            if _version(t) != version and not self.busy and not t.is_meta:
+                with torch.device(t.device):
+                    self.written(t)
+        return out
+
+    def made(
+        self,
+        name: str,
+        called: tuple[Any, Any],
+        out: Any,
+        made: list[Tensor],
+        labelled: Callable[[Any], list[Labels]] | None,
+    ) -> None:
+        r"""Remember what the tensors hold that a function put out; labelled: gives their labels."""
+        given, why = list(tensors(called)), None
         labels: list[Labels | None] = [None] * len(made)
-        flow, why = self.joined(given), None
+        flow = self.joined(given)
         if flow is not None or labelled is not None:
-            why = asymmetry(name, args, kwargs, out, lifted=flow is not None and flow.kind == LIFTED)
+            why = asymmetry(name, *called, out, lifted=flow is not None and flow.kind == LIFTED)
         if labelled is not None:
             self.rules.doubt = why or ""
             with torch.device(made[0].device):
-                labels = [*labelled(args[0] if name == "__setitem__" else out)]
+                labels = [*labelled(made[0] if name == "__setitem__" else out)]
         if flow is not None or any(labels):
             flow = self.concatenated(flow, given, labels[0]) if flow and name in CONCATENATIONS else flow
             self.judge(name, given, made[0], labels[0], why)
@@ -220,7 +254,21 @@ class _FlowTracer(CallTracer):
                 self.labels[t] = label
             else:
                 self.constants[t] = True
-        return out
+
+    def written(self, t: Tensor) -> None:
+        r"""What shares its numbers with a tensor that was changed in place changes with it."""
+        label = self.label(t)
+        if label is None or not t.numel():
+            return
+        start = t.untyped_storage().data_ptr()
+        for other in [*self.labels, *self.constants]:
+            if other is not t and other.numel() and other.untyped_storage().data_ptr() == start:
+                made = self.rules.overwritten(other, self.label(other) or constant(other), t, label)
+                flow = self.get(other) or self.get(t)
+                if flow is not None:
+                    self.put(other, flow, made)
+                else:
+                    self.labels[other] = made
 
     def judge(self, name: str, given: list[Tensor], out: Tensor, label: Labels | None, why: str | None) -> None:
         r"""Remember why a function breaks the symmetry; of slices, whose entries are known, unless they are joined."""
@@ -243,11 +291,19 @@ class _FlowTracer(CallTracer):
             self.busy.append(path)
 
     def leave(self, path: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self.naming = True
+        try:
+            self.left(path, module, (args, kwargs), output)
+        finally:
+            self.naming = False
+
+    def left(self, path: str, module: nn.Module, called: tuple[Any, Any], output: Any) -> None:
+        r"""Remember what a module was called with, and what it put out."""
         while self.inside.pop() != path:  # a module in it raised something that was caught
             pass
         while path in self.busy:
             self.busy.pop()
-        inputs = list(tensors((args, kwargs)))
+        inputs = list(tensors(called))
         given = next((t for t in inputs if self.get(t) is not None), None)
         if given is None and self.handled(module) and not self.busy:
             given = self.learned(path, module, inputs, output)
@@ -258,7 +314,7 @@ class _FlowTracer(CallTracer):
         label, moves = None, None
         if self.handled(module) and not self.busy and not given.is_meta:
             with torch.device(given.device):
-                label, moves = self.replaced(path, module, (args, kwargs), made)
+                label, moves = self.replaced(path, module, called, made)
         lost = label.cause if isinstance(label, Lost) else None
         if moves is not None and is_regular(self.rules.group, moves):
             flow = Flow(flow.kind, given.shape[-1], flow.producers, flow.parts)
@@ -266,18 +322,20 @@ class _FlowTracer(CallTracer):
         for t in made:
             if isinstance(module, CONVOLUTIONS):
                 self.put(t, Flow(LIFTED, t.shape[1], frozenset({path}), ((path, t.shape[1]),)), label)
-            elif isinstance(module, nn.Linear) and (flow.kind != IMAGE or label is not None):
+            elif isinstance(module, nn.Linear) and self.handled(module) and (flow.kind != IMAGE or label is not None):
                 self.put(t, self.linear(path, flow, t, moves), label)
             elif self.get(t) is None:  # made by something that torch does not show, an autograd.Function
                 unseen = Lost(self.rules.cause("it is made by something that torch does not show"))
                 self.put(t, flow, label or (None if t in self.constants else unseen))
             elif label is not None:
                 self.put(t, self.flows[t], label)
+            if isinstance(module, nn.PixelShuffle):
+                self.flows[t] = Flow(self.flows[t].kind, t.shape[1], frozenset({path}))
 
     def learned(self, path: str, module: nn.Module, inputs: list[Tensor], output: Any) -> Tensor | None:
         r"""Parameters that a layer reads as features, such as queries; of constants nothing is known."""
         labels = [self.label(t) for t in inputs]
-        found = next((t for t, label in zip(inputs, labels, strict=True) if _is_learned(label)), None)
+        found = next((t for t, label in zip(inputs, labels, strict=True) if is_learned(label)), None)
         if found is None and list(module.parameters()):
             self.rules.where = path
             cause = next((label.cause for label in labels if isinstance(label, Lost)), self.rules.cause(UNFED))
@@ -306,8 +364,7 @@ class _FlowTracer(CallTracer):
         if isinstance(module, nn.MultiheadAttention):
             named = inspect.signature(module.forward).bind(*given[0], **given[1]).arguments
             inputs = [named[name] for name in ("query", "key", "value")]
-        zeros = {id(t) for t in inputs if not (self.get(t) or _is_learned(self.label(t)) or bool(t.any()))}
-        rules.where = path  # `any` is a call as others are
+        zeros = {id(t) for t in inputs if not (self.get(t) or is_learned(self.label(t)) or bool(t.any()))}
         labels = {id(t): self.settled(t, zero=id(t) in zeros) for t in inputs}
         label = labels[id(inputs[0])]
         if not isinstance(label, Moved) or not made:
@@ -327,7 +384,7 @@ class _FlowTracer(CallTracer):
                 return label, None
         width = out[-1]
         fibered = width % group.order == 0 and (len(out) > 2 or path in self.gates or not isinstance(module, nn.Linear))
-        return fresh_rows(group, label.names, width, rules.salt, fibered=fibered), moves
+        return fresh_rows(label.names, planes(group, width, fibered=fibered), rules.salt), moves
 
     def settled(self, t: Tensor, *, zero: bool) -> Labels:
         r"""The label of what a module reads: parameters and zeros are left alone."""
@@ -337,13 +394,6 @@ class _FlowTracer(CallTracer):
         return self.rules.settled(label) if label.sources or zero else label
 
 
-def _is_learned(label: Labels | None) -> bool:
-    return isinstance(label, Moved) or (isinstance(label, Raw) and bool(label.sources))
-
-
-def _of_zeros(t: Tensor) -> Flow | None:
-    r"""Planes of zeros are features as any others."""
-    if t.ndim not in (3, 4) or bool(t.any()):
-        return None
-    channels = t.shape[1 if t.ndim == 4 else 2]
-    return Flow(LIFTED, channels, parts=(("", channels),))
+def _version(t: Tensor) -> int:
+    r"""Grows whenever the numbers are changed in place."""
+    return 0 if t.is_inference() else t._version

@@ -59,7 +59,8 @@ class Dataflow:
     alone. gates: the linear layers whose output meets features again, as in squeeze and excitation. broken: by the path
     of the module whose `forward` called it, why a function breaks the symmetry; that is in doubt if it follows from a
     cause. entered: paths of all that were called. unfed: causes of those that have parameters and read constants.
-    lost: where tokens lost the symmetry that an output has not.
+    lost: where tokens lost the symmetry that an output has not. known: whether it is known of every entry that comes
+    out where the group moves it. outside: parameters of layers that others take the place of, read outside of them.
     """
 
     calls: dict[str, list[Call]]
@@ -71,8 +72,18 @@ class Dataflow:
     entered: frozenset[str]
     unfed: dict[str, Cause]
     lost: Cause | None = None
+    known: bool = False
+    outside: frozenset[nn.Parameter] = frozenset()
 
     @property
     def tokens(self) -> bool:
         r"""Whether a layer reads tokens: sequences of features."""
         return any(call.moves is not None and len(call.shape) > 2 for calls in self.calls.values() for call in calls)
+
+
+def of_zeros(t: Tensor) -> Flow | None:
+    r"""Planes of zeros are features as any others."""
+    if t.ndim not in (3, 4) or bool(t.any()):
+        return None
+    channels = t.shape[1 if t.ndim == 4 else 2]
+    return Flow(LIFTED, channels, parts=(("", channels),))

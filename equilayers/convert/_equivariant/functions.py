@@ -24,6 +24,10 @@ SHUFFLES = ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_chann
 STEP = "samples every so many pixels, which is symmetric at some sizes alone"
 LOPSIDED = "it pads more on one side"
 RESCALED = "its pixels lie symmetrically at some sizes alone"
+DECIDED = (
+    "{} makes a number of what comes from the input: what is done for other numbers was not seen. Compute it with "
+    "tensors, torch.where in the place of if"
+)
 Scale = float | tuple[float, ...] | None
 
 
@@ -40,7 +44,9 @@ def asymmetry(name: str, args: Any, kwargs: Any, out: Any, *, lifted: bool) -> s
     if name in RANDOM:
         return f"{name} samples at random places; take a MaxBlurPool2d"
     if name in SHUFFLES and lifted:
-        return f"{name} exchanges the planes of a fiber with others"
+        module = {"pixel_shuffle": "PixelShuffle", "pixel_unshuffle": "PixelUnshuffle"}.get(name)
+        instead = f"; take the module nn.{module}, which is replaced" if module else ""
+        return f"{name} exchanges the planes of a fiber with others{instead}"
     if name == "interpolate":
         given = dict(zip(_SCALED, args, strict=False)) | kwargs
         return _resized(x, given, out)

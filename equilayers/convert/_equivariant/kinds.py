@@ -44,6 +44,13 @@ REDUCTIONS = {
 }
 # Of what keeps its shape, but mixes entries along axes.
 ALONG = {"softmax": 1, "log_softmax": 1, "softmin": 1, "normalize": 2}
+# Of what depends on the order along an axis, where the argument of the axis stands, and what it is if there is none.
+CHOOSING: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(("argmax", "argmin"), (1, None)),
+    **dict.fromkeys(("cumsum", "cumprod", "logcumsumexp"), (1, None)),
+    **dict.fromkeys(("sort", "argsort"), (1, -1)),
+    **dict.fromkeys(("topk", "kthvalue"), (2, -1)),
+}
 PRODUCTS = ("matmul", "rmatmul", "bmm", "mm", "einsum", "mv", "inner")
 MAPS = frozenset(
     (
@@ -54,3 +61,10 @@ MAPS = frozenset(
 )
 NORMS = ("layer_norm", "rms_norm", "native_layer_norm")
 SUMS = ("baddbmm", "addmm")
+# What makes no tensor of one, but numbers that python goes on with.
+DECIDING = frozenset(
+    (
+        *("item", "tolist", "numpy", "array", "bool", "float", "int", "index", "complex", "contains"),
+        *("equal", "allclose", "is_nonzero"),
+    )
+)

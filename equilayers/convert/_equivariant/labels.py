@@ -57,6 +57,11 @@ class Lost:
 Labels = Moved | Raw | Lost
 
 
+def is_learned(label: Labels | None) -> bool:
+    r"""Whether something in it is moved, or a parameter."""
+    return isinstance(label, Moved) or (isinstance(label, Raw) and bool(label.sources))
+
+
 def hashed(names: Tensor) -> Tensor:
     r"""Other names, as if drawn at random, alike for alike ones."""
     h = names * _FIRST
@@ -150,15 +155,21 @@ def turns_as_map(group: Group, names: Sequence[Tensor], *, fibered: bool) -> boo
     return True
 
 
-def fresh_rows(group: Group, names: Sequence[Tensor], width: int, salt: int, *, fibered: bool) -> Moved:
-    r"""Names of tokens (..., width), the rows of which move as those of the tokens they are made of."""
+def fresh_rows(names: Sequence[Tensor], goes: Sequence[Tensor], salt: int) -> Moved:
+    r"""Names of tokens (..., D), the rows of which move as those of the tokens they are made of.
+
+    goes: of the last axis, for the image as it is and moved by each generator.
+    """
     made = []
-    for each, g in zip(names, (0, *group.generating_set()), strict=True):
-        channel = torch.arange(width)
-        if fibered:
-            channel = torch.empty_like(channel).index_copy_(0, regular(group, g, width), channel)
+    for each, pi in zip(names, goes, strict=True):
+        channel = torch.empty_like(pi).index_copy_(0, pi, torch.arange(len(pi)))
         made.append(mixed(gathered(each, (-1,))[..., None], channel + (salt << 40)))
     return Moved(tuple(made))
+
+
+def planes(group: Group, width: int, *, fibered: bool) -> list[Tensor]:
+    r"""How an axis goes, for the image as it is and moved by each generator: whole fields if fibered, else it stays."""
+    return [regular(group, g, width) if fibered else torch.arange(width) for g in (0, *group.generating_set())]
 
 
 def last_axis(group: Group, names: Sequence[Tensor]) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from equilayers.functional import ConvSpec, WeightCache, expand, is_plain, orbit_pool
 from equilayers.functional.strides import ALGORITHMS, StrideSpec, align
 from equilayers.functional.transposed import TransposedSpec, by_torch, conv_transpose
+from equilayers.groups import Group
 from equilayers.nn import GroupConv2d, GroupConvTranspose2d, LiftingConv2d
 
 LANES = 16  # numbers in a vector of a processor
@@ -103,6 +104,42 @@ class FiberConvTranspose2d(nn.Module):
         if right:
             weight = (F.pad(weight, (0, 1)) + F.pad(weight, (1, 0))) / 2
         return weight
+
+
+class FiberPixelShuffle(nn.Module):
+    r"""Pixels out of channels, or back, where channels are whole fields, (B, C·|G|, H, W).
+
+    Of the field (c, o) plane h becomes the pixel h·o of plane h of field c, o one of the r x r offsets: a fixed order
+    of the channels, then torch.nn.PixelShuffle.
+
+    Args:
+        group: the symmetry.
+        fields: C of the larger map.
+        factor: r.
+        back: put pixels into channels instead, as torch.nn.PixelUnshuffle.
+
+    Law: `layer(g·x) == g·layer(x)` bitwise, where g turns maps and fibers.
+
+    Source: Shi et al. 2016 (arXiv:1609.05158) for the shuffle.
+    """
+
+    order: Tensor
+
+    def __init__(self, group: Group, fields: int, factor: int, *, back: bool = False) -> None:
+        super().__init__()
+        self.factor, self.back = factor, back
+        offsets = torch.arange(factor**2).view(factor, factor)
+        source = torch.stack([group.act(h, offsets).flatten() * group.order + h for h in range(group.order)])
+        order = (torch.arange(fields)[:, None] * factor**2 * group.order + source.flatten()).flatten()
+        self.register_buffer("order", order.argsort() if back else order, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.back:
+            return F.pixel_unshuffle(x, self.factor)[:, self.order]
+        return F.pixel_shuffle(x[:, self.order], self.factor)
+
+    def extra_repr(self) -> str:
+        return f"{self.factor}, back={self.back}"
 
 
 class FiberMeanConv2d(nn.Module):

@@ -8,8 +8,11 @@ from torch import nn
 
 from equilayers.convert._antialiased import antialiased, subsamples
 from equilayers.convert._equivariant.conversion import ALIKE, Conversion
-from equilayers.convert._equivariant.flows import IMAGE, Call
+from equilayers.convert._equivariant.fiber_layers import FiberMean, Steps
+from equilayers.convert._equivariant.flows import IMAGE, LIFTED, Call
 from equilayers.convert._equivariant.functions import LOPSIDED, resizing
+from equilayers.convert._equivariant.labels import whole_widths
+from equilayers.convert._equivariant.map_layers import FiberPixelShuffle
 from equilayers.convert._report import Kept, Outcome, Refused, Replaced
 
 
@@ -44,5 +47,24 @@ def shuffle(module: nn.Module, call: Call, conversion: Conversion) -> Outcome:  
     return Refused("it exchanges the planes of a fiber with others")
 
 
+def pixel_shuffle(module: nn.PixelShuffle | nn.PixelUnshuffle, call: Call, conversion: Conversion) -> Outcome:
+    r"""Whole fields are shuffled: the group moves the pixels that they become."""
+    back = isinstance(module, nn.PixelUnshuffle)
+    factor = module.downscale_factor if isinstance(module, nn.PixelUnshuffle) else module.upscale_factor
+    if call.input.kind != LIFTED:
+        instead = "take nn.Conv2d with a stride in its place" if back else "make features before"
+        return Refused(f"of an image: the group moves the pixels that are its channels; {instead}")
+    inputs, ratio = conversion.fields_of(call.input, call.shape[1]), factor**2
+    fields = inputs if back else inputs // ratio
+    whole = call.input.producers <= conversion.images
+    wanted = call.shape[1] if back else call.out[1]
+    if not back and (inputs % ratio or (not whole and fields * conversion.group.order != wanted)):
+        works = whole_widths(wanted, conversion.group.order)
+        return Refused(f"its {wanted} channels are no whole fields of |G| = {conversion.group.order}: {works} are")
+    mean = not back and conversion.averages(call.path, wanted)
+    made = FiberPixelShuffle(conversion.group, fields, factor, back=back)
+    return Replaced(Steps(made, FiberMean(conversion.group.order)) if mean else made)
+
+
 PADDING = (nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d, nn.ZeroPad2d)
-SHUFFLES = (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.LocalResponseNorm)
+SHUFFLES = (nn.ChannelShuffle, nn.LocalResponseNorm)

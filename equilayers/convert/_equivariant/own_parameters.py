@@ -2,18 +2,43 @@ r"""What becomes of the parameters that a module has of its own, and nothing tak
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from equilayers.convert._equivariant.conversion import Conversion
 from equilayers.convert._equivariant.ties import Tied, Ties
 from equilayers.convert._report import Kept, Outcome, Refused, distance
 
+CHANGING = "a buffer that training changes, and that would have to stay alike where the group moves what it meets"
+
+
+def changing_buffers(model: nn.Module, x: Tensor, handled: Callable[[nn.Module], bool]) -> list[Tensor]:
+    r"""The floating-point buffers that a step of training changes, such as running means, of what is not replaced."""
+    inside = {id(t) for module in model.modules() if handled(module) for t in module.buffers()}
+    buffers = {name: t for name, t in model.named_buffers() if t.is_floating_point() and id(t) not in inside}
+    if not buffers or x.is_meta:
+        return []
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            twin = copy.deepcopy(model).train()
+            twin(torch.cat((x, x.flip(0) + 1))[: max(len(x), 2)])
+    except Exception:  # a model of others may raise anything
+        return []
+    after = dict(twin.named_buffers())
+    return [t for name, t in buffers.items() if name in after and not torch.equal(t, after[name])]
+
 
 def own_parameters(module: nn.Module, ties: Ties, conversion: Conversion, shared: bool, called: bool) -> Outcome:
     r"""Tie the parameters of a module that nothing takes the place of; called: whether the model calls it."""
     own = {name: p for name, p in module.named_parameters(recurse=False) if p.numel() > 1}
+    for name, buffer in module.named_buffers(recurse=False):
+        alike = ties.classes(buffer) if buffer in ties.used else None
+        if buffer in ties.wrong or (alike is not None and int(alike.max()) + 1 < alike.numel()):
+            return Refused(f"{name}: {CHANGING}", ties.wrong.get(buffer))
     wrong = next((ties.wrong[p] for p in own.values() if p in ties.wrong), None)
     if wrong is not None:
         return Refused(wrong.reason, wrong)

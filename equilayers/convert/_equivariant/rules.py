@@ -3,7 +3,6 @@ r"""What becomes of labels in functions of torch, by the kind of the function: s
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,18 +21,18 @@ from equilayers.convert._equivariant.labels import (
     fresh_rows,
     gathered,
     hashed,
-    last_axis,
     mixed,
-    regular,
+    planes,
     turns_as_map,
     whole_widths,
 )
-from equilayers.convert._equivariant.pairing import Pairing
+from equilayers.convert._equivariant.pairing import _shaped
+from equilayers.convert._equivariant.products import Products
 
 Lookup = Callable[[Tensor], Labels | None]
 
 
-class Rules(Pairing):
+class Rules(Products):
     r"""The labels of what functions put out, from those of what they are given."""
 
     def of(self, name: str, function: Any, args: Any, kwargs: Any, get: Lookup) -> Callable[[Any], list[Labels]]:
@@ -50,6 +49,11 @@ class Rules(Pairing):
         by_name: dict[str, Callable[[], Any]] = {
             "setitem": lambda: self._assigned(function, args, get),
             "linear": lambda: self.linear(given),
+            "cdist": lambda: self.distances(given),
+            "glu": lambda: self._gated(args, kwargs, given[0]),
+            "one_hot": lambda: lambda out: [self._placed(given[0], out.shape[-1])],
+            "copy": lambda: lambda out: [self.met(given[1:], out.shape, name)],
+            "zero": lambda: constant_of,
             "embedding": lambda: self._embedded(args, kwargs, get),
             "scaled_dot_product_attention": lambda: self.attention(args, kwargs, given, get),
         }
@@ -59,15 +63,45 @@ class Rules(Pairing):
         by_name |= dict.fromkeys(kinds.REDUCTIONS, lambda: self._reduced(name, args, kwargs, given[0]))
         by_name |= dict.fromkeys(kinds.CASTS, lambda: given[0])
         by_name |= dict.fromkeys(kinds.ALONG, lambda: self.along(given[0], (_axis(name, args, kwargs),)))
+        by_name |= dict.fromkeys(kinds.CHOOSING, lambda: self._choosing(name, args, kwargs, given[0]))
         by_name |= dict.fromkeys(kinds.NORMS, lambda: self._normed(name, args, kwargs, given))
         by_name |= dict.fromkeys(kinds.SUMS, lambda: self._added(name, given))
-        by_name |= dict.fromkeys(kinds.PRODUCTS, lambda: self._multiplied(name, function, args, given))
+        by_name |= dict.fromkeys(kinds.PRODUCTS, lambda: self.multiplied(name, function, args, given))
         by_name |= dict.fromkeys(kinds.MAPS, lambda: lambda out: [self.resampled(given, t, name) for t in tensors(out)])
         if name in ("max", "min") and len(list(tensors(args))) > 1:
             name = "maximum"
         unknown = f"{name or 'what torch does not show'} is not known here"
         # What puts out no tensor, as `size` does, loses nothing.
         return by_name.get(name, lambda: lambda out: [self.lost(given, unknown) for _ in tensors(out)])()
+
+    def _gated(self, args: Any, kwargs: Any, label: Labels) -> Any:
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else -1)
+        halves = self._each(label, lambda names: list(names.chunk(2, dim)), "glu", 2)
+        return lambda out: [self.met(halves, out.shape, "glu")]
+
+    def _choosing(self, name: str, args: Any, kwargs: Any, label: Labels) -> Any:
+        r"""What depends on the order along an axis: known where the group leaves that axis alone."""
+        at, default = kinds.CHOOSING[name]
+        dim = kwargs.get("dim", args[at] if len(args) > at else default)
+        if isinstance(label, Raw) and not label.sources:
+            return constant_of
+        if not isinstance(label, Moved) or dim is None or not self.stays(label, dim):
+            return self.lost([label], f"{name} depends on the order along an axis that the group moves", uneven=True)
+        rows = [gathered(each, (dim,), keepdim=True) for each in label.names]
+
+        def chosen(t: Tensor) -> Labels:
+            if t.ndim < rows[0].ndim:
+                return Moved(tuple(each.squeeze(dim) for each in rows))
+            place = torch.arange(t.shape[dim]).view(-1, *(1,) * ((t.ndim - 1 - dim) % t.ndim)) + (self.salt << 40)
+            return Moved(tuple(mixed(each, place) for each in rows))
+
+        return lambda out: [chosen(t) for t in tensors(out)]
+
+    def _placed(self, label: Labels, count: int) -> Labels:
+        r"""One entry for each number, at a new last axis."""
+        if not isinstance(label, Moved):
+            return label if isinstance(label, Lost) else self.lost([label], "one_hot of parameters")
+        return Moved(tuple(mixed(each[..., None], torch.arange(count)) for each in label.names))
 
     def _normed(self, name: str, args: Any, kwargs: Any, given: Sequence[Labels]) -> Any:
         shape = kwargs.get("normalized_shape", args[1] if len(args) > 1 else ())
@@ -82,10 +116,14 @@ class Rules(Pairing):
         r"""The same function on the names of its first tensor."""
         data = args[0] if args else kwargs["input"]
         label, index = get(data), [get(t) for t in tensors((args[1:], kwargs)) if t is not data]
+        rows = name == "getitem" and isinstance(label, Raw) and data.ndim == 2 and isinstance(args[1], Tensor)
+        if rows and args[1].dtype != torch.bool and isinstance(index[0], Moved):
+            return self._embedded((args[1], data), {}, get)
         if any(isinstance(each, Moved) for each in index) and getattr(function, "__name__", "") not in (
             *("expand_as", "view_as", "reshape_as"),
         ):
-            return self.lost([label, *index], f"{name} looks things up by what comes from the image")
+            hint = "one_hot and a product with it are followed"
+            return self.lost([label, *index], f"{name} looks things up by what comes from the image; {hint}")
 
         def on(names: Tensor) -> list[Tensor]:
             replaced = mapped(lambda t: _bits(names) if t is data else t, (args, kwargs))
@@ -123,6 +161,14 @@ class Rules(Pairing):
     def _embedded(self, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Any:
         r"""Rows of a table."""
         index, table = (*args, kwargs.get("weight"))[:2]
+        chosen = get(index)
+        if isinstance(chosen, Moved):  # any row may be looked up: all of them are alike over the fiber
+            rows = get(table)
+            rows = self.settled(rows) if isinstance(rows, Raw) else rows
+            if not isinstance(rows, Moved):
+                return self.lost([chosen, rows], "it looks up by what comes from the image")
+            width, names = table.shape[-1], [each[..., None] for each in chosen.names]
+            return fresh_rows(names, planes(self.group, width, fibered=True), self.salt)
         return lambda out: self._each(get(table), lambda names: [names[index]], "embedding", len(list(tensors(out))))
 
     def _joined(self, function: Any, args: Any, kwargs: Any, get: Callable[[Tensor], Labels]) -> Labels:
@@ -162,6 +208,8 @@ class Rules(Pairing):
     def _assigned(self, function: Any, args: Any, get: Callable[[Tensor], Labels]) -> Labels:
         r"""Entries of a tensor that are overwritten by those of another, or by a number."""
         target, index, value = args
+        if any(isinstance(get(t), Moved) for t in tensors(index)):
+            return self._masked(target, index, value, get)
         labels = [get(target), *([get(value)] if isinstance(value, Tensor) else [])]
         moved = next((each for each in labels if isinstance(each, Moved)), None)
         if any(isinstance(each, Raw) and each.sources for each in labels):
@@ -174,6 +222,33 @@ class Rules(Pairing):
             function(_bits(whole), index, _bits(new))
             made.append(whole)
         return Raw(made[0]) if moved is None else self.checked(made, labels, "it assigns places lopsidedly")
+
+    def _masked(self, target: Tensor, mask: Any, value: Any, get: Callable[[Tensor], Labels]) -> Labels:
+        r"""Entries that are overwritten where what comes from the image says, all by one number."""
+        given = [get(t) for t in tensors((target, mask, value))]
+        number = not isinstance(value, Tensor) or value.numel() == 1
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or not number:
+            return self.lost(given, "it assigns where the image says what is not one number")
+        wide = _shaped(given[1], lambda t: t.view(*t.shape, *(1,) * (target.ndim - mask.ndim)))
+        return self.met([given[0], wide, *given[2:]], target.shape, "an assignment")
+
+    def overwritten(self, whole: Tensor, label: Labels, part: Tensor, new: Labels) -> Labels:
+        r"""The label of a tensor, some numbers of which are those of another one that was changed in place."""
+        if _places(whole) == _places(part):
+            return new
+        if any(isinstance(each, Lost) or (isinstance(each, Raw) and each.sources) for each in (label, new)):
+            return self.lost([label, new], "it is changed in place by a view of it")
+        where = [torch.arange(len(_storage(t))).as_strided(*_places(t)) for t in (whole, part)]
+        made, count = [], max(len(each.names) if isinstance(each, Moved) else 1 for each in (label, new))
+        for k in range(count):
+            before, after = (each.names[k] if isinstance(each, Moved) else each.constant for each in (label, new))  # type: ignore[union-attr]
+            memory = before.new_zeros(len(_storage(whole)))
+            memory[where[0]] = before
+            memory[where[1]] = after
+            made.append(memory[where[0]])
+        if count == 1:
+            return Raw(made[0])
+        return self.checked(made, [label, new], "it changes places in place that the group exchanges with others")
 
     def _reduced(self, name: str, args: Any, kwargs: Any, label: Labels) -> Labels | Callable[[Any], list[Labels]]:
         at = kinds.REDUCTIONS[name]
@@ -198,46 +273,12 @@ class Rules(Pairing):
                 made = dataclasses.replace(part, summed=True)
             elif part.cut is not None:
                 made = self.lost([part], what, uneven=True)
-            return [made, *(self.lost([label], "places of the largest are not known") for _ in others)]
+            if others and not (isinstance(dims, Sequence) and len(dims) == 1 and self.stays(label, dims[0])):
+                return [made, *(self.lost([label], "places of the largest are not known") for _ in others)]
+            salt = self.salt
+            return [made, *(Moved(tuple(hashed(each + salt) for each in names)) for _ in others)]
 
         return reduced
-
-    def _multiplied(self, name: str, function: Any, args: Any, given: Sequence[Labels]) -> Labels:
-        if name == "einsum":
-            equation = args[0]
-            return self.product(given, lambda *t: torch.einsum(equation, *t))
-        if name == "rmatmul":
-            given = given[::-1]
-        weight = given[1]
-        if isinstance(given[0], Moved) and isinstance(weight, Raw) and weight.sources and weight.constant.ndim == 2:
-            return self.linear([given[0], Raw(weight.constant.T, tuple(s.T for s in weight.sources))])
-        return self.product(given, function if name != "rmatmul" else operator.matmul)
-
-    def unknown_axis(self, x: Moved) -> str:
-        r"""Why a linear layer cannot be tied."""
-        return f"the group moves the last axis of what it reads, {x.names[0].shape[-1]} long, in no way that is known"
-
-    def linear(self, given: Sequence[Labels]) -> Labels:
-        r"""`F.linear` by hand with parameters: the weight is tied by how the group moves both sides."""
-        x, weight, *bias = given
-        if not isinstance(x, Moved) or not isinstance(weight, Raw) or not weight.sources:
-            return self.lost(given, "linear with a weight that is no parameter of its own is not known here")
-        acts, width = last_axis(self.group, x.names), weight.constant.shape[0]
-        if acts is None:
-            return self.lost(given, self.unknown_axis(x), uneven=True)
-        fibered = width % self.group.order == 0
-        columns = mixed(torch.arange(width)[:, None], torch.arange(acts.shape[1]))
-        names = [columns]
-        for g in self.group.generating_set():
-            rows = regular(self.group, g, width) if fibered else torch.arange(width)
-            after = torch.empty_like(columns)
-            after[rows[:, None], acts[g][None]] = columns
-            names.append(after)
-        sides = [(weight, names), *((each, [t.sum(1) for t in names]) for each in bias)]
-        tied = [self.tied(raw, moves) if isinstance(raw, Raw) else raw for raw, moves in sides]
-        if any(isinstance(each, Lost) for each in tied):
-            return self.lost([*tied, *given], "")
-        return fresh_rows(self.group, x.names, width, self.salt, fibered=fibered)
 
     def resampled(self, given: Sequence[Labels], out: Tensor, name: str) -> Labels:
         r"""Maps on another grid."""
@@ -283,6 +324,15 @@ def _axis(name: str, args: Any, kwargs: Any) -> int:
     at = kinds.ALONG[name]
     axis: int = kwargs.get("dim", args[at] if len(args) > at else 1 if name == "normalize" else -1)
     return axis
+
+
+def _storage(t: Tensor) -> Tensor:
+    r"""All numbers in the memory that a tensor is a view of."""
+    return t.new_empty(0).set_(t.untyped_storage())
+
+
+def _places(t: Tensor) -> tuple[Sequence[int], Sequence[int], int]:
+    return tuple(t.shape), t.stride(), int(t.storage_offset())
 
 
 def constant_of(out: Any) -> list[Labels]:

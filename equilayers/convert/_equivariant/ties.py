@@ -53,13 +53,13 @@ class Ties:
     version: grows with every tie that is new. wrong: by parameter, why it cannot be tied.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
         self.root = torch.arange(0)
         self.version = 0
-        self.starts: dict[nn.Parameter, int] = {}
+        self.starts: dict[Tensor, int] = {}
         self.met = torch.zeros(0, dtype=torch.bool)
-        self.used: set[nn.Parameter] = set()
-        self.wrong: dict[nn.Parameter, Cause] = {}
+        self.used: set[Tensor] = set()
+        self.wrong: dict[Tensor, Cause] = {}
         self.resized: dict[tuple[int, ...], tuple[Tensor, Tensor, str]] = {}
         for parameter in parameters:
             self.starts[parameter] = self._more(parameter.numel())
@@ -85,7 +85,7 @@ class Ties:
         self.met = torch.cat((self.met, torch.zeros(count, dtype=torch.bool)))
         return start
 
-    def label(self, parameter: nn.Parameter) -> Raw:
+    def label(self, parameter: Tensor) -> Raw:
         r"""The label of a parameter."""
         numbers = torch.arange(parameter.numel()).view(parameter.shape) + self.starts[parameter]
         return Raw(torch.zeros_like(numbers), (numbers,))
@@ -112,7 +112,7 @@ class Ties:
                 self.root = roots
         return True
 
-    def owners(self, raw: Raw) -> list[nn.Parameter]:
+    def owners(self, raw: Raw) -> list[Tensor]:
         r"""The parameters that an entry is made of."""
         starts = torch.tensor([*self.starts.values()])
         found: set[int] = set()
@@ -172,12 +172,12 @@ class Ties:
         first = torch.full((len(self.root),), len(flat)).scatter_reduce(0, self.root[flat], orbits.root, "amin")
         return torch.equal(first[self.root[flat]], orbits.root)
 
-    def is_met(self, parameter: nn.Parameter) -> bool:
+    def is_met(self, parameter: Tensor) -> bool:
         r"""Whether a parameter met what the group moves."""
         start = self.starts[parameter]
         return bool(self.met[start : start + parameter.numel()].any())
 
-    def classes(self, parameter: nn.Parameter) -> Tensor | None:
+    def classes(self, parameter: Tensor) -> Tensor | None:
         r"""The class of each entry of a parameter, from 0 on; None if one reaches into another parameter."""
         start = self.starts[parameter]
         stop = start + parameter.numel()

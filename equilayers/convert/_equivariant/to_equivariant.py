@@ -12,14 +12,14 @@ from equilayers._checks import check_choice, check_float, refuse
 from equilayers.convert._equivariant.causes import traced
 from equilayers.convert._equivariant.conversion import ALIKE, DEPTHWISE, DOWNSAMPLINGS, WIDTHS, Conversion
 from equilayers.convert._equivariant.convolutions import convolution, transposed
-from equilayers.convert._equivariant.dataflow import dataflow
+from equilayers.convert._equivariant.dataflow import Handled, dataflow
 from equilayers.convert._equivariant.fiber_layers import FiberMean, FiberOutputs
 from equilayers.convert._equivariant.flows import CONVOLUTIONS, INVARIANT, LIFTED, Broken, Call, Dataflow, Flow
 from equilayers.convert._equivariant.heads import dropout, prelu
 from equilayers.convert._equivariant.linears import any_linear
-from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pool, shuffle, upsample
+from equilayers.convert._equivariant.maps import PADDING, SHUFFLES, padding, pixel_shuffle, pool, shuffle, upsample
 from equilayers.convert._equivariant.norms import batch_or_instance_norm, group_norm
-from equilayers.convert._equivariant.own_parameters import own_parameters
+from equilayers.convert._equivariant.own_parameters import changing_buffers, own_parameters
 from equilayers.convert._equivariant.shared import SharedParameters
 from equilayers.convert._equivariant.sizes import Run, runs
 from equilayers.convert._equivariant.softness import settled
@@ -108,15 +108,8 @@ def to_equivariant(
     made = settled(copied(caller, model))
     x = _example(caller, made, x)
     shared = SharedParameters(made)
-    with torch.device("cpu" if x.is_meta else x.device):
-        ties = Ties(_own_parameters(made))
-    try:
-        flow = dataflow(made, x, group, _has_handler, ties)
-    except Exception as error:  # a model of others may raise anything
-        first = next(iter(str(error).splitlines()), "")
-        got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
-        refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
-    seen = runs(x, flow, ties, lambda image, ties: dataflow(made, image, group, _has_handler, ties))
+    flow, ties, handled = _analysed(caller, made, x, group)
+    seen = runs(x, flow, ties, lambda image, ties: dataflow(made, image, group, handled, ties))
     heads = _images(made, flow, group.order)
     conversion = Conversion(group, width, from_weights, depthwise, downsampling, gates=flow.gates, **heads)
     refused: dict[str, Refused] = {}
@@ -124,17 +117,19 @@ def to_equivariant(
     def convert(path: str, module: nn.Module) -> Outcome:
         broken = next((run.flow.broken[path] for run in seen if path in run.flow.broken and not run.lopsided), None)
         calls = [conversion.after(call) for call in flow.calls.get(path, [])]
-        outcome = _outcome(module, calls, broken or flow.unfed.get(path), conversion)
-        if isinstance(outcome, Refused) and not any(path in run.flow.entered for run in seen):
+        outcome = _outcome(module, calls, broken or flow.unfed.get(path), conversion, handled)
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        read = any(t in ties.used for t in own)
+        if isinstance(outcome, Refused) and not read and not any(path in run.flow.entered for run in seen):
             outcome = Kept(UNUSED)
-        if isinstance(outcome, Refused) and broken is None and not _has_handler(module):
-            own = any(p in shared.owners for p in module.parameters(recurse=False))
-            outcome = own_parameters(module, ties, conversion, own, path in flow.entered)
+        if (isinstance(outcome, Refused) or read) and broken is None and not handled(module):
+            common = any(t in shared.owners for t in own)
+            outcome = own_parameters(module, ties, conversion, common, path in flow.entered)
         outcome = shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
         refused.update({path: outcome} if isinstance(outcome, Refused) else {})
         return outcome
 
-    names = {parameter: path for path, parameter in made.named_parameters()}
+    names: dict[Tensor, str] = {t: path for path, t in (*made.named_parameters(), *made.named_buffers())}
     with torch.device(x.device):
         made, entries = convert_modules(made, convert)
     entries = traced(shared.checked(entries), refused, names)
@@ -146,6 +141,29 @@ def to_equivariant(
     if problems and not refusing:  # from which they would follow
         entries = traced(entries, {}, names, [flow.lost]) if flow.lost else [*entries, *_named(problems, name, prefix)]
     return made, report(entries, model, made, verified, lopsided)
+
+
+def _analysed(caller: str, model: nn.Module, x: Tensor, group: Group) -> tuple[Dataflow, Ties, Handled]:
+    r"""What is seen when the model runs, its parameters tied, and which of its modules others take the place of."""
+    outside = frozenset[nn.Parameter]()
+
+    def handled(module: nn.Module) -> bool:
+        apart = _plain_weight(module) and not outside.isdisjoint(module.parameters(recurse=False))
+        return _has_handler(module) and not apart
+
+    try:
+        changing = changing_buffers(model, x, handled)
+        while True:  # what others read is tied where it is read
+            with torch.device("cpu" if x.is_meta else x.device):
+                ties = Ties([*_own_parameters(model, handled), *changing])
+            flow = dataflow(model, x, group, handled, ties)
+            if flow.outside <= outside:
+                return flow, ties, handled
+            outside |= flow.outside
+    except Exception as error:  # a model of others may raise anything
+        first = next(iter(str(error).splitlines()), "")
+        got = f"{tuple(x.shape)}, and it raised {type(error).__name__}: {first}"
+        refuse(caller, "x that the model takes", got, "Pass images of the size it is used at, to a model of one input.")
 
 
 def _averaged(
@@ -181,7 +199,7 @@ def _verified(
         if run.lopsided:
             lopsided.append((run.size, run.lopsided))
             continue
-        problems = shortcoming(made, group, run.image, run.flow.shapes, places=strict and places)
+        problems = shortcoming(made, group, run.image, run.flow, places=strict and places)
         if not problems:
             verified.append(run.size)
         elif strict:
@@ -214,14 +232,19 @@ def _images(model: nn.Module, flow: Dataflow, order: int) -> dict[str, frozenset
     ]
     leaves = [each.producers for each in outputs if each.kind == LIFTED]
     images = frozenset[str]().union(*leaves)
-    readers = [path for path, module in model.named_modules() if isinstance(module, (*CONVOLUTIONS, nn.Linear))]
+    shuffles = [path for path, module in model.named_modules() if isinstance(module, nn.PixelShuffle)]
+    images |= {path for path in shuffles if any(call.out[1] == 1 for call in flow.calls.get(path, []))}
+    for path in reversed(shuffles):  # pixels of an image are channels before
+        images = images.union(*(call.input.producers for call in flow.calls.get(path, []) if path in images))
+    reading = (*CONVOLUTIONS, nn.Linear, nn.PixelShuffle, nn.PixelUnshuffle)
+    readers = [path for path, module in model.named_modules() if isinstance(module, reading)]
     calls = [call for path in readers for call in flow.calls.get(path, [])]
     read = images & frozenset[str]().union(*(call.input.producers for call in calls))
     late = read
     for _ in leaves:  # what is added to something that others read is averaged with it
         late = late.union(*(leaf for leaf in leaves if leaf & late))
     heads = images - late
-    narrow = all(len(out := flow.calls[path][0].out) == 4 and out[1] < order for path in late)
+    narrow = not shuffles and all(len(out := flow.calls[path][0].out) == 4 and out[1] < order for path in late)
     maps = all(call.input.producers <= images and len(call.out) == 4 for call in calls if call.input.producers & images)
     if narrow and maps:
         return {"images": images, "heads": images}
@@ -241,9 +264,9 @@ def _fibered(flow: Flow | None, shape: torch.Size, seen: Dataflow, heads: frozen
     return not plain and (len(shape) == 3 or (seen.tokens and len(shape) != 4))
 
 
-def _own_parameters(model: nn.Module) -> list[nn.Parameter]:
+def _own_parameters(model: nn.Module, handled: Handled) -> list[nn.Parameter]:
     r"""The parameters of all modules that nothing takes the place of, and that are in none such."""
-    known = {p for module in model.modules() if _has_handler(module) for p in module.parameters()}
+    known = {p for module in model.modules() if handled(module) for p in module.parameters()}
     return [p for p in model.parameters() if p not in known]
 
 
@@ -268,9 +291,13 @@ def _example(caller: str, model: nn.Module, x: Tensor | None) -> Tensor:
     return x.to(like.device, like.dtype)
 
 
-def _outcome(module: nn.Module, calls: list[Call], broken: Broken | Cause | None, conversion: Conversion) -> Outcome:
+def _outcome(
+    module: nn.Module, calls: list[Call], broken: Broken | Cause | None, conversion: Conversion, handled: Handled
+) -> Outcome:
     r"""What becomes of a module that was called so; `broken` is what its own `forward` calls that is not symmetric."""
     kinds, handler = next(((kinds, h) for kinds, h in HANDLERS if isinstance(module, kinds)), ((), None))
+    if handler is not encoder and not handled(module):
+        handler = None
     own = [p for p in module.parameters(recurse=False) if p.numel() > 1]
     if not calls:
         if own or (handler is not None and list(module.parameters())):
@@ -313,6 +340,7 @@ HANDLERS: list[tuple[tuple[type[nn.Module], ...], Callable[..., Outcome]]] = [
     (PADDING, padding),
     ((nn.PReLU,), prelu),
     ((nn.Dropout2d, nn.FeatureAlphaDropout), dropout),
+    ((nn.PixelShuffle, nn.PixelUnshuffle), pixel_shuffle),
     (SHUFFLES, shuffle),
 ]
 UNUSED = "it was not called when the model ran: left as it is"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from equilayers._modules import tensors
+from equilayers.convert._equivariant.flows import Dataflow
 from equilayers.convert._report import Refused
 from equilayers.groups import Group
 from equilayers.metrics import equivariance_gaps
@@ -19,6 +20,7 @@ from equilayers.testing import locate_breaks
 LIMITS = {torch.float64: (1e-6, 1e-11), torch.float32: (1e-3, 1e-5)}
 FAINT = {torch.float64: 1e-9}  # outputs that differ by less, by their size, say the same of every input; else 1e-3
 NAMED = 8  # places in the report
+SCALES = (1.0, 1 / 32, 32.0, 1024.0)  # of images
 DRAWS = 4  # of weights, until something is let through
 DEAF = (
     "nothing shown: its output is the same for every input, noise included, with several draws of weights and batch "
@@ -27,22 +29,23 @@ DEAF = (
 
 
 def shortcoming(
-    made: nn.Module, group: Group, x: Tensor, shapes: list[torch.Size], *, places: bool = True
+    made: nn.Module, group: Group, x: Tensor, flow: Dataflow, *, places: bool = True
 ) -> list[tuple[str, str, Refused]]:
     r"""What is wrong with the converted model: path, description, reason of the whole and of its places.
 
     In float64 where it runs in that: it has to run, to put out what has the shapes of before, and that has to be an
     image that moves with x where it has two axes of space, and not to move where it has none. Outputs that are the same
-    for every input show nothing: then other weights are tried.
+    for every input show nothing: then other weights are tried. What is not known of every entry is tried on fainter and
+    stronger images too.
     """
-    problem = None
+    problem, scales = None, (1.0,) if flow.known else SCALES
     for dtype in (torch.float64, x.dtype):
         try:
             wide, inputs = copy.deepcopy(made).eval().to(dtype), x.to(dtype)
             for draw in range(DRAWS):
                 if draw:
                     _redrawn(wide, draw)
-                problem, deaf = _run(wide, inputs, group, shapes)
+                problem, deaf = _run(wide, inputs, group, flow.shapes, scales)
                 if problem is not None:
                     return [("", "", problem), *(_places(wide, inputs, group) if places else ())]
                 if not deaf:
@@ -54,16 +57,23 @@ def shortcoming(
 
 
 @torch.no_grad()
-def _run(made: nn.Module, x: Tensor, group: Group, shapes: list[torch.Size]) -> tuple[Refused | None, bool]:
+def _run(
+    made: nn.Module, x: Tensor, group: Group, shapes: list[torch.Size], scales: tuple[float, ...]
+) -> tuple[Refused | None, bool]:
     r"""What is wrong, and whether all outputs are the same for every input, noise included."""
     _shaken(made)
     _settle(made, x)
     elements = (0, *group.generating_set())
-    y, *moved = (list(tensors(made(group.act(g, x).clone()))) for g in elements)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(x)
-    other = list(tensors(made(x + noise)))
-    deaf = all(_alike(before, after) for before, after in zip(y, other, strict=True))
-    return _compared(group, elements[1:], y, moved, shapes), deaf
+    plain, problem, deaf = list(tensors(made(x.clone()))), None, True
+    for scale in scales:
+        # With noise: zeros and other images that do not move show nothing.
+        y, *moved = (list(tensors(made(group.act(g, (x + noise) * scale).clone()))) for g in elements)
+        if scale == 1:
+            deaf = all(_alike(before, after) for before, after in zip(plain, y, strict=True))
+        if scale == 1 or all(bool(t.isfinite().all()) for t in y):
+            problem = problem or _compared(group, elements[1:], y, moved, shapes)
+    return problem, deaf
 
 
 def _alike(before: Tensor, after: Tensor) -> bool:

@@ -20,7 +20,7 @@ from equilayers.convert._equivariant.fiber_layers import (
     FiberMean,
     Steps,
 )
-from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d
+from equilayers.convert._equivariant.map_layers import Aligned, FiberConvTranspose2d, FiberMeanConv2d, FiberPixelShuffle
 from equilayers.convert._equivariant.softness import Soft, settled
 from equilayers.convert._equivariant.ties import Tied
 from equilayers.convert._equivariant.token_layers import FiberTokenLinear, TiedLinear
@@ -256,6 +256,13 @@ def _fiber_norm(layer: FiberLayer) -> nn.Module:
     return made
 
 
+def _pixel_shuffle(layer: FiberPixelShuffle) -> nn.Module:
+    r"""The channels in their order."""
+    order = graph("Channels", lambda x: x.index_select(1, layer.order))
+    steps = [nn.PixelUnshuffle(layer.factor), order] if layer.back else [order, nn.PixelShuffle(layer.factor)]
+    return nn.Sequential(*steps)
+
+
 def _fiber_linear(layer: FiberLinear) -> nn.Module:
     r"""The mean over each fiber goes into the matrix."""
     linear, n = layer.linear, layer.group.order
@@ -308,6 +315,7 @@ PLAIN: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     FiberMultiheadAttention: _attention,
     FiberMean: lambda layer: graph("FiberMean", lambda x: x.unflatten(1, (-1, layer.order)).mean(2)),
     FiberLayer: _fiber_norm,
+    FiberPixelShuffle: _pixel_shuffle,
     FiberLinear: _fiber_linear,
     Symmetrized: averaged,
 }

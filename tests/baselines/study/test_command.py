@@ -37,7 +37,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
         (["--groups", "T5"], "5"),
         (["--groups", "C4", "T5"], "5"),
         (["--nu", "-1"], "positive"),
-        (["--nu", "0"], "positive"),
+        (["--first-nu", "0"], "positive"),
         (["--nu", "nan"], "positive"),
         (["--nu", "inf"], "positive"),
         (["--nu", "abc"], "'abc'"),
@@ -159,14 +159,16 @@ def test_nu_is_tuned_on_request(jobs: Jobs, tmp_path: Path, monkeypatch: pytest.
     assert len(jobs) == len({run.name for run in trained(jobs)}), "each is trained once"
 
 
+@pytest.mark.parametrize("first", [search.FIRST, (1.0, 90.0)])
 @pytest.mark.parametrize("threshold", [0.02, 0.7, 10.0, 77.0, 9000.0])
-def test_bisection_ends_at_the_weakest_that_reaches_the_target(threshold: float) -> None:
-    found = search.Search(0.95)
+def test_bisection_ends_at_the_weakest_that_reaches_the_target(threshold: float, first: tuple[float, ...]) -> None:
+    found = search.Search(0.95, first)
     while (nu := found.following()) is not None:
         assert nu not in found.tried
         found.tried[nu] = 1 - 0.05 * threshold / nu  # reaches 0.95 from the threshold on
+    assert tuple(found.tried)[: len(first)] == first
     assert threshold <= found.chosen() <= threshold * search.CLOSE
-    assert len(found.tried) <= 8
+    assert len(found.tried) <= 10
 
 
 @pytest.mark.parametrize(("reached", "chosen"), [(1.0, search.WEAKEST), (0.5, 10.0)])
@@ -180,11 +182,11 @@ def test_bisection_ends_where_nothing_straddles_the_target(reached: float, chose
 def test_nu_is_tuned_on_validation_images_and_only_where_it_is_wanted(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(search, "FIRST", 1.0)
     for module in (search, runner):
         monkeypatch.setattr(module, "STRONGEST", 1.0)
     monkeypatch.setattr(runner, "SALIENCY_TARGET", 2.0)
     asked = [*TINY, "--methods", "IR", "--nu", "auto", "--nu-distribution", "auto", "--nu-normalized-logit", "4"]
+    asked += ["--first-nu", "1"]
     assert main([*asked, "--out", str(tmp_path)]) == 0
     assert [run.recipe.form for run in trained(jobs)] == ["logit"]
     assert results_of(tmp_path)["configuration"]["nu"][1] == ["R4", "distribution", None]  # no part has a use for it

@@ -1,5 +1,6 @@
 """What the paper leaves open and what it calls open: saliency's choices, and the parts sensitivity and mitigation."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,9 @@ CURVES = ["--curve", "cosine=3,30", "orbits:C4=0.5", "tied=0.03"]
 
 def test_both_parts_in_one_page_and_resumed(jobs: Jobs, tmp_path: Path) -> None:
     study = ["study", "--epochs", "1", "--groups", "C4", "--seeds", "2", "--nu", "7", "--out", str(tmp_path), *CURVES]
-    study += ["--methods", "DA", "IR", "--parts", "mitigation", "sensitivity"]
-    assert main(study) == 0
+    study += ["--methods", "DA", "IR", "--parts"]
+    assert main([*study, "sensitivity"]) == 0
+    assert main([*study, "mitigation", "--resume"]) == 0
     assert not StudyRunner(Console(), tmp_path, SerialExecutor(), resume=True).without_nu(
         plan("--data", "fashion-mnist", "--parts", "mitigation", *CURVES)
     ), "weights of curves are given, and need no search"
@@ -87,10 +89,16 @@ def test_both_parts_in_one_page_and_resumed(jobs: Jobs, tmp_path: Path) -> None:
     usual = [run for run in parts["sensitivity"] if run["choices"]]
     assert [(run["method"], run["seed"]) for run in usual] == [("DA", 0), ("IR", 0)]
     assert len(parts["sensitivity"]) == 4
-    before = results_of(tmp_path)
-    assert main([*study, "--resume"]) == 0
-    assert results_of(tmp_path) == before
+    before, times = results_of(tmp_path), json.loads((tmp_path / "times.json").read_text())
+    assert list(before["parts"]) == ["mitigation", "sensitivity"], "those of an earlier invocation stay"
+    assert before["earlier"]["sensitivity"]["parts"] == ["sensitivity"] != before["configuration"]["parts"]
+    assert set(times["training_seconds"]) == set(names)
+    assert main([*study, "mitigation", "sensitivity", "--resume"]) == 0
+    assert results_of(tmp_path)["parts"] == before["parts"]
     assert len(trained(jobs)) == len(names)
+    assert main([*study, "mitigation"]) == 0
+    assert list(results_of(tmp_path)["parts"]) == ["mitigation"], "begun anew"
+    (tmp_path / "results.json").write_text(json.dumps(before))
     assert main(["report", str(tmp_path), "--markdown", str(tmp_path / "page.md")]) == 0
     text = (tmp_path / "page.md").read_text()
     assert "its control, torch's start" in text

@@ -12,7 +12,7 @@ choices have measured stays in --out: stopped, they go on with what is missing.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ from benchmarks import (
     turns,
 )
 
-SUBJECTS = {
+SUBJECTS: dict[str, Callable[[float], Iterator[str]]] = {
     "linear": linear.report,
     "conv": conv.report,
     "construction": construction.report,

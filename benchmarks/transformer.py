@@ -195,11 +195,11 @@ def report(seconds: float) -> Iterator[str]:
     yield from timings(seconds)
     yield "\nCompiled, 1 thread.\n"
     yield head_lines(["case", "threads", "what", "torch, ms", *(f"{name}, ms" for name in NAMES), *NAMES])
-    for case in (Block("D4", 768), Block("C4", 768)):
+    for block in (Block("D4", 768), Block("C4", 768)):
         for training in (False, True):
             with threads(1):
-                timed = in_turn(calls(case, training=training, compiled=True), seconds=seconds)
-            yield _row(case, thread_count(1), "step" if training else "forward", timed)
+                timed = in_turn(calls(block, training=training, compiled=True), seconds=seconds)
+            yield _row(block, thread_count(1), "step" if training else "forward", timed)
     yield "\nSizes: parameters, and the peak of what a training step allocates beside them, gradients included.\n"
     yield head_lines(["case", "layer", "parameters", "GFLOP forward", "parameters, MB", "step, MB", "sum, MB"])
     for case in CASES:

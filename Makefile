@@ -8,7 +8,7 @@ DOCS_ARGS ?=
 PY = $(VENV)/bin/python
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: study test lint bench docs coverage env clean
+.PHONY: study test lint bench bench-cuda docs coverage env clean
 
 study: env
 	$(PY) -m baselines study $(STUDY_ARGS)
@@ -26,6 +26,10 @@ lint: env
 
 bench: env
 	$(PY) -m pytest benchmarks $(PYTEST_ARGS)
+
+# The layers on a GPU, as Markdown. Where there is none it says so and fails.
+bench-cuda: env
+	$(PY) -m benchmarks cuda
 
 # Into site/. A warning is an error (--strict, which --quiet would undo); the variable silences an advertisement.
 docs: env

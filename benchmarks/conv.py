@@ -100,6 +100,7 @@ CASES = [
     Case("D2", 64, 18),
     *(Case("C4", 64, 18, batch=b) for b in (1, 32)),
     *(Case(group, 64, size, threads=2) for group, size in (("C4", 18), ("D4", 9))),
+    Case("C4", 128, 18, threads=2),
     Case("C4", 8, 36, threads=2),
 ]
 
@@ -125,13 +126,13 @@ def median(timings: Mapping[str, Timing], name: str, form: str = ".2f") -> str:
     return f"{timings[name].median:{form}}" if name in timings else "–"
 
 
-def report(seconds: float) -> Iterator[str]:
+def report(seconds: float, cases: Iterable[Case] = CASES, names: Iterable[str] | None = None) -> Iterator[str]:
     r"""The lines of a Markdown report, as they are measured."""
     yield f"Machine: {machine()}. Medians in ms, competitors timed in turn. The last columns say how many times faster "
     yield "`auto` is than torch's Conv2d of the same width, and than escnn: below 1 it is slower.\n"
     columns = PLAIN, *ALGORITHMS, ESCNN, ESCNN_EVAL
     yield head_lines(["case", *columns, "Conv2d / auto", "escnn train / auto", "escnn eval / auto"])
-    for case in both_passes(CASES):
-        timings = measure(case, seconds)
+    for case in both_passes(cases):
+        timings = measure(case, seconds, names)
         ratios = (ratio(timings, peer, "auto") for peer in (PLAIN, ESCNN, ESCNN_EVAL))
         yield row_line([str(case), *(median(timings, name) for name in columns), *ratios])

@@ -3,7 +3,7 @@ r"""LiftingLinear in its algorithms against torch's Linear and the expanded matr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -79,12 +79,12 @@ CASES = [
 ]
 
 
-def report(seconds: float) -> Iterator[str]:
+def report(seconds: float, cases: Iterable[Case] = CASES) -> Iterator[str]:
     r"""The lines of a Markdown report, as they are measured."""
     yield f"Machine: {machine()}. Medians, competitors timed in turn; below 1 means faster than the column's head.\n"
     head = "torch Linear, ms", *ALGORITHMS, "fourier / Linear", "expanded / fourier", "auto / best"
     yield head_lines(["case", *head])
-    for case in CASES:
+    for case in cases:
         with threads(case.threads):
             ms = {name: timing.median for name, timing in in_turn(competitors(case), seconds=seconds).items()}
         best = min(ms["orbit"], ms["fourier"])  # the algorithms that keep the contract

@@ -40,6 +40,7 @@ def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3,
         rounds: how many are counted at least, two or more.
     """
     taken: dict[str, list[float]] = {name: [] for name in calls}
+    wait: Call = torch.cuda.synchronize if torch.get_default_device().type == "cuda" else lambda: None
     torch.empty(31 << 20, dtype=torch.uint8)  # glibc learns from the largest block freed below 32 MiB to keep memory
     for _ in range(warmup):
         for call in calls.values():
@@ -54,8 +55,10 @@ def in_turn(calls: Mapping[str, Call], *, seconds: float = 2.0, warmup: int = 3,
                 call()
                 while time.perf_counter() < settled:
                     call()
+                wait()
                 start = time.perf_counter()
                 call()
+                wait()
                 taken[name].append(1e3 * (time.perf_counter() - start))
     finally:
         gc.enable()
@@ -81,5 +84,7 @@ def thread_count(count: int) -> str:
 
 def machine() -> str:
     r"""One line on what was measured where."""
-    cpu = f"{processor()} ({torch.backends.cpu.get_cpu_capability()})"
-    return f"{cpu}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    device = f"{processor()} ({torch.backends.cpu.get_cpu_capability()})"
+    if torch.get_default_device().type == "cuda":
+        device = f"{torch.cuda.get_device_name()}, {device}"
+    return f"{device}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"

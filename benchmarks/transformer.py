@@ -2,7 +2,7 @@ r"""Token-wise layers and transformer blocks against torch's of the same width, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from equilayers.groups import group_from_name
 from equilayers.nn import GroupConv2d, GroupLinear, GroupTransformerEncoderLayer
 
 PLAIN, OURS, DENSE, IRREPS = "torch", "ours", "dense", "irreps"
+NAMES = OURS, DENSE, IRREPS
 
 
 @dataclass(frozen=True)
@@ -173,13 +174,12 @@ def peak(model: nn.Module, x: Tensor) -> float:
     return allocated_peak(run)
 
 
-def report(seconds: float) -> Iterator[str]:
-    r"""The lines of a Markdown report, as they are measured."""
+def timings(seconds: float, counts: Iterable[int] = (1, 2)) -> Iterator[str]:
+    r"""The lines of the table of times, with so many threads."""
     yield f"Machine: {machine()}. Medians, competitors timed in turn; ratios above 1: faster than torch's layer.\n"
-    names = OURS, DENSE, IRREPS
-    yield head_lines(["case", "threads", "what", "torch, ms", *(f"{name}, ms" for name in names), *names])
+    yield head_lines(["case", "threads", "what", "torch, ms", *(f"{name}, ms" for name in NAMES), *NAMES])
     torch.backends.mha.set_fastpath_enabled(False)  # the same operations in eval mode and in training
-    for count in (1, 2):
+    for count in counts:
         for case in CASES:
             if isinstance(case, Vision) and count > 1:
                 continue
@@ -188,13 +188,18 @@ def report(seconds: float) -> Iterator[str]:
                 with threads(count):
                     timed = in_turn(calls(case, training=training), seconds=seconds, **rounds)
                 yield _row(case, thread_count(count), "step" if training else "forward", timed)
+
+
+def report(seconds: float) -> Iterator[str]:
+    r"""The lines of a Markdown report, as they are measured."""
+    yield from timings(seconds)
     yield "\nCompiled, 1 thread.\n"
-    yield head_lines(["case", "threads", "what", "torch, ms", *(f"{name}, ms" for name in names), *names])
-    for case in (Block("D4", 768), Block("C4", 768)):
+    yield head_lines(["case", "threads", "what", "torch, ms", *(f"{name}, ms" for name in NAMES), *NAMES])
+    for block in (Block("D4", 768), Block("C4", 768)):
         for training in (False, True):
             with threads(1):
-                timed = in_turn(calls(case, training=training, compiled=True), seconds=seconds)
-            yield _row(case, thread_count(1), "step" if training else "forward", timed)
+                timed = in_turn(calls(block, training=training, compiled=True), seconds=seconds)
+            yield _row(block, thread_count(1), "step" if training else "forward", timed)
     yield "\nSizes: parameters, and the peak of what a training step allocates beside them, gradients included.\n"
     yield head_lines(["case", "layer", "parameters", "GFLOP forward", "parameters, MB", "step, MB", "sum, MB"])
     for case in CASES:
@@ -207,7 +212,6 @@ def report(seconds: float) -> Iterator[str]:
 
 def _row(case: Case, count: str, what: str, timed: object) -> str:
     ms = {name: timing.median for name, timing in timed.items()}  # type: ignore[attr-defined]
-    names = OURS, DENSE, IRREPS
-    figures = (f"{ms[name]:.2f}" if name in ms else "" for name in (PLAIN, *names))
-    ratios = (f"{ms[PLAIN] / ms[name]:.2f}" if name in ms else "" for name in names)
+    figures = (f"{ms[name]:.2f}" if name in ms else "" for name in (PLAIN, *NAMES))
+    ratios = (f"{ms[PLAIN] / ms[name]:.2f}" if name in ms else "" for name in NAMES)
     return row_line([str(case), count, what, *figures, *ratios])

@@ -28,8 +28,9 @@ COST = [
         (f"3x3 convolution, {case}", "benchmarks-conv", f"{row}, batch 8, 3x3, forward, 1 thread", -3)
         for case, row in (
             ("D4, 128 fields, 9x9", "D4 128 fields 9x9"),
-            ("C4, 64 fields, 18x18", "R4 64 fields 18x18"),
-            ("C4, 4 fields, 36x36", "R4 4 fields 36x36"),
+            ("C4, 128 fields, 18x18", "C4 128 fields 18x18"),
+            ("C4, 64 fields, 18x18", "C4 64 fields 18x18"),
+            ("C4, 4 fields, 36x36", "C4 4 fields 36x36"),
         )
     ),
 ]

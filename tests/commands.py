@@ -16,7 +16,7 @@ if sys.version_info >= (3, 11):
 else:  # pytest brings it there
     import tomli as tomllib
 
-from benchmarks.__main__ import SUBJECTS
+from benchmarks.__main__ import OTHERS, SUBJECTS
 from pages import ROOT
 
 STUDIES = ("study", "report", "shift", "deform", "rotmnist", "vit", "finetune")
@@ -65,7 +65,7 @@ def _in_help(words: Words, module: str, *call: str) -> str:
 
 
 def _make(words: Words) -> str:
-    known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     return "".join(f"make: no target {word}" for word in words if "=" not in word and word not in known)
 
 
@@ -93,6 +93,6 @@ PROGRAMS: dict[str, Callable[[Words], str]] = {
     "pip": _pip,
     "pytest": lambda words: _in_help(words, "pytest", "pytest"),
     "baselines": _subcommands("baselines", "baselines.__main__", STUDIES),
-    "benchmarks": _subcommands("benchmarks", "benchmarks.__main__", (*SUBJECTS, "report", "figures"), own_help=False),
+    "benchmarks": _subcommands("benchmarks", "benchmarks.__main__", (*SUBJECTS, *OTHERS), own_help=False),
     "equilayers": _subcommands("equilayers", "equilayers.cli", ("check", "profile", "calibrate")),
 }

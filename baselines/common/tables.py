@@ -35,5 +35,6 @@ def rich_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | 
 def mean_cell(values: Sequence[float], form: str, factor: float = 1) -> str:
     r"""The mean of the values, and their standard deviation where there are several that differ."""
     spread = factor * statistics.stdev(values) if len(values) > 1 else 0.0
-    small = ".1g" if form.endswith("g") else form
-    return f"{factor * statistics.fmean(values):{form}}" + (f" ± {spread:{small}}" if spread else "")
+    small = f"{spread:.1g}" if form.endswith("g") else f"{spread:{form}}"
+    small = f"{float(small):.0f}" if "e+" in small else small  # 20, and not 2e+01
+    return f"{factor * statistics.fmean(values):{form}}" + (f" ± {small}" if spread else "")

@@ -123,8 +123,9 @@ def _configurations(results: dict[str, Any]) -> list[tuple[str, str]]:
 def write_markdown(path: Path, results: dict[str, Any], times: dict[str, Any], parts: Shown) -> None:
     r"""The same as Markdown, with the figures as files beside it."""
     figures = _figures(path)
-    lines = [f"# {TITLE}", "", lead(results), "", "| claim | here it |", "|---|---|"]
-    lines += [f"| {part.title}: {part.claim} | **{page.verdict}** |" for _, part, page in parts if page.verdict]
+    lines = [f"# {TITLE}", "", lead(results)]
+    claims = [f"| {part.title}: {part.claim} | **{page.verdict}** |" for _, part, page in parts if page.verdict]
+    lines += ["", "| claim | here it |", "|---|---|", *claims] if claims else []
     for _, part, page in parts:
         lines += ["", f"## {part.title}", "", *([] if page.verdict else [f"> {part.claim}", ""])]
         lines += [*(f"- {finding.text}" for finding in page.findings), *([""] if page.pictures else [])]

@@ -134,7 +134,13 @@ def convolve(
         bias = None if bias is None else autocast(bias)
     else:
         check_same_dtype(caller, name, x, weight)
-    algorithm = convolution_algorithm(caller, x, weight, spec)
+    return convolve_by(convolution_algorithm(caller, x, weight, spec), x, weight, bias, spec, cache)
+
+
+def convolve_by(
+    algorithm: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache | None
+) -> Tensor:
+    r"""Either convolution by an algorithm; `spec.algorithm` says in which of its ways: "auto" need not be bitwise."""
     if algorithm == "tokens" or (algorithm == "dense" and as_tokens(x, spec)):
         space = TokenSpace(spec.group, algorithm == "tokens")
         return token_linear(x, TokenWeight(weight.flatten(2), bias), space, cache)

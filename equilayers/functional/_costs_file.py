@@ -22,7 +22,7 @@ import torch
 from equilayers._files import write_text
 from equilayers._torch_compat import constant_when_compiled
 
-FORMAT = 1
+FORMAT = 2
 VARIABLE, OFF = "EQUILAYERS_COSTS", "off"
 Constants = dict[str, tuple[float, ...]]
 Calibration = Mapping[int, Constants]  # by the number of threads

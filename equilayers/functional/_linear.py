@@ -10,7 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import autocast, check_choice, check_float, check_same_dtype, in_autocast, overridable, refuse
+from equilayers._checks import (
+    ALGORITHMS,
+    autocast,
+    check_choice,
+    check_float,
+    check_same_dtype,
+    in_autocast,
+    overridable,
+    refuse,
+)
 from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._convolution.patches import PatchKernel
 from equilayers.functional._fourier.autograd import Correlate
@@ -22,7 +31,6 @@ from equilayers.functional._fourier.transforms import fourier_of
 from equilayers.functional._machine import machine_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.functional.cost import (
-    ALGORITHMS,
     MANY_ROWS,
     LinearSizes,
     cheapest_compiled,

@@ -44,12 +44,12 @@ class Roofline(NamedTuple):
     operation: float
 
 
-# In float32, on one thread of a processor. The first is an AMD EPYC (Zen 4). The second has products at half the speed,
-# as the same processor held to AVX2 had once; the third is half of what makers say of a data-centre GPU. Neither was
-# measured as it stands.
+# In float32, on one thread of a processor. The first is between an AMD EPYC (Zen 4), 16 bytes, and an Intel Xeon
+# (family 6, model 167), 8 bytes. The second has products at half the speed, as the EPYC held to AVX2 had once; the
+# third is half of what makers say of a data-centre GPU. Neither was measured as it stands.
 ROOFLINES = {
-    "AVX-512": Roofline(multiplications=80, bytes=16, operation=8e3),
-    "processor": Roofline(multiplications=45, bytes=16, operation=8e3),
+    "AVX-512": Roofline(multiplications=80, bytes=10, operation=8e3),
+    "processor": Roofline(multiplications=45, bytes=10, operation=8e3),
     "GPU": Roofline(multiplications=5e3, bytes=8e2, operation=6e3),
 }
 PRECISIONS = {torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "float16"}
@@ -99,12 +99,12 @@ def prices(machine: Machine) -> Prices | None:
 
 
 def nanoseconds(machine: Machine, quantities: Sequence[float], constants: Sequence[float] | None) -> float:
-    r"""What operations, numbers moved and multiplications take, by the constants of each in float32 or the roofline."""
+    r"""What a call, operations, numbers and multiplications take, by constants measured in float32 or the roofline."""
     line, kind = ROOFLINES[kind_of(machine)], kind_of(machine)
     if constants is None:
-        numbers = [4 / line.bytes] * (len(quantities) - 2)
-        constants = (line.operation, *numbers, 1 / (line.multiplications * machine.threads))
+        numbers = [4 / line.bytes] * (len(quantities) - 3)
+        constants = (0.0, line.operation, *numbers, 1 / (line.multiplications * machine.threads))
     wider = BYTES.get(machine.precision, 4) / 4
     faster = FASTER.get(kind, ON_PROCESSORS).get(machine.precision, 1.0)
-    scales = (1.0, *[wider] * (len(quantities) - 2), 1 / faster)
+    scales = (1.0, 1.0, *[wider] * (len(quantities) - 3), 1 / faster)
     return sum(q * c * s for q, c, s in zip(quantities, constants, scales, strict=True))

@@ -47,7 +47,7 @@ def convolution_choice(caller: str, x: Tensor, weight: Tensor, spec: ConvSpec) -
     if not runtime.known and algorithm != "tokens":
         return Choice(algorithm, f"convolutions were not measured on {runtime.machine}; run `equilayers calibrate`")
     sizes = convolution_sizes(tuple(x.shape), tuple(weight.shape), spec, runtime.kept)
-    return _compared(algorithm, convolution_work(spec.group, sizes), exact, runtime.machine)
+    return _compared(algorithm, convolution_work(spec.group, sizes, exact), exact, runtime.machine)
 
 
 def token_choice(x: Tensor, group: Group, channels: int, features: int, algorithm: str) -> Choice:

@@ -12,15 +12,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from equilayers._checks import Pair
 from equilayers._torch_compat import constant_when_compiled
+from equilayers.functional._convolution.pattern_kernel import block_positions
+from equilayers.functional._convolution.patterns import basis_of, has_basis
+from equilayers.functional._convolution.programs import steps_and_numbers
 from equilayers.functional._fourier.basis import MAX_ORDER, irrep_basis
+from equilayers.functional._fourier.irreps import Fourier
 from equilayers.functional._fourier.rotations import rotations_fourier
 from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of
 from equilayers.functional._machine import Machine, Prices, nanoseconds, prices
 from equilayers.functional._steerable_basis import basis
 from equilayers.groups import Dihedral, Group, Rotations, interpolates
 
-ALGORITHMS = ("auto", "bitwise", "orbit", "dense", "fourier")  # of every weight-tied layer
 BLOCK_ROWS = 160  # patches that a matrix product should have at least
 COMPILED_ROWS = 256  # samples of a batch, where a compiler does not tell
 MANY_ROWS = 2**20  # tokens, where a compiler does not tell: the work of a position decides
@@ -32,18 +36,23 @@ class Sizes(NamedTuple):
     r"""The sizes of a convolution.
 
     pixels_in, pixels_out: of all samples. channels: of the input, in one channel group. features: of the output, in
-    all. taps: of the filter. lifting: whether images come in, without a fiber. kept: whether the transformed weight is
-    kept between calls, because no gradient is wanted.
+    all. kernel: (height, width). lifting: whether images come in, without a fiber. kept: whether the transformed weight
+    is kept between calls, because no gradient is wanted.
     """
 
     pixels_in: int
     pixels_out: int
     channels: int
     features: int
-    taps: int
+    kernel: Pair
     groups: int
     lifting: bool
     kept: bool
+
+    @property
+    def taps(self) -> int:
+        r"""Of the filter."""
+        return math.prod(self.kernel)
 
 
 class LinearSizes(NamedTuple):
@@ -63,8 +72,8 @@ class LinearSizes(NamedTuple):
 class Work(NamedTuple):
     r"""The work of an algorithm: operations of torch, numbers that are read or written, multiplications.
 
-    kind: the row of a calibration that prices it. numbers: of each way in which they are moved. repeats: how often the
-    whole is done, forward and backward.
+    kind: the row of a calibration that prices it, and beside them what a call costs whatever its size. numbers: of each
+    way in which they are moved. repeats: how often the whole is done, forward and backward.
     """
 
     kind: str
@@ -76,7 +85,7 @@ class Work(NamedTuple):
     @property
     def quantities(self) -> tuple[float, ...]:
         r"""All counts, in the order in which a calibration prices them."""
-        return tuple(self.repeats * q for q in (self.operations, *self.numbers, self.multiplications))
+        return tuple(self.repeats * q for q in (1, self.operations, *self.numbers, self.multiplications))
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,11 @@ def costs_of(choices: Mapping[str, Work], machine: Machine = ONE_THREAD) -> dict
     return {name: nanoseconds(machine, work.quantities, table.get(work.kind)) for name, work in works}
 
 
+def roofline_costs(choices: Mapping[str, Work], machine: Machine) -> dict[str, float]:
+    r"""The same by the roofline alone."""
+    return {name: nanoseconds(machine, work.quantities, None) for name, work in choices.items()}
+
+
 def calibrated(choices: Mapping[str, Work], machine: Machine) -> Prices | None:
     r"""The constants of a calibration, if there is one there that prices all of these."""
     table = prices(machine) or {}
@@ -118,7 +132,7 @@ def cheapest_linear(group: Group, sizes: LinearSizes, exact: bool, machine: Mach
 @functools.lru_cache(maxsize=4096)
 def cheapest_convolution(group: Group, sizes: Sizes, exact: bool, machine: Machine = ONE_THREAD) -> str:
     r"""The fastest algorithm of a convolution by the model; where `exact`, of those that keep the bitwise contract."""
-    return _cheapest(convolution_work(group, sizes), exact, machine)
+    return _cheapest(convolution_work(group, sizes, exact), exact, machine)
 
 
 def _cheapest(choices: dict[str, Work], exact: bool, machine: Machine) -> str:
@@ -165,15 +179,16 @@ def linear_work(group: Group, s: LinearSizes) -> dict[str, Work]:
     matrix, products = s.entries * s.features * n, s.rows * s.entries * s.features * n
     made, repeats, suffix = (0, 1, "") if s.kept else (1, BACKWARD, " training")
     what = f"{'lifting' if s.lifting else 'group'} linear{suffix}"
-    dense = Work(f"dense {what}", 2, (4 * made * matrix, moved_in + moved_out, matrix), products, repeats)
+    operations = 2 + made * (2 * n if s.lifting else 14)  # the weight is expanded
+    dense = Work(f"dense {what}", operations, (4 * made * matrix, moved_in + moved_out, matrix), products, repeats)
     if not s.lifting:
         dense = dense._replace(numbers=(4 * made * matrix, 3 * moved_in + 3 * moved_out, matrix))
-    orbit = Work(f"orbit {what}", 4 * n, (2 * n * moved_in, 3 * moved_out, matrix), products, repeats)
+    orbit = Work(f"orbit {what}", 6 + 4 * n, (2 * n * moved_in, 3 * moved_out, matrix), products, repeats)
     choices = {"dense": dense, "orbit": orbit}
     fourier = fourier_of(group)
     if fourier is not None:
         blocks = s.entries * s.features * fourier.products / n
-        operations = 8 + 2 * n + 2 * fourier.products
+        operations = 8 + 2 * n + 2 * fourier.products + 6 * made
         numbers = 10 * made * s.entries * s.features, 5 * moved_in, 5 * moved_out, blocks
         kind = f"{'fourier' if fourier.exact else 'cyclic'} {what}"
         choices["fourier"] = Work(kind, operations, numbers, s.rows * blocks, repeats)
@@ -192,12 +207,13 @@ def _token_work(group: Group, s: LinearSizes, what: str, repeats: int) -> Work:
     moved_in, moved_out = s.rows * s.entries, s.rows * s.features * n
     operators = channels * s.features * irreps.products
     made = 0 if s.kept else 6 * channels * s.features * n
-    numbers = made, 4 * moved_in, 5 * moved_out, n * (moved_in + moved_out) / 4, operators
-    return Work(f"tokens {what}", 6 + 2 * irreps.products, numbers, s.rows * operators, repeats)
+    operations = 6 + 2 * irreps.products + (0 if s.kept else 16)
+    numbers = made, 6 * moved_in, 7 * moved_out, n * (moved_in + moved_out) / 4, operators
+    return Work(f"tokens {what}", operations, numbers, s.rows * operators, repeats)
 
 
-def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
-    r"""The work of each algorithm of a convolution.
+def convolution_work(group: Group, s: Sizes, exact: bool = False) -> dict[str, Work]:
+    r"""The work of each algorithm of a convolution, of "fourier" the way that keeps the last bit where `exact`.
 
     Numbers of "dense": of the expanded filter, in and out. Of "orbit": in and out. Of "fourier": made of the weight, of
     the patches, out, and of the operators read for every block of patches.
@@ -212,10 +228,12 @@ def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
     dense = Work(f"dense {what}", 8, (4 * made * expanded, numbers_in + numbers_out, expanded), products, repeats)
     if interpolates(group):
         return {"dense": dense} | ({} if s.lifting else {"fourier": _steered_work(group, s, what)})
-    moved = 3 * n * numbers_in, 3 * numbers_out
+    moved = 3 * n * numbers_in, 3 * numbers_out, expanded  # the filter is read for every element
     choices = {"dense": dense, "orbit": Work(f"orbit {what}", 8 * n, moved, products, repeats)}
     fourier, fast = fourier_of(group), fast_fourier_of(group)
-    if fourier is not None and fast is not None:
+    if not exact and not s.lifting and fast is not None and has_basis(group):
+        choices["fourier"] = _pattern_work(group, fast, s, what)
+    elif fourier is not None and fast is not None:
         orbits = -(-s.taps // n) + (s.taps > 1) if s.lifting else s.taps
         patches = s.pixels_out * n * orbits * s.channels * s.groups
         weights = made * s.features * s.channels * orbits * n
@@ -232,15 +250,32 @@ def convolution_work(group: Group, s: Sizes) -> dict[str, Work]:
     return choices
 
 
+def _pattern_work(group: Group, fast: Fourier, s: Sizes, what: str) -> Work:
+    r"""Of `PatternKernel`: a program of sums, a product for each irrep, and sums that write the outputs.
+
+    What a block reads and writes stays in the caches: half the price.
+    """
+    n, channels = group.order, s.channels * s.groups
+    sums, numbers = steps_and_numbers(basis_of(group, s.kernel), s.kernel)
+    blocks = max(1.0, s.pixels_out / block_positions(4 * n * s.taps * s.channels))
+    operators = s.features * s.channels * s.taps * fast.products
+    made = 0 if s.kept else 8 * s.features * s.channels * s.taps * n
+    moved = s.pixels_out * numbers / 2 * channels, 2 * s.pixels_in * n * channels, 5 * s.pixels_out * s.features * n
+    operations = 10 + blocks * s.groups * (2 * sums + 4 * fast.products + 6 * n)  # on views of many axes
+    products = s.pixels_out * operators
+    repeats = 1 if s.kept else BACKWARD
+    return Work(f"patterns {what}", operations, (made, *moved, blocks * operators), products, repeats)
+
+
 def _steered_work(group: Rotations, s: Sizes, what: str) -> Work:
     r"""Of "fourier" for a group that interpolates; numbers: made of the weight, of the coefficients, out."""
-    n, coefficients = group.order, basis(math.isqrt(s.taps)).shape[1]
+    n, coefficients = group.order, basis(s.kernel[0]).shape[1]
     made = s.pixels_out * n * coefficients * s.channels * s.groups
     products = rotations_fourier(group).products
     weights = 0 if s.kept else s.features * s.channels * coefficients * n
     numbers = 10 * weights, 6 * made, 4 * s.pixels_out * s.features * n, n * made / 4
     repeats = 1 if s.kept else BACKWARD
-    return Work(f"steered {what}", 20, numbers, made * s.features / s.groups * products / n, repeats)
+    return Work(f"steered {what}", 20 + 12 * n, numbers, made * s.features / s.groups * products / n, repeats)
 
 
 def forget_choices() -> None:

@@ -6,8 +6,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from equilayers._checks import check_choice, refuse
-from equilayers.functional.cost import ALGORITHMS
+from equilayers._checks import ALGORITHMS, check_choice, refuse
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_int, refuse
+from equilayers._checks import ALGORITHMS, check_int, refuse
 from equilayers.functional import ConvSettings, ConvSpec, WeightCache, basis, conv_spec, convolve, draw_steered
 from equilayers.functional.choices import convolution_choice
-from equilayers.functional.cost import ALGORITHMS, Choice
+from equilayers.functional.cost import Choice
 from equilayers.groups import Group, interpolates
 from equilayers.nn._algorithm import algorithm
 from equilayers.nn._init import add_parameters, reset

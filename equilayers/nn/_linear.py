@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equilayers._checks import check_int
+from equilayers._checks import ALGORITHMS, check_int
 from equilayers.functional import WeightCache, linear, linear_spec
 from equilayers.functional.choices import linear_choice
-from equilayers.functional.cost import ALGORITHMS, Choice
+from equilayers.functional.cost import Choice
 from equilayers.functional.tokens import TokenSpace, TokenWeight
 from equilayers.groups import Group
 from equilayers.nn._algorithm import algorithm

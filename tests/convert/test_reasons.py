@@ -62,6 +62,29 @@ class Model(nn.Module):
         return y
 
 
+class Mixer(nn.Module):
+    """Places mixed by linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(nn.Linear(TOKENS, 8), nn.GELU(), nn.Linear(8, TOKENS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(x.mT).mT
+
+
+class Beside(nn.Module):
+    """One layer makes features, and numbers beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(WIDTH, WIDTH + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, gate = self.both(x).split((WIDTH, 1), -1)
+        return x + y * gate.sigmoid()
+
+
 def windows(x: Tensor) -> Tensor:
     """Attention without weights within windows of 2x2 places, shifted along one axis alone."""
     cells = x.unflatten(1, (4, 4)).roll(-1, 1).unflatten(2, (2, 2)).unflatten(1, (2, 2)).transpose(2, 3)
@@ -128,6 +151,8 @@ STEPS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "head width": (lambda: Attention(heads=16), "", "a head width of 2 holds no whole fibers of |G| = 4; 4 does"),
     "a network of places": (Biased, ".mlp.0", "it makes numbers of constants, not of the input"),
     "means of columns": (lambda: Does(lambda x: x + x.unflatten(1, (4, 4)).mean(2)[:, :1]), "", "mean over axes (2,)"),
+    "places mixed by layers": (Mixer, "", "multiply from the left by a square torch.nn.Parameter"),
+    "fields and numbers": (Beside, "", "33 channels of steps.1.both are no whole fields of |G| = 4, so that all"),
     "windows": (lambda: Does(windows), "", "windows of even width, shifted by half of it"),
 }
 

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import __main__ as benchmarks
+from benchmarks import choices, conv, cuda, linear, timing, transformer
 from equilayers.cli import main
 from equilayers.functional._convolution.dispatch import choose_algorithm
 from equilayers.functional._costs_file import calibration, costs_path, read_costs, write_costs
-from equilayers.functional.calibration._cases import calls
+from equilayers.functional.calibration._cases import Case, calls
 from equilayers.functional.calibration._fit import cases, errors, fit
 from equilayers.functional.cost import forget_choices
 from equilayers.nn import GroupConv2d
@@ -103,9 +105,9 @@ def test_a_calibration_decides(folder: Path) -> None:
     """Prices by which the transform is free, then ones by which it is dear."""
     torch.set_num_threads(1)
     layer, x = GroupConv2d("C4", 2, 2, 3), torch.zeros(1, 2, 4, 5, 5)
-    free, dear = (0.0, 0.0, 0.0, 0.0, 0.0, 1e-9), (1e9,) * 6
+    free, dear = (*[0.0] * 7, 1e-9), (1e9,) * 8
     for fourier, taken in ((free, "fourier"), (dear, "dense")):
-        rows = {"dense": (1.0,) * 5, "orbit": (9e9,) * 4, "fourier": fourier}
+        rows = {"dense": (1.0,) * 6, "orbit": (9e9,) * 6, "patterns": fourier}
         write_costs("cpu", {1: {f"{name} group convolution": row for name, row in rows.items()}})
         forget()
         with torch.no_grad():
@@ -117,12 +119,12 @@ def test_a_calibration_decides(folder: Path) -> None:
 def test_the_fit_finds_prices() -> None:
     """Timings made of prices give them back; noise of a tenth leaves a tenth."""
     draw = np.random.default_rng(0)
-    true = {"a": (5e3, 0.3, 0.7, 0.01), "b": (2e4, 0.1, 0.05)}
+    true = {"a": (1e4, 5e3, 0.3, 0.7, 0.01), "b": (3e4, 2e4, 0.1, 0.05)}
     for noise, most in ((0.0, 0.03), (0.1, 0.2)):
         measured = []
         for kind, row in true.items():
             for _ in range(60):
-                q = tuple(10 ** draw.uniform(3, 6, len(row)) / np.array(row) / 1e3)
+                q = (1.0, *10 ** draw.uniform(3, 6, len(row) - 1) / np.array(row[1:]) / 1e3)
                 measured.append((kind, q, float(np.dot(q, row)) * (1 + noise * draw.uniform(-1, 1))))
         made = fit(measured)
         assert np.median(errors(measured, made)) < most
@@ -183,3 +185,43 @@ def test_a_read_only_folder(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     finally:
         os.seteuid(user)
         folder.chmod(0o700)
+
+
+def test_how_near_the_choices_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shares of the fastest are those of the timings; a run that was cut off goes on; who chooses badly is seen."""
+    timed = []
+
+    def timings(case: Case, *_: object) -> dict[str, float]:
+        """The roofline is right about forward passes, and takes twice the time of any other in training steps."""
+        timed.append(case)
+        costs = case.costs(1, roofline=True)
+        return {**dict.fromkeys(costs, 3.0), min(costs, key=costs.__getitem__): 6.0 if case.training else 2.0}
+
+    monkeypatch.setattr(choices, "timings", timings)
+    monkeypatch.setattr(choices.os, "cpu_count", lambda: 1)
+    file = tmp_path / "lines"
+    measured = choices.measure(20, 5, 0.0, file, lambda _: None)
+    file.write_text(file.read_text()[:-9])
+    assert choices.measure(20, 5, 0.0, file, lambda _: None) == measured
+    assert len(timed) == 21
+    training = sum(one.case.training for one in measured)
+    assert 0 < training < 20
+    (row,) = choices.summary(measured, ["roofline"])
+    assert row[1:5] == [f"{5 * (20 - training):.1f} %"] * 3 + ["2.00"]
+    seen = {tuple(one.case) for one in measured}
+    assert not seen & {tuple(case) for case in cases(1, 400)}  # not those of a calibration
+
+
+def test_the_table_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is made on the device that is asked for: here on one that computes nothing."""
+    for module in (linear, conv):
+        monkeypatch.setattr(module, "CASES", module.CASES[:1])
+    monkeypatch.setattr(transformer, "CASES", (transformer.Block("C4", 64, 4, 1), transformer.Pointwise("C4", 8)))
+    monkeypatch.setattr(linear, "training_step", lambda *_: lambda: None)
+    monkeypatch.setattr(timing, "SETTLE", 0)
+    lines = "".join(cuda.report(0.0, "meta"))
+    assert all(name in lines for name in (str(linear.CASES[0]), str(conv.CASES[0]), str(transformer.CASES[1])))
+    if not torch.cuda.is_available():
+        monkeypatch.setattr("sys.argv", ["benchmarks", "cuda"])
+        with pytest.raises(SystemExit):
+            benchmarks.main()

@@ -158,7 +158,7 @@ def test_rooflines() -> None:
     assert all(taken == "tokens" for (c, _), taken in tokens.items() if c == 1024)
     few = LinearSizes(1, 64, 8, False, True)
     assert cheapest_linear(group, few, False, gpu) == "dense"  # one launch
-    sizes = Sizes(8 * 81, 8 * 81, 64, 64, 9, 1, False, True)
+    sizes = Sizes(8 * 81, 8 * 81, 64, 64, (3, 3), 1, False, True)
     slow = {t: costs_of(convolution_work(group, sizes), Machine(threads=t))["dense"] for t in (1, 2)}
     assert slow[2] < slow[1] < costs_of(convolution_work(group, sizes), Machine(precision="float64"))["dense"]
 
@@ -171,9 +171,9 @@ def test_work_grows_with_sizes_and_training() -> None:
         assert all(a <= b for a, b in zip(work.quantities, bigger.quantities, strict=True))
         assert all(2 * a <= b for a, b in zip(work.quantities, step.quantities, strict=True))
         assert step.kind == f"{work.kind} training"
-    pointwise = Sizes(8 * 81, 8 * 81, 64, 64, 1, 1, False, True)
+    pointwise = Sizes(8 * 81, 8 * 81, 64, 64, (1, 1), 1, False, True)
     assert "tokens" in convolution_work(group, pointwise)
-    assert "tokens" not in convolution_work(group, pointwise._replace(taps=9))
+    assert "tokens" not in convolution_work(group, pointwise._replace(kernel=(3, 3)))
     assert cheapest_convolution(group, pointwise, True) in ("orbit", "fourier")
     assert set(linear_work(group_from_name("T3"), small._replace(lifting=True))) == {"dense", "orbit", "fourier"}
 

@@ -63,6 +63,19 @@ def test_what_stays_with_the_other_library(monkeypatch: pytest.MonkeyPatch) -> N
     assert torch.equal(matmul(batched, batched), batched @ batched)
 
 
+def test_weights_that_onednn_gets_have_no_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product with a part of a larger matrix took it half a second."""
+    given = []
+    operation = lambda a, b, *rest: given.append(b) or a @ b.mT  # noqa: E731
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", operation)
+    monkeypatch.setattr(_products, "_onednn", lambda: True)
+    monkeypatch.setattr(_products, "LARGE", 0)
+    for layout in ("plain", "transposed", "part of a larger one"):
+        a, b = matrix(8, 8, "plain", 0), matrix(8, 8, layout, 1)
+        assert torch.equal(matmul(a, b), a @ b)
+    assert [b.is_contiguous() or b.mT.is_contiguous() for b in given] == [True] * 3
+
+
 def test_a_large_product_goes_to_the_faster_library(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(_products, "_onednn", lambda: seen.append(True) or False)

@@ -147,14 +147,15 @@ def worst_error(layer: nn.Module, group: Group, x: Tensor, out: str) -> float:
 
 
 @pytest.mark.parametrize("group", SOME_GROUPS, ids=name)
-def test_dense_holds_to_rounding(group: Group) -> None:
+def test_dense_holds_to_rounding(group: Group, device: torch.device) -> None:
     for dtype in DTYPES:
         for layer, out in layers(group, some_spaces(group)[0], dtype, "dense"):
             assert layer.exactness == "rounding"
-            assert worst_error(layer, group, input_of(layer, 33), out) <= 32
+            x = input_of(layer.to(device), 33).to(device)
+            assert worst_error(layer, group, x, out) <= 32
     with torch.no_grad():  # a shift of one output by 1e-4 is no rounding
-        broken = lambda x: layer(x) + 1e-4 * torch.eye(layer.out_features, group.order, dtype=x.dtype)  # noqa: E731
-        assert group.order == 1 or worst_error(broken, group, input_of(layer, 33), out) > 32
+        shift = 1e-4 * torch.eye(layer.out_features, group.order, dtype=x.dtype, device=device)
+        assert group.order == 1 or worst_error(lambda x: layer(x) + shift, group, x, out) > 32
 
 
 @pytest.mark.parametrize("group", [C4, D4, T3], ids=name)

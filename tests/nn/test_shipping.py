@@ -123,6 +123,18 @@ def average_of_weights(variant: Variant) -> None:
     assert_near(averaged.eval()(x), functional_call(first, state, (x,)))
 
 
+if torch.cuda.is_available():
+
+    @each
+    def on_a_gpu(variant: Variant) -> None:
+        """Outputs and gradients of the processor, but for rounding, which TF32 makes coarse."""
+        module, x = trained(variant), variant.batch()
+        moved = copy.deepcopy(module).cuda()
+        assert_near(moved(x.cuda()).cpu(), module(x), 5e-3)
+        found, expected = gradients(moved, x.cuda()), gradients(module, x)
+        assert_same_gradients({key: g.cpu() for key, g in found.items()}, expected, 1e-2)
+
+
 @each
 def saved_and_loaded(variant: Variant) -> None:
     x = variant.batch()
@@ -355,6 +367,7 @@ FAULTS = {
     "deepcopy and pickle": ["cannot be pickled", "copies start anew", "weights kept elsewhere"],
     "average of weights": ["copies start anew"],
     "saved and loaded": ["state outside the state dict"],
+    "on a gpu": ["weights kept elsewhere"],
     "autocast": ["blind to autocast"],
     "functional calls": ["weights kept elsewhere"],
     "vmap of samples": ["looks at its numbers", "samples see each other"],

@@ -76,15 +76,15 @@ def law_error(layer: nn.Module, group: Group, f: Tensor) -> float:
 
 @each_group
 @torch.no_grad()
-def test_laws(group: Group, threads: int) -> None:
+def test_laws(group: Group, threads: int, device: torch.device) -> None:
     for what, (make, depth) in LAYERS.items():
         for dtype in TOLERANCE:
-            layer = drawn(make(group, dtype=dtype)).eval()
+            layer = drawn(make(group, dtype=dtype)).eval().to(device)
             assert layer.exactness == "rounding"
             for algorithm in ("fourier", "dense"):
                 set_algorithm(layer, algorithm)
                 for space in some_spaces(group):
-                    f = filled((1, 8, group.order, *space), dtype)
+                    f = filled((1, 8, group.order, *space), dtype).to(device)
                     assert law_error(layer, group, f) <= 32 * depth, (what, algorithm, space, dtype)
 
 

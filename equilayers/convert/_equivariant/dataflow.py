@@ -24,6 +24,7 @@ from equilayers.convert._equivariant.flows import (
     Dataflow,
     Flow,
     of_zeros,
+    unwhole,
 )
 from equilayers.convert._equivariant.functions import DECIDED, asymmetry
 from equilayers.convert._equivariant.kinds import CASTS, DECIDING
@@ -242,6 +243,7 @@ class _FlowTracer(CallTracer):
             why = asymmetry(name, *called, out, lifted=flow is not None and flow.kind == LIFTED)
         if labelled is not None:
             self.rules.doubt = why or ""
+            self.rules.hint = lambda: unwhole(self.calls, [self.get(t) for t in given], self.rules.group.order)
             with torch.device(made[0].device):
                 labels = [*labelled(made[0] if name == "__setitem__" else out)]
         if flow is not None or any(labels):
@@ -258,11 +260,9 @@ class _FlowTracer(CallTracer):
     def written(self, t: Tensor) -> None:
         r"""What shares its numbers with a tensor that was changed in place changes with it."""
         label = self.label(t)
-        if label is None or not t.numel():
-            return
         start = t.untyped_storage().data_ptr()
-        for other in [*self.labels, *self.constants]:
-            if other is not t and other.numel() and other.untyped_storage().data_ptr() == start:
+        for other in [*self.labels, *self.constants] if t.numel() else ():
+            if label is not None and other is not t and other.numel() and other.untyped_storage().data_ptr() == start:
                 made = self.rules.overwritten(other, self.label(other) or constant(other), t, label)
                 flow = self.get(other) or self.get(t)
                 if flow is not None:
@@ -273,12 +273,12 @@ class _FlowTracer(CallTracer):
     def judge(self, name: str, given: list[Tensor], out: Tensor, label: Labels | None, why: str | None) -> None:
         r"""Remember why a function breaks the symmetry; of slices, whose entries are known, unless they are joined."""
         where = self.inside[-1] if self.inside else ""
-        cutting = name in CUTTING
-        if why is not None and cutting and isinstance(label, Moved):
+        if why is not None and name in CUTTING and isinstance(label, Moved):
             self.slices[out] = where, Broken(why, label.cut)
             self.sliced.append(self.slices[out])
         elif why is not None:
-            self.broken.setdefault(where, Broken(why, label.cause if cutting and isinstance(label, Lost) else None))
+            cause = label.cause if name in CUTTING and isinstance(label, Lost) else None
+            self.broken.setdefault(where, Broken(why, cause))
         if name in CONCATENATIONS and isinstance(label, Moved):
             for t in given:
                 if t in self.slices:

@@ -2,6 +2,7 @@ r"""What is recorded when a model runs: what its tensors hold, and what its modu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 from equilayers.convert._report import Cause
 
 IMAGE, LIFTED, MIXED, INVARIANT = "image", "lifted", "mixed", "invariant"
+UNWHOLE = (
+    "; the {} channels of {} are no whole fields of |G| = {}, so that all of them became numbers: let one layer make "
+    "fields and another one numbers"
+)
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -87,3 +92,12 @@ def of_zeros(t: Tensor) -> Flow | None:
         return None
     channels = t.shape[1 if t.ndim == 4 else 2]
     return Flow(LIFTED, channels, parts=(("", channels),))
+
+
+def unwhole(calls: dict[str, list[Call]], flows: Sequence[Flow | None], n: int) -> str:
+    r"""What to say of linear layers that something comes from, if one puts out fields and more beside them."""
+    for path in sorted(frozenset[str]().union(*(flow.producers for flow in flows if flow is not None))):
+        call = calls[path][-1]
+        if call.moves is not None and call.out[-1] > n and call.out[-1] % n:
+            return UNWHOLE.format(call.out[-1], path, n)
+    return ""

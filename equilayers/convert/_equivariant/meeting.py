@@ -2,7 +2,7 @@ r"""What becomes of parameters where they meet what the group moves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from equilayers.convert._equivariant.labels import (
     balanced,
     gathered,
     hashed,
+    is_regular,
+    last_axis,
     matched,
     mixed,
     regular,
@@ -24,6 +26,11 @@ from equilayers.convert._report import Cause
 from equilayers.groups import Group
 
 ASYMMETRIC = "windows of even width, shifted by half of it, are symmetric where they divide the map"
+APART = "joins features that the group moves differently"
+PLACED = (
+    "; a linear layer over places makes fields of them: in its place multiply from the left by a square "
+    "torch.nn.Parameter, as gMLP does, which is tied so that places stay places"
+)
 CAUSAL = "a causal mask has an order of the tokens"
 
 
@@ -37,6 +44,7 @@ class Meeting:
         self.group = group
         self.ties = ties
         self.where = ""
+        self.hint: Callable[[], str] = str  # what is known of what the function is given
         self.doubt = ""  # what is known against the function that is called, whatever it is given
         self.calls = 0
 
@@ -107,7 +115,7 @@ class Meeting:
         cuts = [each.cut for each in moved if each.cut is not None]
         even = balanced(names, fresh=True)
         if not even and (not cuts or any(each.sources for each in raws)):
-            return self.lost(given, f"{name} joins features that the group moves differently", uneven=True)
+            return self.lost(given, f"{name} {APART}{self.hint() or self._apart(moved)}", uneven=True)
         for raw in raws:
             tied = self.tied(raw, names) if raw.sources else raw
             if isinstance(tied, Lost):
@@ -116,6 +124,13 @@ class Meeting:
             if even and not balanced(names, fresh=True):
                 return self.lost([*moved, raw], _not_left_alone(name, raw, pairs=pairs))
         return Moved(tuple(names), None if even else min(cuts, key=lambda cut: cut.number), pairs)
+
+    def _apart(self, moved: Sequence[Moved]) -> str:
+        r"""What to do where a layer over places made fields of them."""
+        axes = [[t.movedim(-2, -1) for t in each.names] for each in moved if each.names[0].ndim > 2]
+        found = [last_axis(self.group, names) for names in axes]
+        fields = {acts is not None and is_regular(self.group, acts) for acts in found}
+        return PLACED if len(fields) > 1 else ""
 
     def settled(self, raw: Raw) -> Labels:
         r"""Parameters that a layer reads as tokens: they are left alone, so alike over the fibers of the last axis."""

@@ -23,6 +23,7 @@ from equilayers.convert._equivariant.labels import (
 from equilayers.convert._equivariant.meeting import ASYMMETRIC, CAUSAL, Meeting
 
 Axes = tuple[int, int]
+MULTIPLIED = f"it multiplies what the group moves differently; of windows: {ASYMMETRIC}"
 
 
 class Pairing(Meeting):
@@ -61,7 +62,11 @@ class Pairing(Meeting):
             for each, axis in zip(given, summed, strict=False)
             if isinstance(each, Moved) and each.names[0].ndim >= -axis
         )
-        reason = f"it pairs other places after a move than before; {ASYMMETRIC}" if whole else self._partial(moved[0])
+        reason = (
+            f"it multiplies what the group moves differently; of windows: {ASYMMETRIC}"
+            if whole
+            else self._partial(moved[0])
+        )
         made = self.checked(names, given, reason)
         pairs = len(moved) > 1 and not any(each.pairs for each in moved)
         return dataclasses.replace(made, pairs=pairs) if isinstance(made, Moved) else made

@@ -77,7 +77,7 @@ def convolution_sizes(x: Size, weight: Size, spec: ConvSpec, kept: bool) -> Size
         pixels_out=x[0] * math.prod(spec.out_size((x[-2], x[-1]))),
         channels=weight[1],
         features=weight[0],
-        taps=math.prod(spec.kernel_size),
+        kernel=spec.kernel_size,
         groups=spec.groups,
         lifting=spec.lifting,
         kept=kept,

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from equilayers._checks import PADDING_MODES, Pair, check_choice, check_int, pair_of, refuse
-from equilayers.functional.cost import ALGORITHMS
+from equilayers._checks import ALGORITHMS, PADDING_MODES, Pair, check_choice, check_int, pair_of, refuse
 from equilayers.groups import Dihedral, Group, Rotations, as_group, interpolates
 
 Ints = int | Sequence[int]

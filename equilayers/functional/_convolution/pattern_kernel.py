@@ -48,7 +48,8 @@ class PatternKernel:
         r"""The matrix of each irrep, from coefficients to coefficients."""
         made = weight.flatten(2) @ coefficients(self.spec.group, self.spec.kernel_size, weight.device, weight.dtype).mT
         parts = iter(made.split(self._terms, 2))
-        rows = [tuple(next(parts).transpose(1, 2).flatten(1) for _ in block) for block in self._basis.blocks]
+        dense = lambda w: w.transpose(1, 2).flatten(1).contiguous()  # noqa: E731 - of one term it were a view with gaps
+        rows = [tuple(dense(next(parts)) for _ in block) for block in self._basis.blocks]
         return [block.operator(w) for block, w in zip(self.fourier.blocks, rows, strict=True)]
 
     def apply(self, x: Tensor, operators: list[Tensor], bias: Tensor | None, features: int) -> Tensor:
@@ -122,7 +123,7 @@ class PatternKernel:
     def _shares(self, batch: int, bytes_of_one: int) -> Pair:
         r"""How many samples, and how many lines of their outputs, make a block."""
         height, width = self.spec.out_size(self.size)
-        wanted = max(BLOCK_BYTES // bytes_of_one, min(BLOCK_POSITIONS, MOST_BYTES // bytes_of_one), 1)
+        wanted = block_positions(bytes_of_one)
         if height * width <= 1.5 * wanted:
             samples = max(1, round(wanted / (height * width)))
             return -(-batch // -(-batch // samples)) if batch else 1, height
@@ -147,6 +148,11 @@ class PatternKernel:
             source = source.narrow(axis, low, high - low)
             target = target.narrow(axis, low - start, high - low)
         target.copy_(source)
+
+
+def block_positions(bytes_of_one: int) -> int:
+    r"""How many positions make a block, by the bytes of a patch."""
+    return max(BLOCK_BYTES // bytes_of_one, min(BLOCK_POSITIONS, MOST_BYTES // bytes_of_one), 1)
 
 
 @table

@@ -13,6 +13,7 @@ from torch import Tensor
 from equilayers._checks import Pair
 from equilayers.functional._convolution.patterns import Along, Basis, Pattern, Term
 
+MAP = 16
 Ints = tuple[int, ...]
 Sum = tuple[int, Tensor, Tensor, Tensor | None]
 
@@ -70,6 +71,14 @@ class Program(NamedTuple):
 def program(basis: Basis, reach: Pair, window: Window) -> Program:
     r"""The program for kernels that reach so many pixels (height, width)."""
     return _Writer(basis, reach, window).program()
+
+
+@functools.lru_cache(maxsize=256)
+def steps_and_numbers(basis: Basis, kernel: Pair) -> tuple[int, float]:
+    r"""Of a program for maps of usual size: its additions, and numbers that they read or write for each output."""
+    made = program(basis, kernel, Window(1, 1, (MAP, MAP), (1, 1), (1, 1)))
+    steps = [*made.shared, *(step for own, _ in made.blocks for step in own)]
+    return len(steps), sum(math.prod(step.size) * len(step.views) for step in steps) / MAP**2
 
 
 class _Writer:

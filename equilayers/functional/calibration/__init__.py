@@ -11,14 +11,14 @@ import torch
 
 from equilayers.functional._convolution.dispatch import choose_algorithm
 from equilayers.functional._costs_file import costs_path, full_name, write_costs
-from equilayers.functional._machine import machine_of
+from equilayers.functional._machine import Machine, machine_of
 from equilayers.functional.calibration._cases import Case
 from equilayers.functional.calibration._fit import Sample, cases, errors, fit, samples, timings
 from equilayers.functional.cost import forget_choices
 
 SEED = 1
 
-__all__ = ["Calibrated", "Case", "calibrate", "cases", "costs_file", "device_name", "timings"]
+__all__ = ["Calibrated", "Case", "calibrate", "cases", "costs_file", "device_name", "is_calibrated", "timings"]
 
 
 class Calibrated(NamedTuple):
@@ -56,6 +56,11 @@ def calibrate(
 def _machine(device: torch.device) -> tuple[str, int]:
     machine = machine_of(torch.empty(0, device=device))
     return machine.device, machine.threads
+
+
+def is_calibrated(threads: int) -> bool:
+    r"""Whether there is a calibration of the processor with so many threads."""
+    return Machine(threads=threads).measured
 
 
 def device_name(device: torch.device) -> str:

@@ -10,17 +10,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from equilayers.functional._conv import convolve
+from equilayers.functional._conv import convolve_by
 from equilayers.functional._convolution.geometry import ConvSettings, conv_spec
 from equilayers.functional._linear import linear, linear_spec
+from equilayers.functional._machine import Machine
 from equilayers.functional._weight_cache import WeightCache
-from equilayers.functional.cost import LinearSizes, Sizes, Work, convolution_work, linear_work
+from equilayers.functional.cost import LinearSizes, Sizes, Work, convolution_work, costs_of, linear_work, roofline_costs
 from equilayers.functional.tokens import TokenSpace, TokenWeight, token_linear
 from equilayers.groups import Group, group_from_name
 
 Call = Callable[[], object]
 CALLER = "equilayers calibrate"
-KINDS = {"lifting linear": 3, "group linear": 3, "tokens": 4, "lifting convolution": 3, "group convolution": 7}
+KINDS = {
+    "lifting linear": 3,
+    "group linear": 3,
+    "tokens": 4,
+    "lifting convolution": 3,
+    "group convolution": 8,
+    "bitwise group convolution": 2,
+}
 EXACT = ("C2", "C4", "D1", "D2", "D4")
 GROUPS = {
     "lifting linear": (*EXACT, "T3", "T6"),
@@ -28,6 +36,7 @@ GROUPS = {
     "tokens": (*EXACT, "T3", "C8"),
     "lifting convolution": EXACT,
     "group convolution": (*EXACT, *EXACT, "C8"),
+    "bitwise group convolution": EXACT,
 }
 MOST = 1.5e9  # multiplications of the expanded layer
 
@@ -50,6 +59,11 @@ class Case(NamedTuple):
         return self.kind.split()[0] == "lifting"
 
     @property
+    def exact(self) -> bool:
+        r"""Whether the last bit is to be kept."""
+        return self.kind.startswith("bitwise")
+
+    @property
     def convolves(self) -> bool:
         r"""Whether it is a convolution."""
         return self.kind.split()[-1] == "convolution"
@@ -65,12 +79,19 @@ class Case(NamedTuple):
         if self.convolves:
             pixels = self.batch * self.size**2
             return convolution_work(
-                group, Sizes(pixels, pixels, self.channels, self.features, self.kernel**2, 1, self.lifting, kept)
+                group,
+                Sizes(pixels, pixels, self.channels, self.features, (self.kernel,) * 2, 1, self.lifting, kept),
+                self.exact,
             )
         entries = self.channels * (self.size**2 if self.lifting else group.order)
         sizes = LinearSizes(self.rows, entries, self.features, self.lifting, kept)
         choices = linear_work(group, sizes)
         return {k: choices[k] for k in ("tokens", "dense")} if self.kind == "tokens" else choices
+
+    def costs(self, threads: int, *, roofline: bool = False) -> dict[str, float]:
+        r"""Nanoseconds of each algorithm on the processor by the calibration, if there is one, or by the roofline."""
+        made = roofline_costs if roofline else costs_of
+        return made(self.work(), Machine(threads=threads))
 
     @property
     def multiplications(self) -> float:
@@ -145,9 +166,10 @@ def _function(case: Case, group: Group, algorithm: str) -> Callable[[Tensor, Ten
         space = TokenSpace(group, tokens)
         return lambda x, w, b: token_linear(x, TokenWeight(w[..., 0, 0] if case.convolves else w, b), space, cache)
     if case.convolves:
-        given = ConvSettings(case.lifting, group, case.kernel, padding=case.kernel // 2, algorithm=algorithm)
+        word = "bitwise" if case.exact else "auto"
+        given = ConvSettings(case.lifting, group, case.kernel, padding=case.kernel // 2, algorithm=word)
         conv = conv_spec(CALLER, given)
-        return lambda x, w, b: convolve(CALLER, x, w, b, conv, cache)
+        return lambda x, w, b: convolve_by(algorithm, x, w, b, conv, cache)
     spec = linear_spec(CALLER, group, algorithm, lifting=case.lifting)
     return lambda x, w, b: linear(CALLER, x, w, b, spec, cache)
 

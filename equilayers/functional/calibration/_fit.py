@@ -19,10 +19,11 @@ Array = NDArray[np.float64]
 Sample = tuple[str, tuple[float, ...], float]  # the kind of work, its counts, nanoseconds
 ROUNDS, LEAST_ROUNDS, SECONDS = 9, 3, 0.25  # of a case
 TRUST = 0.1  # how much the three prices of the whole machine count beside the timings of one algorithm
+CALL = 4  # operations that a call costs beside those that are counted, as long as nothing else is known
 SMALLEST = (1e2, 1e-3, 1e-6)  # prices, nanoseconds, that are taken for nothing
 
 
-def timings(case: Case, device: torch.device) -> dict[str, float]:
+def timings(case: Case, device: torch.device, seconds: float = SECONDS) -> dict[str, float]:
     r"""Nanoseconds of each algorithm, called in turn: medians."""
     made = calls(case, device)
     taken: dict[str, list[float]] = {name: [] for name in made}
@@ -31,7 +32,7 @@ def timings(case: Case, device: torch.device) -> dict[str, float]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        end = time.perf_counter() + SECONDS
+        end = time.perf_counter() + seconds
         for rounds in range(ROUNDS):
             if rounds >= LEAST_ROUNDS and time.perf_counter() > end:
                 break
@@ -69,7 +70,7 @@ def fit(measured: Sequence[Sample]) -> Constants:
 
     What a few timings leave open is taken from three prices that fit all of them together.
     """
-    three = [(q[0], sum(q[1:-1]), q[-1]) for _, q, _ in measured]
+    three = [(q[1], sum(q[2:-1]), q[-1]) for _, q, _ in measured]
     prior = np.maximum(_least_squares(np.array(three), np.array([t for *_, t in measured]), None), SMALLEST)
     kinds: dict[str, list[Sample]] = {}
     for sample in measured:
@@ -77,7 +78,7 @@ def fit(measured: Sequence[Sample]) -> Constants:
     made = {}
     for kind, rows in kinds.items():
         counts, taken = np.array([q for _, q, _ in rows]), np.array([t for *_, t in rows])
-        expected = np.array([prior[0], *[prior[1]] * (counts.shape[1] - 2), prior[2]])
+        expected = np.array([CALL * prior[0], prior[0], *[prior[1]] * (counts.shape[1] - 3), prior[2]])
         made[kind] = tuple(_least_squares(counts, taken, expected).tolist())
     return made
 

@@ -240,7 +240,7 @@ class _FlowTracer(CallTracer):
         labels: list[Labels | None] = [None] * len(made)
         flow = self.joined(given)
         if flow is not None or labelled is not None:
-            why = asymmetry(name, *called, out, lifted=flow is not None and flow.kind == LIFTED)
+            why = asymmetry(name, called, out, lifted=flow is not None and flow.kind == LIFTED)
         if labelled is not None:
             self.rules.doubt = why or ""
             self.rules.hint = lambda: unwhole(self.calls, [self.get(t) for t in given], self.rules.group.order)

@@ -31,11 +31,13 @@ DECIDED = (
 Scale = float | tuple[float, ...] | None
 
 
-def asymmetry(name: str, args: Any, kwargs: Any, out: Any, *, lifted: bool) -> str | None:
+def asymmetry(name: str, called: tuple[Any, Any], out: Any, *, lifted: bool) -> str | None:
     r"""Why a call of this function on maps is not symmetric at every size; None if nothing is known against it.
 
+    called: its positional and its named arguments.
     lifted: whether channels are planes of a fiber, which must not be exchanged with others.
     """
+    args, kwargs = called
     x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
     if x is None or x.ndim != 4:
         return None

@@ -167,6 +167,15 @@ def test_every_batch_size(group: Group, algorithm: str, kind: Kind) -> None:
             assert misses(layer.to(dtype), group, input_of(layer, (7, 7), batch), LAYOUTS["misaligned"]) == [], batch
 
 
+@each_kind
+@each_group
+def test_to_rounding_on_each_device(group: Group, kind: Kind, device: torch.device) -> None:
+    for algorithm in ALGORITHMS:
+        layer = make(kind, group, 2, 3, square(7, 3, 1, 1), algorithm, dtype=torch.float64).to(device)
+        for size in ((7, 7), (8, 8)):
+            assert worst(layer, group, input_of(layer, size).to(device)) <= ROUNDING, (algorithm, size)
+
+
 @each_fast
 @pytest.mark.parametrize("group", [C4, D4], ids=name)
 def test_wide_layers(group: Group, algorithm: str, threads: int) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 import reference
+from equilayers._checks import ALGORITHMS
 from equilayers.functional import group_linear, lift_linear
-from equilayers.functional.cost import ALGORITHMS
 from equilayers.groups import CyclicTranslation, Group
 from equilayers.nn import GroupLinear, LiftingLinear
 from strategies import (

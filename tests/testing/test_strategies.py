@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equilayers import nn as layers_of_ours
+from equilayers._checks import ALGORITHMS as LINEAR
 from equilayers.functional._convolution.geometry import ALGORITHMS as CONVOLUTION
-from equilayers.functional.cost import ALGORITHMS as LINEAR
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, DirectProduct, Group, PermutationGroup
 from equilayers.nn import GroupConv2d, GroupLinear, LiftingConv2d, LiftingLinear, OrbitPool
 from equilayers.testing.strategies import _layers as _drawn_layers

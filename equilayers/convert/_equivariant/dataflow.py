@@ -243,7 +243,8 @@ class _FlowTracer(CallTracer):
             why = asymmetry(name, called, out, lifted=flow is not None and flow.kind == LIFTED)
         if labelled is not None:
             self.rules.doubt = why or ""
-            self.rules.hint = lambda: unwhole(self.calls, [self.get(t) for t in given], self.rules.group.order)
+            flows = [self.get(t) for t in given]  # the hint outlives the call, and must keep no tensors
+            self.rules.hint = lambda: unwhole(self.calls, flows, self.rules.group.order)
             with torch.device(made[0].device):
                 labels = [*labelled(made[0] if name == "__setitem__" else out)]
         if flow is not None or any(labels):

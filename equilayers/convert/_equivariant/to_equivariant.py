@@ -2,6 +2,7 @@ r"""A plain convolutional network made equivariant: its convolutions tied, every
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import torch
@@ -125,6 +126,10 @@ def to_equivariant(
         if (isinstance(outcome, Refused) or read) and broken is None and not handled(module):
             common = any(t in shared.owners for t in own)
             outcome = own_parameters(module, ties, conversion, common, path in flow.entered)
+        cause = outcome.cause if isinstance(outcome, Refused) else None
+        if cause is not None and cause.where == path and _has_handler(module) and not handled(module):
+            said = f"{cause.reason}; its weight is shared with what reads it elsewhere"
+            outcome = Refused(said, dataclasses.replace(cause, reason=said))
         outcome = shared.carried(path, module, _looked_at(module, outcome), frozen=from_weights)
         refused.update({path: outcome} if isinstance(outcome, Refused) else {})
         return outcome

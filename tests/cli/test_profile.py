@@ -41,7 +41,9 @@ def test_a_converted_model(mine: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert [row["algorithm"].partition(" ")[0] for row in found["rows"] if row["kind"] == "LiftingConv2d"] == ["auto"]
     assert {row["kind"] for row in found["compared"]["rows"]} >= {"Conv2d", "Linear"}
     page = (tmp_path / "p.html").read_text()
-    assert page.count("<rect") == len(found["rows"])
+    times = [row["forward"] + row["backward"] for row in found["rows"]]
+    drawn = page.count("<rect")  # but for bars thinner than a line
+    assert sum(time > times[0] / 100 for time in times) <= drawn <= len(times)
     assert "http://" not in page.replace("http-equiv", "")
 
 

@@ -75,17 +75,18 @@ def run(
     if markdown is not None:
         writable_folder(markdown.parent, "models", "the folder of --markdown")
     heading = {"machine": about, "effort": asdict(how) | {"groups": list(how.groups), "widths": list(how.widths)}}
-    sections = _sections_in(kept, heading)
+    known, sections = _sections_in(kept, heading), []
     console.print("\n".join(introduction(about, how)), markup=False, highlight=False)
     with threads(1):
         for network in networks(small=how.small):
             for name in how.groups:
-                if (network.name, name) not in sections:
-                    sections[network.name, name] = measure(network, name, how, console)
-                    write_json(kept, {**heading, "sections": [asdict(section) for section in sections.values()]})
-                _show(sections[network.name, name], console)
+                if (network.name, name) not in known:
+                    known[network.name, name] = measure(network, name, how, console)
+                    write_json(kept, {**heading, "sections": [asdict(section) for section in known.values()]})
+                sections.append(known[network.name, name])  # in this order, whatever that of the file
+                _show(sections[-1], console)
     if markdown is not None:
-        write_text(markdown, "\n".join(page(list(sections.values()), about, how)) + "\n")
+        write_text(markdown, "\n".join(page(sections, about, how)) + "\n")
         console.print(f"\nThe same as Markdown: {markdown}", markup=False)
 
 

@@ -62,11 +62,7 @@ class Pairing(Meeting):
             for each, axis in zip(given, summed, strict=False)
             if isinstance(each, Moved) and each.names[0].ndim >= -axis
         )
-        reason = (
-            f"it multiplies what the group moves differently; of windows: {ASYMMETRIC}"
-            if whole
-            else self._partial(moved[0])
-        )
+        reason = MULTIPLIED if whole else self._partial(moved[0])
         made = self.checked(names, given, reason)
         pairs = len(moved) > 1 and not any(each.pairs for each in moved)
         return dataclasses.replace(made, pairs=pairs) if isinstance(made, Moved) else made

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from equilayers.convert._equivariant.labels import (
     Labels,
@@ -82,17 +83,13 @@ class Products(Pairing):
             elif not still and sizes and sizes[-1] % self.group.order == 0:
                 goes[k] = regular(self.group, g, len(goes[0]))
 
-        def matrix(t: torch.Tensor) -> torch.Tensor:
+        def matrix(t: Tensor) -> Tensor:
             order = [ofw.index(c) for c in (*shared, *made, *summed)]
             return t.permute(order).reshape(*(shape[i] for i in order[: len(shared)]), len(goes[0]), count)
 
         table = _shaped(weight, matrix)
         before = hashed(torch.arange(shape.numel())).view(_first(table).shape)
-        moves = [before]
-        for k, g in enumerate(self.group.generating_set(), 1):
-            after = torch.empty_like(before)
-            after[..., goes[k][:, None], acts[g][None]] = before
-            moves.append(after)
+        moves = self.arranged(before, goes, acts)
         tied = self.tied(table, moves) if isinstance(table, Raw) else table
         if isinstance(tied, Lost):
             return self.lost([tied, x], "")
@@ -109,19 +106,22 @@ class Products(Pairing):
         acts, width = last_axis(self.group, x.names), weight.constant.shape[0]
         if acts is None:
             return self.lost(given, self.unknown_axis(x), uneven=True)
-        fibered = width % self.group.order == 0
-        columns = mixed(torch.arange(width)[:, None], torch.arange(acts.shape[1]))
-        names = [columns]
-        for g in self.group.generating_set():
-            rows = regular(self.group, g, width) if fibered else torch.arange(width)
-            after = torch.empty_like(columns)
-            after[rows[:, None], acts[g][None]] = columns
-            names.append(after)
+        goes = planes(self.group, width, fibered=width % self.group.order == 0)
+        names = self.arranged(mixed(torch.arange(width)[:, None], torch.arange(acts.shape[1])), goes, acts)
         sides = [(weight, names), *((each, [t.sum(1) for t in names]) for each in bias)]
         tied = [self.tied(raw, moves) if isinstance(raw, Raw) else raw for raw, moves in sides]
         if any(isinstance(each, Lost) for each in tied):
             return self.lost([*tied, *given], "")
-        return fresh_rows(x.names, planes(self.group, width, fibered=fibered), self.salt)
+        return fresh_rows(x.names, goes, self.salt)
+
+    def arranged(self, matrix: Tensor, goes: Sequence[Tensor], acts: Tensor) -> list[Tensor]:
+        r"""Names (..., rows, columns) of a matrix as they are and moved by each generator, whose rows go as `goes`."""
+        moves = [matrix]
+        for rows, g in zip(goes[1:], self.group.generating_set(), strict=True):
+            after = torch.empty_like(matrix)
+            after[..., rows[:, None], acts[g][None]] = matrix
+            moves.append(after)
+        return moves
 
 
 def _named(equation: str) -> Terms:

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
     "TorchDispatchMode",
     "constant_when_compiled",
     "in_dispatch_mode",
+    "in_functional_transform",
     "is_compiled",
     "is_tracing",
     "next_autograd_number",
@@ -55,6 +57,12 @@ def constant_when_compiled(function: FunctionT) -> FunctionT:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+@constant_when_compiled
+def in_functional_transform() -> bool:
+    r"""Whether a transform of torch.func or forward differentiation is on; a compiled graph holds for one of both."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def without_tracer(graph: fx.Graph) -> fx.Graph:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast, overridable
-from equilayers.functional._convolution.dense import dense_conv2d
+from equilayers.functional._convolution.dense import dense_conv2d, repeated
 from equilayers.functional._convolution.dispatch import Runtime, check_convolution, choose_algorithm
 from equilayers.functional._convolution.geometry import ConvSettings, ConvSpec, Ints, conv_spec
 from equilayers.functional._convolution.patches import PatchKernel
@@ -119,7 +119,6 @@ def group_conv2d(
     return convolve("group_conv2d", f, weight, bias, conv_spec("group_conv2d", given), None)
 
 
-@overridable
 def convolve(
     caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache | None
 ) -> Tensor:
@@ -127,6 +126,14 @@ def convolve(
 
     cache: where a module keeps the transformed weight between calls that want no gradient.
     """
+    again = None if cache is None else repeated(x, weight, bias, spec, cache)
+    return _convolve(caller, x, weight, bias, spec, cache) if again is None else again
+
+
+@overridable
+def _convolve(
+    caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache | None
+) -> Tensor:
     name = "x" if spec.lifting else "f"
     check_float(caller, name, x)
     if in_autocast(x):

@@ -282,3 +282,12 @@ def forget_choices() -> None:
     r"""Choose anew from now on, for a calibration is new."""
     for remembered in (cheapest_linear, cheapest_convolution, _transform_gains):
         remembered.cache_clear()
+    _FORGOTTEN.append(None)
+
+
+def times_forgotten() -> int:
+    r"""How often choices were forgotten: what was chosen before is chosen anew."""
+    return len(_FORGOTTEN)
+
+
+_FORGOTTEN: list[None] = []

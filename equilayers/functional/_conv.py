@@ -14,10 +14,9 @@ from equilayers.functional._convolution.dispatch import Runtime, check_convoluti
 from equilayers.functional._convolution.geometry import ConvSettings, ConvSpec, Ints, conv_spec
 from equilayers.functional._convolution.patches import PatchKernel
 from equilayers.functional._convolution.pattern_kernel import PatternKernel
-from equilayers.functional._convolution.patterns import has_basis
 from equilayers.functional._convolution.steerable import steered_conv2d
 from equilayers.functional._fourier.autograd import Correlate
-from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of
+from equilayers.functional._fourier.transforms import Butterflies, fast_fourier_of, fourier_of
 from equilayers.functional._machine import machine_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.functional.cost import cheapest_tokens
@@ -201,7 +200,7 @@ def _fourier(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cac
         return dense_conv2d(x, spec, weight, bias, cache)
     settings, size = replace(spec, groups=1, algorithm="fourier"), (x.shape[-2], x.shape[-1])
     kernel: PatternKernel | PatchKernel
-    if spec.algorithm == "auto" and not spec.lifting and has_basis(group):
+    if spec.algorithm == "auto" and not spec.lifting and isinstance(fast, Butterflies):
         kernel = PatternKernel(settings, fast, size)
     else:
         kernel = PatchKernel(settings, fast, exact, size)

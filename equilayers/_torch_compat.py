@@ -15,6 +15,7 @@ __all__ = [
     "TorchDispatchMode",
     "constant_when_compiled",
     "in_dispatch_mode",
+    "in_transform",
     "is_compiled",
     "is_tracing",
     "next_autograd_number",
@@ -40,6 +41,11 @@ def outside_modes() -> Iterator[None]:
 def in_dispatch_mode() -> bool:
     r"""Whether a mode such as FakeTensorMode is on."""
     return bool(torch._C._len_torch_dispatch_stack())
+
+
+def in_transform() -> bool:
+    r"""Whether a transform of `torch.func` is at work, in which operations on plain tensors make wrapped ones."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def is_tracing() -> bool:

@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
 from equilayers._modules import tensors
-from equilayers._torch_compat import in_dispatch_mode
+from equilayers._torch_compat import in_dispatch_mode, in_transform
 
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 LARGE = 65536  # entries
@@ -86,7 +86,7 @@ class WeightCache:
             kept = None
         if kept is not None and kept.unchanged(weights):
             return kept.value
-        if not all(map(_comparable, weights)):
+        if in_transform() or not all(map(_comparable, weights)):
             return make()
         bits = [w.detach().view(BITS[w.dtype]).numpy() for w in weights]
         if kept is None or not _same(kept.bits, bits):

@@ -165,7 +165,8 @@ def convolution_algorithm(caller: str, x: Tensor, weight: Tensor, spec: ConvSpec
     if torch.compiler.is_compiling() or group.order == 1:
         check_convolution(caller, x.shape, weight.shape, spec)
         if spec.pointwise and spec.algorithm == "auto":
-            return cheapest_tokens(group, token_sizes(group, weight.shape[1], weight.shape[0]), machine_of(x))
+            sizes = token_sizes(group, weight.shape[1], weight.shape[0])._replace(chain=False)
+            return cheapest_tokens(group, sizes, machine_of(x))
         return "dense"  # what a compiler does best; and the trivial group ties nothing
     return choose_algorithm(caller, x.shape, weight.shape, spec, Runtime(machine_of(x), not torch.is_grad_enabled()))
 

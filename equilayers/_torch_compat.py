@@ -16,7 +16,8 @@ __all__ = [
     "TorchDispatchMode",
     "constant_when_compiled",
     "in_dispatch_mode",
-    "in_functional_transform",
+    "in_forward_mode",
+    "in_transform",
     "is_compiled",
     "is_tracing",
     "next_autograd_number",
@@ -60,9 +61,15 @@ def constant_when_compiled(function: FunctionT) -> FunctionT:
 
 
 @constant_when_compiled
-def in_functional_transform() -> bool:
-    r"""Whether a transform of torch.func or forward differentiation is on; a compiled graph holds for one of both."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+def in_forward_mode() -> bool:
+    r"""Whether forward differentiation is on; a compiled graph holds for one of both."""
+    return forward_ad._current_level >= 0
+
+
+@constant_when_compiled
+def in_transform() -> bool:
+    r"""Whether a transform of `torch.func` is at work, in which operations on plain tensors make wrapped ones."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def without_tracer(graph: fx.Graph) -> fx.Graph:

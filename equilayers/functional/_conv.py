@@ -10,7 +10,7 @@ from torch import Tensor
 
 from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast, overridable
 from equilayers.functional._convolution.custom_ops import pattern_conv2d
-from equilayers.functional._convolution.dense import dense_conv2d
+from equilayers.functional._convolution.dense import dense_conv2d, repeated
 from equilayers.functional._convolution.dispatch import (
     Runtime,
     check_convolution,
@@ -20,10 +20,9 @@ from equilayers.functional._convolution.dispatch import (
 from equilayers.functional._convolution.geometry import ConvSettings, ConvSpec, Ints, conv_spec
 from equilayers.functional._convolution.patches import PatchKernel
 from equilayers.functional._convolution.pattern_kernel import PatternKernel
-from equilayers.functional._convolution.patterns import has_basis
 from equilayers.functional._convolution.steerable import steered_conv2d
 from equilayers.functional._fourier.autograd import Correlate
-from equilayers.functional._fourier.transforms import fast_fourier_of, fourier_of
+from equilayers.functional._fourier.transforms import Butterflies, fast_fourier_of, fourier_of
 from equilayers.functional._machine import machine_of
 from equilayers.functional._weight_cache import WeightCache, is_plain
 from equilayers.functional.cost import cheapest_tokens
@@ -125,7 +124,6 @@ def group_conv2d(
     return convolve("group_conv2d", f, weight, bias, conv_spec("group_conv2d", given), None)
 
 
-@overridable
 def convolve(
     caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache | None
 ) -> Tensor:
@@ -133,6 +131,14 @@ def convolve(
 
     cache: where a module keeps the transformed weight between calls that want no gradient.
     """
+    again = None if cache is None else repeated(x, weight, bias, spec, cache)
+    return _convolve(caller, x, weight, bias, spec, cache) if again is None else again
+
+
+@overridable
+def _convolve(
+    caller: str, x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache | None
+) -> Tensor:
     name = "x" if spec.lifting else "f"
     check_float(caller, name, x)
     if in_autocast(x):
@@ -167,7 +173,8 @@ def convolution_algorithm(caller: str, x: Tensor, weight: Tensor, spec: ConvSpec
     if torch.compiler.is_compiling() or group.order == 1:
         check_convolution(caller, x.shape, weight.shape, spec)
         if spec.pointwise and spec.algorithm == "auto":
-            return cheapest_tokens(group, token_sizes(group, weight.shape[1], weight.shape[0]), machine_of(x))
+            sizes = token_sizes(group, weight.shape[1], weight.shape[0])._replace(chain=False)
+            return cheapest_tokens(group, sizes, machine_of(x))
         return compiled_algorithm(x.shape, weight.shape, spec, machine_of(x))
     return choose_algorithm(caller, x.shape, weight.shape, spec, Runtime(machine_of(x), not torch.is_grad_enabled()))
 
@@ -202,7 +209,7 @@ def _fourier(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None, cac
         return dense_conv2d(x, spec, weight, bias, cache)
     settings, size = replace(spec, groups=1, algorithm="fourier"), (x.shape[-2], x.shape[-1])
     kernel: PatternKernel | PatchKernel
-    if spec.algorithm == "auto" and not spec.lifting and has_basis(group):
+    if spec.algorithm == "auto" and not spec.lifting and isinstance(fast, Butterflies):
         kernel = PatternKernel(settings, fast, size)
     else:
         kernel = PatchKernel(settings, fast, exact, size)

@@ -59,7 +59,7 @@ class LinearSizes(NamedTuple):
     r"""The sizes of a linear map: of `rows` samples or positions.
 
     entries: of an input, all planes. features: of the output. lifting: whether a space comes in, without a fiber. kept:
-    as of `Sizes`.
+    as of `Sizes`. chain: whether it is one of many token-wise layers, between which the coefficients stay.
     """
 
     rows: int
@@ -67,6 +67,7 @@ class LinearSizes(NamedTuple):
     features: int
     lifting: bool
     kept: bool
+    chain: bool = False
 
 
 class Work(NamedTuple):
@@ -208,7 +209,9 @@ def _token_work(group: Group, s: LinearSizes, what: str, repeats: int) -> Work:
     operators = channels * s.features * irreps.products
     made = 0 if s.kept else 6 * channels * s.features * n
     operations = 6 + 2 * irreps.products + (0 if s.kept else 16)
-    numbers = made, 6 * moved_in, 7 * moved_out, n * (moved_in + moved_out) / 4, operators
+    numbers: tuple[float, ...] = made, 6 * moved_in, 7 * moved_out, n * (moved_in + moved_out) / 4, operators
+    if s.chain:  # of its layers only the nonlinearities are transformed: by the times of encoder layers
+        numbers = made, 4.5 * moved_in, 4.5 * moved_out, n * (moved_in + moved_out) / 16, operators
     return Work(f"tokens {what}", operations, numbers, s.rows * operators, repeats)
 
 
@@ -282,3 +285,12 @@ def forget_choices() -> None:
     r"""Choose anew from now on, for a calibration is new."""
     for remembered in (cheapest_linear, cheapest_convolution, _transform_gains):
         remembered.cache_clear()
+    _FORGOTTEN.append(None)
+
+
+def times_forgotten() -> int:
+    r"""How often choices were forgotten: what was chosen before is chosen anew."""
+    return len(_FORGOTTEN)
+
+
+_FORGOTTEN: list[None] = []

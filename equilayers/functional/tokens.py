@@ -79,7 +79,7 @@ class TokenWeight(NamedTuple):
 
 def token_sizes(group: Group, channels: int, features: int) -> LinearSizes:
     r"""The sizes by which a chain of layers chooses: those of one map, at so many positions that they alone count."""
-    return LinearSizes(MANY_ROWS, channels * group.order, features, lifting=False, kept=True)
+    return LinearSizes(MANY_ROWS, channels * group.order, features, lifting=False, kept=True, chain=True)
 
 
 def token_space(x: Tensor, group: Group, channels: int, features: int, algorithm: str) -> TokenSpace:

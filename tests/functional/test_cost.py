@@ -20,8 +20,10 @@ from equilayers.functional.cost import (
     convolution_work,
     costs_of,
     linear_work,
+    roofline_costs,
+    token_work,
 )
-from equilayers.functional.tokens import TokenSpace, TokenWeight, token_linear
+from equilayers.functional.tokens import TokenSpace, TokenWeight, token_linear, token_sizes
 from equilayers.groups import CyclicRotation, Dihedral, PermutationGroup, group_from_name
 from equilayers.nn import (
     AngleHead,
@@ -161,6 +163,18 @@ def test_rooflines() -> None:
     sizes = Sizes(8 * 81, 8 * 81, 64, 64, (3, 3), 1, False, True)
     slow = {t: costs_of(convolution_work(group, sizes), Machine(threads=t))["dense"] for t in (1, 2)}
     assert slow[2] < slow[1] < costs_of(convolution_work(group, sizes), Machine(precision="float64"))["dense"]
+
+
+def test_wide_encoder_layers_stay_in_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The widths where the transform was measured to be faster by a quarter and more, or slower by a tenth."""
+    faster = [("D4", 256, 1), ("D4", 384, 1), ("C4", 384, 1), ("D4", 768, 2), ("D4", 1024, 2), ("C4", 768, 2)]
+    slower = [("D4", 64, 1), ("D4", 128, 1), ("C4", 128, 1), ("D4", 256, 2)]
+    monkeypatch.setattr("equilayers.functional._machine.has_avx512", lambda: True)
+    for name, width, threads in faster + slower:
+        group = group_from_name(name)
+        sizes = token_sizes(group, width // group.order, width // group.order)
+        costs = roofline_costs(token_work(group, sizes), Machine(threads=threads))
+        assert (costs["tokens"] < costs["dense"]) == ((name, width, threads) in faster), (name, width, threads)
 
 
 def test_work_grows_with_sizes_and_training() -> None:

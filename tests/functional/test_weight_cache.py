@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 from torch.func import functional_call
 from torch.nn.utils import parametrize
@@ -168,9 +169,11 @@ def test_what_inference_mode_leaves_behind(kind: Kind, algorithm: str) -> None:
 @keeping
 def test_a_stale_value_would_be_seen(kind: Kind, algorithm: str) -> None:
     class Stale(WeightCache):
+        first: Any = None
+
         def get(self, weight: Tensor, make: Callable[[], Any], kind: str = "") -> Any:
-            self._kept = self._kept or ((), make())
-            return self._kept[1]
+            self.first = self.first or (make(),)
+            return self.first[0]
 
     layer, x = made(kind, algorithm)
     layer._cache = Stale()
@@ -206,6 +209,43 @@ def test_the_last_bit_of_any_entry_is_noticed(dtype: torch.dtype) -> None:
         entry = weight.data.view(-1)[place : place + 1]
         entry.copy_(entry.nextafter(torch.full_like(entry, torch.inf)))
         assert torch.equal(cache.get(weight, weight.clone), weight)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONS)
+def test_a_repeated_call_is_checked_as_the_first(kind: Kind) -> None:
+    """A layer that does at once what it did last looks at the input, the settings and the modes."""
+    layer, x = made(kind, "dense")
+    with torch.no_grad():
+        y = layer(x)
+        assert layer._cache.last is not None
+        assert torch.equal(layer(x), y)
+        with pytest.raises(TypeError, match="dtype"):
+            layer(x.double())
+        with pytest.raises(ValueError, match=r"expected . of shape"):
+            layer(x[0])
+        with pytest.raises(TypeError, match="nested"):
+            layer(torch.nested.nested_tensor(list(x), layout=torch.jagged))
+        torch.testing.assert_close(torch.vmap(layer)(x[:, None])[:, 0], y)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).dtype == torch.bfloat16
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert type(layer(x)).__name__ == "FakeTensor"
+        with dual_level():
+            assert unpack_dual(layer(make_dual(x, x))).tangent is not None
+        with dual_level():
+            assert (
+                unpack_dual(functional_call(layer, {"weight": make_dual(layer.weight, layer.weight)}, x)).tangent
+                is not None
+            )
+        assert torch.equal(layer(x), y)
+        layer.algorithm = "orbit"
+        torch.testing.assert_close(layer(x), y)
+        assert layer._cache.last.spec is not layer.spec
+    with torch.inference_mode():
+        layer.algorithm = "dense"
+        layer(x)
+    layer.requires_grad_(False)
+    assert layer(x.requires_grad_()).requires_grad
 
 
 DUAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -121,7 +121,9 @@ def assert_caches_plain(layers: list[nn.Module]) -> None:
     """Tables, and what layers keep, are ordinary tensors; no other cache holds a tensor or an array."""
     kept = [TABLES.values(), *(m._cache._kept for layer in layers for m in layer.modules() if hasattr(m, "_cache"))]
     for found in itertools.chain.from_iterable(plain_tensors(value, set()) for value in kept):
-        assert isinstance(found, np.ndarray) or (type(found) is Tensor and not found.is_meta and found.data_ptr())
+        assert isinstance(found, np.ndarray) or (
+            type(found) in (Tensor, nn.Parameter) and not found.is_meta and found.data_ptr()
+        )
     for name, function in cached_functions():
         assert not list(plain_tensors(gc.get_referents(function), {id(function)})), name
 

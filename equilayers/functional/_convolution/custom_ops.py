@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._convolution.pattern_kernel import PatternKernel
-from equilayers.functional._fourier.transforms import fast_fourier_of
+from equilayers.functional._fourier.transforms import Butterflies, fast_fourier_of
 from equilayers.groups import group_from_name
 
 # sizes: (height, width) of the kernel, stride, padding, dilation, and of the input.
@@ -59,7 +59,7 @@ def _kernel(group: str, sizes: tuple[int, ...]) -> PatternKernel:
     kernel, stride, padding, dilation, size = zip(sizes[::2], sizes[1::2], strict=True)
     spec = ConvSpec(group_from_name(group), False, kernel, stride, padding, dilation, algorithm="fourier")
     fourier = fast_fourier_of(spec.group)
-    assert fourier is not None
+    assert isinstance(fourier, Butterflies)  # where there is a basis
     return PatternKernel(spec, fourier, size)
 
 

@@ -2,17 +2,18 @@ r"""Group convolutions as ordinary ones, with the expanded filter."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from equilayers._torch_compat import is_tracing
+from equilayers._torch_compat import in_dispatch_mode, is_tracing
 from equilayers.functional._convolution.filters import expand, fold
 from equilayers.functional._convolution.geometry import ConvSpec
-from equilayers.functional._weight_cache import WeightCache, is_plain
+from equilayers.functional._weight_cache import Kept, WeightCache, is_plain
+from equilayers.functional.cost import times_forgotten
 from equilayers.groups import interpolates
 
 
@@ -23,8 +24,43 @@ def dense_conv2d(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None,
     if plain and weight.requires_grad and torch.is_grad_enabled() and _trains(x, spec):
         return _fields(_Dense.apply(x, weight, bias, spec), spec)
     made = lambda: _expanded(weight, bias, spec)  # noqa: E731
-    filters, biases = cache.get(made_of, made, "dense") if cache is not None and plain else made()
+    if cache is None or not plain:
+        filters, biases = made()
+        return _fields(_convolved(x, filters, biases, spec), spec)
+    filters, biases = cache.get(made_of, made, "dense")
+    y = _convolved(x, filters, biases, spec)
+    cache.last = None if cache.kept is None else Repeat(spec, _call(x), cache.kept)
+    return _fields(y, spec)
+
+
+class Repeat(NamedTuple):
+    r"""A call of a layer that wanted no gradient, and the filter that it took."""
+
+    spec: ConvSpec
+    call: tuple[object, ...]
+    kept: Kept
+
+
+def repeated(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec, cache: WeightCache) -> Tensor | None:
+    r"""The convolution at once where the layer's last call was like this one, and its checks and filter hold.
+
+    None where they may not. Of a narrow layer the checks take as long as its products.
+    """
+    last = None if torch.compiler.is_compiling() or torch.is_grad_enabled() or is_tracing() else cache.last
+    if last is None or last.spec is not spec or type(x) is not Tensor or x.is_nested or last.call != _call(x):
+        return None
+    made_of = (weight,) if bias is None else (weight, bias)
+    kept: Kept = last.kept
+    if in_dispatch_mode() or not is_plain(x) or not kept.serves() or not kept.unchanged(made_of):
+        return None
+    filters, biases = kept.value
     return _fields(_convolved(x, filters, biases, spec), spec)
+
+
+def _call(x: Tensor) -> tuple[object, ...]:
+    r"""What decides, beside the settings, whether an input is accepted and by which algorithm it is convolved."""
+    modes = torch.get_num_threads(), torch.is_autocast_enabled("cpu"), times_forgotten()
+    return x.shape, x.dtype, x.device, x.layout, *modes
 
 
 def _trains(x: Tensor, spec: ConvSpec) -> bool:

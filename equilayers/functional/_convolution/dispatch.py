@@ -7,7 +7,7 @@ import math
 from typing import Any, NamedTuple
 
 from equilayers._checks import is_exporting, refuse
-from equilayers._torch_compat import constant_when_compiled, in_functional_transform
+from equilayers._torch_compat import constant_when_compiled, in_forward_mode, in_transform
 from equilayers.functional._convolution.geometry import ConvSpec, check_size
 from equilayers.functional._convolution.patterns import has_basis
 from equilayers.functional._machine import Machine
@@ -72,7 +72,7 @@ def compiled_algorithm(x: Size, weight: Size, spec: ConvSpec, machine: Machine) 
 
     A batch of any size is compared with one number of pixels: a layer makes two graphs at most.
     """
-    ordinary = is_exporting() or in_functional_transform()
+    ordinary = is_exporting() or in_transform() or in_forward_mode()
     if ordinary or spec.algorithm != "auto" or spec.lifting or not has_basis(spec.group):
         return "dense"
     area = spec.stride[0] * spec.stride[1]

@@ -20,7 +20,7 @@ from equilayers.functional._convolution.filters import expand, reversed_weight
 from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._convolution.patterns import Basis, basis_of
 from equilayers.functional._convolution.programs import Machine, Program, Window, program
-from equilayers.functional._fourier.irreps import Fourier
+from equilayers.functional._fourier.transforms import Butterflies
 from equilayers.groups import Group
 
 # Patches of one block: positions enough to keep a matrix product busy, bytes that the caches of a core hold.
@@ -35,7 +35,7 @@ class PatternKernel:
     """
 
     spec: ConvSpec
-    fourier: Fourier
+    fourier: Butterflies
     size: Pair
 
     def correlate(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -61,9 +61,8 @@ class PatternKernel:
             both = zip(self.fourier.blocks, blocks, operators, strict=True)
             results = [block.product(tuple(rows), operator) for block, rows, operator in both]
             if bias is not None:
-                results[0] = (results[0][0] + bias,)  # the trivial irrep reaches every plane alike
-            for place, plane in zip(planes[:, samples, lines], self.fourier.synthesis(results), strict=True):
-                place.copy_(plane.view(place.shape))
+                results[0] = (results[0][0].add_(bias),)  # the trivial irrep reaches every plane alike
+            self.fourier.synthesis_into(results, planes[:, samples, lines])
         return out
 
     def input_adjoint(self, v: Tensor, weight: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ operand. T_n is made bitwise in another way, see `cyclic`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,11 +34,34 @@ from equilayers.functional._fourier.cyclic import FourierTn
 from equilayers.functional._fourier.irreps import COMPLEX, GAUSS, REAL, Block, Fourier, Rows
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group, Rotations
 
+Pair = tuple[int, Tensor, Tensor]  # a sign and two terms: a + b or a - b
 
-class FourierC2(Fourier):
-    r"""C2, D1, T2: the sum and the difference."""
+
+def _both(a: Tensor, b: Tensor) -> list[Pair]:
+    return [(1, a, b), (-1, a, b)]
+
+
+class Butterflies(Fourier):
+    r"""A transform whose planes are sums or differences of two."""
 
     exact = True
+
+    @abstractmethod
+    def pairs(self, rows: Sequence[Rows]) -> list[Pair]:
+        r"""The sign and the two terms of each plane that `synthesis` makes."""
+
+    def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
+        return [a + b if sign > 0 else a - b for sign, a, b in self.pairs(rows)]
+
+    def synthesis_into(self, rows: Sequence[Rows], planes: Iterable[Tensor]) -> None:
+        r"""The same, written into planes of any shape and layout that hold as many numbers."""
+        for plane, (sign, a, b) in zip(planes, self.pairs(rows), strict=True):
+            (torch.add if sign > 0 else torch.sub)(a.view(plane.shape), b.view(plane.shape), out=plane)
+
+
+class FourierC2(Butterflies):
+    r"""C2, D1, T2: the sum and the difference."""
+
     products = 2
     blocks = (REAL, REAL)
     scales = (1 / 2, 1 / 2)
@@ -46,15 +70,14 @@ class FourierC2(Fourier):
         a, b = x.unbind(1)
         return [(a + b,), (a - b,)]
 
-    def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
+    def pairs(self, rows: Sequence[Rows]) -> list[Pair]:
         (s,), (t,) = rows
-        return [s + t, s - t]
+        return _both(s, t)
 
 
-class FourierD2(Fourier):
+class FourierD2(Butterflies):
     r"""D2: two commuting pairs, element r + 2m."""
 
-    exact = True
     products = 4
     blocks = (REAL,) * 4
     scales = (1 / 4,) * 4
@@ -64,16 +87,15 @@ class FourierD2(Fourier):
         (s, t), (u, v) = (a + b, a - b), (c + d, c - d)
         return [(s + u,), (s - u,), (t + v,), (t - v,)]
 
-    def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
+    def pairs(self, rows: Sequence[Rows]) -> list[Pair]:
         (p,), (q,), (r,), (t,) = rows
         (s, u), (v, w) = (p + q, p - q), (r + t, r - t)
-        return [s + v, s - v, u + w, u - w]
+        return _both(s, v) + _both(u, w)
 
 
-class FourierC4(Fourier):
+class FourierC4(Butterflies):
     r"""C4, T4: frequencies 0 and 2, and the complex pair of frequency 1, by `pair` of blocks."""
 
-    exact = True
     scales = (1 / 4, 1 / 4, 1 / 2)
 
     def __init__(self, pair: Block = COMPLEX) -> None:
@@ -85,10 +107,10 @@ class FourierC4(Fourier):
         even, odd = a + c, b + d
         return [(even + odd,), (even - odd,), (a - c, b - d)]
 
-    def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
+    def pairs(self, rows: Sequence[Rows]) -> list[Pair]:
         (p,), (q,), (c, d) = rows
         even, odd = p + q, p - q
-        return [even + c, odd + d, even - c, odd - d]
+        return [(1, even, c), (1, odd, d), (-1, even, c), (-1, odd, d)]
 
 
 _C4, _FAST_C4 = FourierC4(), FourierC4(GAUSS)
@@ -105,14 +127,13 @@ def _sum_difference(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return rows
 
 
-class FourierD4(Fourier):
+class FourierD4(Butterflies):
     r"""D4, element r + 4m: four signs, and the two-dimensional irrep whose matrices are signed permutations.
 
     With c_m, d_m the complex coefficients of the rotations of mirror class m, the two-dimensional coefficient is
     `sum_k x(k) rho(k) = [[c_0 + c_1, d_1 - d_0], [d_0 + d_1, c_0 - c_1]]`.
     """
 
-    exact = True
     products = 12
     blocks = (REAL,) * 5
     scales = (1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 4)
@@ -123,15 +144,14 @@ class FourierD4(Fourier):
         plane = _sum_difference(c0, c1, d1, d0), _sum_difference(d0, d1, c0, c1)
         return [(p0 + p1,), (p0 - p1,), (q0 + q1,), (q0 - q1,), plane]
 
-    def synthesis(self, rows: Sequence[Rows]) -> list[Tensor]:
+    def pairs(self, rows: Sequence[Rows]) -> list[Pair]:
         (p,), (q,), (r,), (s,), (top, bottom) = rows
         (a, b), (c, d) = top.chunk(2, -1), bottom.chunk(2, -1)
-        plain = _C4.synthesis([(p + q,), (r + s,), (a + d, c - b)])
-        mirrored = _C4.synthesis([(p - q,), (r - s,), (a - d, b + c)])
-        return [*plain, *mirrored]
+        plain = _C4.pairs([(p + q,), (r + s,), (a + d, c - b)])
+        return plain + _C4.pairs([(p - q,), (r - s,), (a - d, b + c)])
 
 
-_TRANSFORMS: dict[tuple[type[Group], int], Fourier] = {
+_TRANSFORMS: dict[tuple[type[Group], int], Butterflies] = {
     (CyclicRotation, 2): FourierC2(),
     (CyclicRotation, 4): _C4,
     (CyclicTranslation, 2): FourierC2(),

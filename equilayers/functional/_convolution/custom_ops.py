@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,11 +27,11 @@ GRADIENT = "(Tensor v, Tensor x, str group, SymInt[] sizes) -> Tensor"
 def pattern_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, spec: ConvSpec) -> Tensor:
     r"""The group convolution of x (B, C, |G|, H, W) with zero padding, channel group by channel group."""
     sizes = [*spec.kernel_size, *spec.stride, *spec.padding, *spec.dilation, *x.shape[-2:]]
-    if spec.groups == 1:
-        return pattern_conv(x, weight, bias, spec.group.name, sizes)
-    biases = [None] * spec.groups if bias is None else bias.chunk(spec.groups)
-    parts = zip(x.chunk(spec.groups, 1), weight.chunk(spec.groups), biases, strict=True)
-    return torch.cat([pattern_conv(*part, spec.group.name, sizes) for part in parts], 1)
+    group, groups = spec.group.name, spec.groups
+    biases = [None] * groups if bias is None else bias.chunk(groups)
+    parts = zip(x.chunk(groups, 1), weight.chunk(groups), biases, strict=True)
+    made = [pattern_conv(part, w, b, group, sizes) for part, w, b in parts]
+    return made[0] if groups == 1 else torch.cat(made, 1)
 
 
 @torch.library.custom_op("equilayers::pattern_conv", mutates_args=(), schema=CONVOLUTION)
@@ -58,9 +58,7 @@ def gradient(v: Tensor, x: Tensor, group: str, sizes: Sequence[int]) -> Tensor:
 def _kernel(group: str, sizes: tuple[int, ...]) -> PatternKernel:
     kernel, stride, padding, dilation, size = zip(sizes[::2], sizes[1::2], strict=True)
     spec = ConvSpec(group_from_name(group), False, kernel, stride, padding, dilation, algorithm="fourier")
-    fourier = fast_fourier_of(spec.group)
-    assert isinstance(fourier, Butterflies)  # where there is a basis
-    return PatternKernel(spec, fourier, size)
+    return PatternKernel(spec, cast(Butterflies, fast_fourier_of(spec.group)), size)
 
 
 @pattern_conv.register_fake
@@ -85,27 +83,27 @@ def _feature(like: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     ctx.save_for_backward(*inputs[:2])
-    ctx.settings = inputs[-2:]
+    ctx.group, ctx.sizes = inputs[-2:]
 
 
 # The three are each other's derivatives, see `_fourier.autograd`.
 def _of_convolution(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
     (x, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
-    dx = adjoint(v, weight, *ctx.settings) if needed[0] else None
-    dw = gradient(v, x, *ctx.settings) if needed[1] else None
+    dx = adjoint(v, weight, ctx.group, ctx.sizes) if needed[0] else None
+    dw = gradient(v, x, ctx.group, ctx.sizes) if needed[1] else None
     return dx, dw, v.sum((0, 2, 3, 4)) if needed[2] else None, None, None
 
 
 def _of_adjoint(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     (v, weight), needed = ctx.saved_tensors, ctx.needs_input_grad
-    dv = pattern_conv(u, weight, None, *ctx.settings) if needed[0] else None
-    return dv, gradient(v, u, *ctx.settings) if needed[1] else None, None, None
+    dv = pattern_conv(u, weight, None, ctx.group, ctx.sizes) if needed[0] else None
+    return dv, gradient(v, u, ctx.group, ctx.sizes) if needed[1] else None, None, None
 
 
 def _of_gradient(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     (v, x), needed = ctx.saved_tensors, ctx.needs_input_grad
-    dv = pattern_conv(x, u, None, *ctx.settings) if needed[0] else None
-    return dv, adjoint(v, u, *ctx.settings) if needed[1] else None, None, None
+    dv = pattern_conv(x, u, None, ctx.group, ctx.sizes) if needed[0] else None
+    return dv, adjoint(v, u, ctx.group, ctx.sizes) if needed[1] else None, None, None
 
 
 pattern_conv.register_autograd(_of_convolution, setup_context=_keep)

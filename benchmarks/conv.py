@@ -18,6 +18,7 @@ from equilayers.nn import GroupConv2d
 STEERED = ("C8", "C16", "D8")  # groups whose filters are steered
 ALGORITHMS = ("dense", "orbit", "fourier", "auto")
 PLAIN, ESCNN, ESCNN_EVAL = "torch Conv2d", "escnn, train", "escnn, eval"
+COMPILED = (PLAIN, "dense", "auto")  # in graphs the others are "dense"
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class Case:
     kernel: int = 3
     training: bool = False
     threads: int = 1
+    compiled: bool = False
 
     def __str__(self) -> str:
         how = f"{'training step' if self.training else 'forward'}, {thread_count(self.threads)}"
         maps = f"{self.size}x{self.size}, batch {self.batch}"
+        how += ", compiled" if self.compiled else ""
         return f"{self.group} {self.fields} fields {maps}, {self.kernel}x{self.kernel}, {how}"
 
 
@@ -44,10 +47,13 @@ def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Cal
     group, k = group_from_name(case.group), case.kernel
     x = torch.randn(case.batch, case.fields, group.order, case.size, case.size)
     width = case.fields * group.order
-    made: dict[str, tuple[nn.Module, Tensor]] = {PLAIN: (nn.Conv2d(width, width, k, padding=k // 2), x.flatten(1, 2))}
+    made: dict[str, tuple[Any, Tensor]] = {PLAIN: (nn.Conv2d(width, width, k, padding=k // 2), x.flatten(1, 2))}
     for name in ALGORITHMS if case.group not in STEERED else ("dense", "fourier", "auto"):
         made[name] = GroupConv2d(group, case.fields, case.fields, k, padding=k // 2, algorithm=name), x
     wanted = [*made, ESCNN, ESCNN_EVAL] if names is None else list(names)
+    if case.compiled:
+        wanted = [name for name in wanted if name in COMPILED]
+        made = {name: (torch.compile(made[name][0], fullgraph=True), made[name][1]) for name in wanted}
     if {ESCNN, ESCNN_EVAL} & set(wanted):
         made |= _escnn(case, x.flatten(1, 2))
     return {name: call(*made[name], training=case.training) for name in wanted if name in made}
@@ -102,6 +108,9 @@ CASES = [
     *(Case(group, 64, size, threads=2) for group, size in (("C4", 18), ("D4", 9))),
     Case("C4", 128, 18, threads=2),
     Case("C4", 8, 36, threads=2),
+    *(Case("C4", fields, 18, compiled=True) for fields in (32, 64, 128)),
+    *(Case("D4", fields, 9, compiled=True) for fields in (64, 128)),
+    Case("D2", 64, 18, compiled=True),
 ]
 
 

@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 __all__ = [
     "TorchDispatchMode",
     "constant_when_compiled",
     "in_dispatch_mode",
+    "in_forward_mode",
     "in_transform",
     "is_compiled",
     "is_tracing",
@@ -43,11 +45,6 @@ def in_dispatch_mode() -> bool:
     return bool(torch._C._len_torch_dispatch_stack())
 
 
-def in_transform() -> bool:
-    r"""Whether a transform of `torch.func` is at work, in which operations on plain tensors make wrapped ones."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
 def is_tracing() -> bool:
     r"""Whether `torch.jit.trace` is at work; its public name warns in newer versions."""
     return bool(torch.jit._trace.is_tracing())
@@ -61,6 +58,18 @@ def constant_when_compiled(function: FunctionT) -> FunctionT:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+@constant_when_compiled
+def in_forward_mode() -> bool:
+    r"""Whether forward differentiation is on; a compiled graph holds for one of both."""
+    return forward_ad._current_level >= 0
+
+
+@constant_when_compiled
+def in_transform() -> bool:
+    r"""Whether a transform of `torch.func` is at work, in which operations on plain tensors make wrapped ones."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def without_tracer(graph: fx.Graph) -> fx.Graph:

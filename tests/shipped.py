@@ -92,7 +92,7 @@ def _convolution(kind: type[nn.Module]) -> Variants:
         cases = [*itertools.product((C4, D4), ALGORITHMS, ["reflect"]), *((C4, "auto", mode) for mode in MODES)]
         cases += [*itertools.product((C1, D1), ("auto", "fourier"), ["reflect"])]
         for group, algorithm, mode in cases:
-            # In graphs all algorithms are one, and both kinds pad alike.
+            # In graphs of narrow layers all algorithms are one, and both kinds pad alike.
             graph = algorithm == "auto" and (kind is LiftingConv2d or mode == "reflect")
             settings = {"stride": 2, "padding": 1, "groups": 2, "padding_mode": mode, "algorithm": algorithm}
             make = lambda g=group, s=settings: kind(g, 2, 4, 3, **s)  # noqa: E731

@@ -9,8 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equilayers._checks import autocast, check_float, check_same_dtype, in_autocast, overridable
+from equilayers.functional._convolution.custom_ops import pattern_conv2d
 from equilayers.functional._convolution.dense import dense_conv2d, repeated
-from equilayers.functional._convolution.dispatch import Runtime, check_convolution, choose_algorithm
+from equilayers.functional._convolution.dispatch import (
+    Runtime,
+    check_convolution,
+    choose_algorithm,
+    compiled_algorithm,
+)
 from equilayers.functional._convolution.geometry import ConvSettings, ConvSpec, Ints, conv_spec
 from equilayers.functional._convolution.patches import PatchKernel
 from equilayers.functional._convolution.pattern_kernel import PatternKernel
@@ -156,6 +162,8 @@ def convolve_by(
         return dense_conv2d(x, rest, weight, bias, cache)
     if algorithm == "orbit":
         return _orbit(x, rest, weight, bias)
+    if torch.compiler.is_compiling():
+        return pattern_conv2d(x, weight, bias, rest)
     return _fourier(x, rest, weight, bias, cache)
 
 
@@ -167,7 +175,7 @@ def convolution_algorithm(caller: str, x: Tensor, weight: Tensor, spec: ConvSpec
         if spec.pointwise and spec.algorithm == "auto":
             sizes = token_sizes(group, weight.shape[1], weight.shape[0])._replace(chain=False)
             return cheapest_tokens(group, sizes, machine_of(x))
-        return "dense"  # what a compiler does best; and the trivial group ties nothing
+        return compiled_algorithm(x.shape, weight.shape, spec, machine_of(x))
     return choose_algorithm(caller, x.shape, weight.shape, spec, Runtime(machine_of(x), not torch.is_grad_enabled()))
 
 

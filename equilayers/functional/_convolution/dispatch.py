@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from equilayers._checks import refuse
+from equilayers._checks import is_exporting, refuse
+from equilayers._torch_compat import constant_when_compiled, in_forward_mode, in_transform
 from equilayers.functional._convolution.geometry import ConvSpec, check_size
+from equilayers.functional._convolution.patterns import has_basis
 from equilayers.functional._machine import Machine
 from equilayers.functional.cost import LinearSizes, Sizes, cheapest_convolution, cheapest_tokens
+from equilayers.groups import Group
 
 Size = tuple[int, ...]
+MANY_PIXELS = tuple(2**k for k in range(20, -1, -1))
 
 
 class Runtime(NamedTuple):
@@ -61,6 +65,38 @@ def choose_algorithm(caller: str, x: Size, weight: Size, spec: ConvSpec, runtime
         pointwise = spec.pointwise and not exact and runtime.machine.device != "cpu"
         return "orbit" if exact else _transformed(spec, sizes, runtime) if pointwise else "dense"
     return cheapest_convolution(spec.group, sizes, exact, runtime.machine)
+
+
+def compiled_algorithm(x: Size, weight: Size, spec: ConvSpec, machine: Machine) -> str:
+    r"""The algorithm in a compiled graph: "fourier" where "auto" would take it outside, otherwise "dense".
+
+    A batch of any size is compared with one number of pixels: a layer makes two graphs at most.
+    """
+    ordinary = is_exporting() or in_transform() or in_forward_mode()
+    if ordinary or spec.algorithm != "auto" or spec.lifting or not has_basis(spec.group):
+        return "dense"
+    area = spec.stride[0] * spec.stride[1]
+    least = least_pixels(spec.group, (weight[1], weight[0], *spec.kernel_size, spec.groups, area), tuple(machine))
+    height, width = spec.out_size((x[-2], x[-1]))
+    return "fourier" if least and x[0] * height * width >= least else "dense"
+
+
+@constant_when_compiled
+def least_pixels(group: Group, sizes: Size, machine: tuple[Any, ...]) -> int:
+    r"""The power of two of output pixels from which on "fourier" is the fastest in training, or 0 for never.
+
+    sizes: channels of one channel group, features, height and width of the kernel, channel groups, pixels of the input
+    for one of the output.
+    """
+    channels, features, kh, kw, groups, area = sizes
+    runtime = Runtime(Machine._make(machine), kept=False)
+    least = 0
+    for pixels in MANY_PIXELS if runtime.known else ():
+        counted = Sizes(area * pixels, pixels, channels, features, (kh, kw), groups, lifting=False, kept=False)
+        if cheapest_convolution(group, counted, False, runtime.machine) != "fourier":
+            return least
+        least = pixels
+    return least
 
 
 def _transformed(spec: ConvSpec, sizes: Sizes, runtime: Runtime) -> str:

@@ -19,8 +19,8 @@ from equilayers.groups import CyclicRotation
 MARK = "<!-- exactness -->"
 COST_MARK = "<!-- cost -->"
 PROCESSORS = "Intel Xeon", "AMD EPYC"
-# Rows of the table of cost: its name, the page and the row that it is read from, and the column of each processor, counted
-# from the end, or None where it was not measured there.
+# Rows of the table of cost: its name, the page and the row that it is read from, and the column of each processor,
+# counted from the end, or None where it was not measured there.
 COST: list[tuple[str, str, str, tuple[int | None, ...]]] = [
     *(
         (f"transformer block, {case}", "transformer", f"{case} | 1 | forward", (-5, -1))

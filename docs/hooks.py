@@ -18,14 +18,16 @@ from equilayers.groups import CyclicRotation
 
 MARK = "<!-- exactness -->"
 COST_MARK = "<!-- cost -->"
-# Rows of the table of cost: its name, the page and the row that it is read from, and the column, counted from the end.
-COST = [
+PROCESSORS = "Intel Xeon", "AMD EPYC"
+# Rows of the table of cost: its name, the page and the row that it is read from, and the column of each processor,
+# counted from the end, or None where it was not measured there.
+COST: list[tuple[str, str, str, tuple[int | None, ...]]] = [
     *(
-        (f"transformer block, {case}", "transformer", f"{case} | 1 | forward", -1)
+        (f"transformer block, {case}", "transformer", f"{case} | 1 | forward", (-5, -1))
         for case in ("D4, 384 wide", "D4, 768 wide", "D4, 1024 wide", "C4, 768 wide")
     ),
     *(
-        (f"3x3 convolution, {case}", "benchmarks-conv", f"{row}, batch 8, 3x3, forward, 1 thread", -3)
+        (f"3x3 convolution, {case}", "benchmarks-conv", f"{row}, batch 8, 3x3, forward, 1 thread", (-3, None))
         for case, row in (
             ("D4, 128 fields, 9x9", "D4 128 fields 9x9"),
             ("C4, 128 fields, 18x18", "C4 128 fields 18x18"),
@@ -182,13 +184,17 @@ def _alike() -> list[tuple[list[str], str, tuple[str, str]]]:
 
 def cost() -> str:
     r"""How many times as fast as torch's the layers are, from the pages of all cases: a row, and the step below it."""
-    lines = ["| | forward | training step |", "|---|---|---|"]
-    for name, page, row, column in COST:
+    head = [f"{name}: {what}" for name in PROCESSORS for what in ("forward", "training step")]
+    lines = [f"| | {' | '.join(head)} |", "|---" * (1 + len(head)) + "|"]
+    for name, page, row, columns in COST:
         text = (Path(__file__).parent / f"{page}.md").read_text(encoding="utf-8").splitlines()
         at = next(i for i, line in enumerate(text) if line.startswith(f"| {row} |"))
-        lines.append(
-            "| " + " | ".join([name, *(line.split("|")[column - 1].strip() for line in text[at : at + 2])]) + " |"
-        )
+        cells = [
+            "" if column is None else line.split("|")[column - 1].strip()
+            for column in columns
+            for line in text[at : at + 2]
+        ]
+        lines.append(f"| {' | '.join([name, *cells])} |")
     return "\n".join(lines)
 
 

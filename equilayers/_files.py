@@ -29,7 +29,12 @@ STYLE = """
   dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .9rem 0 0; }
   dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
   .note { color: var(--soft); font-size: .9rem; margin: 0 0 .8rem; font-weight: 400; }
-  .scroll { overflow-x: auto; }
+  .scroll { overflow-x: auto; width: max-content; min-width: 100%; max-width: min(96rem, 100vw - 2.5rem);
+            position: relative; left: 50%; transform: translateX(-50%);  /* tables may be wider than the text */
+            background: linear-gradient(to right, var(--page), transparent) left / 2rem 100% no-repeat local,
+                        linear-gradient(to left, var(--page), transparent) right / 2rem 100% no-repeat local,
+                        linear-gradient(to right, var(--line), transparent) left / .6rem 100% no-repeat,
+                        linear-gradient(to left, var(--line), transparent) right / .6rem 100% no-repeat; }
   table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; width: 100%; }
   th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
   th { font-weight: 600; white-space: nowrap; }
@@ -42,7 +47,7 @@ STYLE = """
   figure img { width: 100%; display: block; image-rendering: pixelated; border: 1px solid var(--line); }
   figure img + img { margin-top: .35rem; }
   figcaption { font-size: .8rem; color: var(--soft); text-align: center; margin-top: .2rem; }
-  @media print { body { max-width: none; padding: 0; font-size: 10pt; } .scroll { overflow: visible; }
+  @media print { body { max-width: none; padding: 0; font-size: 10pt; } .scroll { overflow: visible; background: none; }
                  figure, tr { break-inside: avoid; } }
 """
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -36,8 +36,8 @@ def _algorithms(profile: Figures, whole: float) -> Ranked:
         if ran is None:
             continue
         best = min(row.alternatives, key=lambda name: row.alternatives[name])
-        gain = (ran - row.alternatives[best]) * row.calls
-        if row.alternatives[best] < FASTER * ran:
+        gain, same = (ran - row.alternatives[best]) * row.calls, row.algorithm.endswith(f"-> {best}")
+        if row.alternatives[best] < FASTER * ran and not same:  # what auto ran, by its name, is no faster
             took = f'{seconds(row.alternatives[best])} a call for {seconds(ran)} by "{row.algorithm}"'
             exact = ", exact to rounding" if best in LOOSE and row.algorithm.startswith("bitwise") else ""
             found.append((gain / whole, f'{_name(row)}: set algorithm="{best}": {took}{exact}.'))

@@ -42,7 +42,7 @@ def _body(profile: Figures) -> list[Html]:
         tag("ol", *(tag("li", line) for line in advice(profile))),
         tag("h2", "Where the time goes"),
         tag("p", LEGEND, class_="note"),
-        tag("div", _icicle(profile), class_="scroll", style="overflow-x: auto"),
+        tag("div", _icicle(profile), class_="scroll", style="overflow-x: auto; width: 100%"),
         tag("h2", "Modules"),
         table(rows, lines[0], numbers=numbers),
         *_algorithms(profile),
@@ -56,7 +56,7 @@ def _algorithms(profile: Figures) -> list[Html]:
         return []
     names = list(dict.fromkeys(name for row in layers for name in row.alternatives))
     rows = [
-        [line_of(row.path) or "(model)", line_of(row.kind), row.algorithm]
+        [line_of(row.path) or "(model)", line_of(row.kind), tag("span", row.algorithm, style="white-space: nowrap")]
         + [seconds(row.alternatives[name]) if name in row.alternatives else "-" for name in names]
         for row in layers
     ]

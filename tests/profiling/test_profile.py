@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,10 @@ def test_algorithms_and_a_twin(tmp_path: Path) -> None:
     assert page.count("<rect") == 4
     assert "<svg" in found._repr_html_()
     assert "GroupConv2d" in str(found)
+    times = {"auto": 2 * row.total, "dense": row.total / 9}
+    for ran, advised in ("auto -> dense", False), ("auto -> fourier", True):  # the name of what ran is no advice
+        rows = [*found.rows[:-1], replace(row, algorithm=ran, alternatives=times)]
+        assert any("set algorithm" in line for line in replace(found, rows=rows).advice) == advised
 
 
 @pytest.mark.parametrize("kind", ["compiled", "a part", "function", "scripted"])

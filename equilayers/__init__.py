@@ -1,26 +1,43 @@
 r"""Equivariant layers for PyTorch: exact, fast, and honest about any model."""
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from equilayers import functional, groups, losses, metrics, nn
+if TYPE_CHECKING:
+    from equilayers import convert, functional, groups, interop, losses, metrics, nn, profiling, testing
 
-try:
-    __version__ = version("equilayers")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+    __version__: str
 
-LATER = ("convert", "interop", "profiling", "testing")  # imported when they are first asked for
+# Imported when they are first asked for.
+__all__ = [
+    "__version__",
+    "convert",
+    "functional",
+    "groups",
+    "interop",
+    "losses",
+    "metrics",
+    "nn",
+    "profiling",
+    "testing",
+]
 
-__all__ = ["__version__", "functional", "groups", "losses", "metrics", "nn"]
 
-
-def __getattr__(name: str) -> ModuleType:
-    if name in LATER:
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name in __all__:
         return importlib.import_module(f"equilayers.{name}")
     raise AttributeError(f"module 'equilayers' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *LATER})
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    metadata = importlib.import_module("importlib.metadata")
+    try:
+        return str(metadata.version("equilayers"))
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "0+unknown"

@@ -214,7 +214,14 @@ def on_page_markdown(markdown: str, page: Any = None, **_: Any) -> str:
         name = f"{Path(page.file.src_uri).stem}.ipynb"
         title, _end, rest = markdown.partition("\n")
         markdown = f'{title}\n\n<a href="notebooks/{name}" download>This page as a notebook</a>\n{rest}'
-    return markdown.replace(MARK, table()).replace(COST_MARK, cost())
+    return _bars(markdown).replace(MARK, table()).replace(COST_MARK, cost())
+
+
+def _bars(markdown: str) -> str:
+    r"""The same without the backslashes before bars in the code of tables, which GitHub wants and mkdocs shows."""
+    code = lambda found: found[0].replace(r"\|", "|")  # noqa: E731
+    lines = markdown.split("\n")
+    return "\n".join(re.sub(r"`[^`]*`", code, line) if line.startswith("|") else line for line in lines)
 
 
 def on_post_build(config: Any, **_: Any) -> None:

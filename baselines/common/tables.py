@@ -1,10 +1,13 @@
 r"""Tables for the terminal and in Markdown, and their cells."""
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.table import Table
+
+BAR, ESCAPED = re.compile(r"(?<!\\)[|]"), r"\\|"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -18,8 +21,8 @@ def head_lines(head: Sequence[str]) -> str:
 
 
 def row_line(cells: Sequence[str]) -> str:
-    r"""One line of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
+    r"""One line of a Markdown table; bars within its cells are escaped."""
+    return f"| {' | '.join(BAR.sub(ESCAPED, cell) for cell in cells)} |"
 
 
 def rich_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -326,6 +327,28 @@ def too_long(texts: dict[str, str]) -> list[str]:
 def test_pages_are_short() -> None:
     assert too_long(TEXTS) == []
     assert too_long({"docs/page.md": "line\n" * 151}) == ["docs/page.md"]
+
+
+def torn(pages: dict[str, str]) -> list[str]:
+    """Rows of tables that have more or fewer cells than the row above: a bar in a cell that is not escaped.
+
+    The reference is read as a site alone, where code needs no escapes.
+    """
+    rows: list[tuple[str, str, int]] = []
+    for page, text in pages.items():
+        for line in [*re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE).splitlines(), ""]:
+            read = re.sub(r"`[^`]*`", "", line) if page.startswith("docs/api/") else line
+            bars = len(re.findall(r"(?<!\\)\|", read)) if line.startswith("|") else 0
+            rows.append((page, line, bars))
+    pairs = itertools.pairwise(rows)
+    return [f"{page}: {line}" for (_, _, above), (page, line, bars) in pairs if above and bars and above != bars]
+
+
+def test_tables_are_whole() -> None:
+    assert torn(TEXTS) == []
+    assert torn({"page": "| a | |G| |\n|---|---|\n| 1 | 2 |\n"}) == ["page: |---|---|"]
+    shown = module_of_docs("hooks").on_page_markdown("| `\\|G\\|` | \\|G\\| |")
+    assert shown == "| `|G|` | \\|G\\| |"
 
 
 def test_a_broken_link_is_no_site(site: Path, tmp_path: Path) -> None:

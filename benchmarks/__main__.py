@@ -50,6 +50,16 @@ SUBJECTS: dict[str, Callable[[float], Iterator[str]]] = {
 OTHERS = "report", "figures", "models", "choices"  # with options of their own
 
 
+# The subjects that an option is for.
+OPTIONS = {
+    "quick": ("models",),
+    "every_width": ("models",),
+    "markdown": ("models", "choices"),
+    "cases": ("choices",),
+    "seed": ("choices",),
+}
+
+
 def main() -> None:
     r"""Print the report of one subject."""
     form = argparse.RawDescriptionHelpFormatter
@@ -66,10 +76,16 @@ def main() -> None:
     parser.add_argument(
         "--every-width", action="store_true", help="convert `models` to equal parameters and compute, too"
     )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="where to write the tables of `models`")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="where to write the tables of `models` or `choices`"
+    )
     parser.add_argument("--cases", type=positive, default=200, help="layers of `choices` (default: 200)")
     parser.add_argument("--seed", type=int, default=choices.SEED, help=f"of `choices` (default: {choices.SEED})")
     args = parser.parse_args()
+    for name, subjects in OPTIONS.items():
+        if args.subject not in subjects and getattr(args, name) != parser.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"expected {option} with {' or '.join(subjects)}, got {args.subject}. Leave it out.")
     if args.subject == "models":
         try:
             settings = {"quick": args.quick, "every_width": args.every_width, "markdown": args.markdown}
@@ -80,8 +96,6 @@ def main() -> None:
     if args.subject == "choices":
         choices.run(args.seconds, args.cases, args.seed, args.out, args.markdown)
         return
-    if args.quick or args.every_width or args.markdown is not None:
-        parser.error(f"expected --quick, --every-width and --markdown with models, got {args.subject}. Leave them out.")
     try:
         for line in _lines(args.subject, args.seconds, args.out):
             print(line, flush=True)

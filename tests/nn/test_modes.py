@@ -108,13 +108,26 @@ def plain_tensors(value: Any, seen: set[int]) -> Iterator[Tensor | np.ndarray]:
             yield from plain_tensors(item, seen)
 
 
+@functools.cache
+def parts() -> list[Any]:
+    """The modules of the package."""
+    names = [m.name for m in pkgutil.walk_packages(equilayers.__path__, "equilayers.")]
+    return [importlib.import_module(n) for n in names if n.split(".")[-1] not in ("__main__", "plugin")]
+
+
 def cached_functions() -> Iterator[tuple[str, Any]]:
     """All functions of the package with a cache of their own."""
-    for module in pkgutil.walk_packages(equilayers.__path__, "equilayers."):
-        if module.name.split(".")[-1] not in ("__main__", "plugin"):
-            for name, value in vars(importlib.import_module(module.name)).items():
-                if hasattr(value, "cache_info"):
-                    yield f"{module.name}.{name}", value
+    for part in parts():
+        for name, value in vars(part).items():
+            if hasattr(value, "cache_info"):
+                yield f"{part.__name__}.{name}", value
+
+
+@pytest.fixture(autouse=True)
+def _empty_caches() -> None:
+    """As in a process that has called nothing yet: what other tests have left takes seconds to look through."""
+    for _, function in cached_functions():
+        function.cache_clear()
 
 
 def assert_caches_plain(layers: list[nn.Module]) -> None:

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
 from equilayers._modules import tensors
-from equilayers._torch_compat import in_dispatch_mode, in_transform
+from equilayers._torch_compat import in_dispatch_mode, in_forward_mode, in_transform
 
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 LARGE = 65536  # entries
@@ -68,10 +67,9 @@ class WeightCache:
         self._kept: Kept | None = None
         self.last: Any = None  # what its owner knows of its last call
 
-    @property
-    def kept(self) -> Kept | None:
-        r"""What is kept now."""
-        return self._kept
+    def kept(self, kind: str) -> Kept | None:
+        r"""What is kept now, if it is of this kind."""
+        return self._kept if self._kept is not None and self._kept.kind == kind else None
 
     def get(self, weight: Tensor | tuple[Tensor, ...], make: Callable[[], Any], kind: str = "") -> Any:
         r"""The kept value of this kind, or a new one from `make`, for a weight (or several) that `is_plain`."""
@@ -81,8 +79,8 @@ class WeightCache:
             return make()
         if in_dispatch_mode() or _have_tangents(*weights):
             return make()  # what is made here belongs to the mode, or has a tangent, which what is kept would lose
-        kept = self._kept
-        if kept is not None and (kept.kind != kind or not kept.serves()):
+        kept = self.kept(kind)
+        if kept is not None and not kept.serves():
             kept = None
         if kept is not None and kept.unchanged(weights):
             return kept.value
@@ -120,7 +118,7 @@ def is_plain(*tensors: Tensor) -> bool:
 
 
 def _have_tangents(*tensors: Tensor) -> bool:
-    return forward_ad._current_level >= 0 and any(unpack_dual(t).tangent is not None for t in tensors)
+    return in_forward_mode() and any(unpack_dual(t).tangent is not None for t in tensors)
 
 
 def _comparable(weight: Tensor) -> bool:

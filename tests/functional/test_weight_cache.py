@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 from torch.func import functional_call
 from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
 
 from conv_laws import input_of, make, square
 from equilayers.functional import group_conv2d, group_linear, lift_conv2d, lift_linear
@@ -246,6 +247,17 @@ def test_a_repeated_call_is_checked_as_the_first(kind: Kind) -> None:
         layer(x)
     layer.requires_grad_(False)
     assert layer(x.requires_grad_()).requires_grad
+
+
+def test_what_another_algorithm_has_left_is_not_repeated() -> None:
+    """Under a mode nothing is kept, and what is there is of the call before."""
+    layer, x = GroupConv2d("C4", 2, 3, 3, bias=False, algorithm="fourier"), filled((1, 2, 4, 5, 5), torch.float32)
+    with torch.no_grad():
+        y = layer(x)
+        layer.algorithm = "dense"
+        with FlopCounterMode(display=False):
+            layer(x)
+        torch.testing.assert_close(layer(x), y)
 
 
 DUAL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -29,7 +29,8 @@ def dense_conv2d(x: Tensor, spec: ConvSpec, weight: Tensor, bias: Tensor | None,
         return _fields(_convolved(x, filters, biases, spec), spec)
     filters, biases = cache.get(made_of, made, "dense")
     y = _convolved(x, filters, biases, spec)
-    cache.last = None if cache.kept is None else Repeat(spec, _call(x), cache.kept)
+    kept = cache.kept("dense")  # under a mode nothing is, or what another algorithm has left
+    cache.last = None if kept is None else Repeat(spec, _call(x), kept)
     return _fields(y, spec)
 
 

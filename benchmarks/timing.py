@@ -9,6 +9,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import torch
 
@@ -83,8 +85,9 @@ def thread_count(count: int) -> str:
 
 
 def machine() -> str:
-    r"""One line on what was measured where."""
+    r"""One line on what was measured where, and whether convolutions had numba."""
     device = f"{processor()} ({torch.backends.cpu.get_cpu_capability()})"
     if torch.get_default_device().type == "cuda":
         device = f"{torch.cuda.get_device_name()}, {device}"
-    return f"{device}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"
+    compiler = f"numba {version('numba')}" if find_spec("numba") else "no numba"
+    return f"{device}, {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}, {compiler}"

@@ -49,6 +49,18 @@ def matmul_into(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> None
         torch.mm(a, b, out=out)
 
 
+def prefers_onednn() -> bool:
+    r"""Whether the large float32 products go through oneDNN here."""
+    return _onednn()
+
+
+def product_into(a: Tensor, b: Tensor, out: Tensor) -> Callable[[], object]:
+    r"""A function that writes a @ b into `out`, for products that are repeated: how is decided once."""
+    if _suits(a, b) and _onednn():
+        return functools.partial(matmul_into, a, b, out)
+    return functools.partial(torch.mm, a, b, out=out)
+
+
 def onednn_products(x: Tensor) -> contextlib.AbstractContextManager[object]:
     r"""Within it the large products of any code, autograd's included, on float32 like x go through oneDNN as well."""
     plain = x.dtype == torch.float32 and x.device.type == "cpu" and type(x) is Tensor

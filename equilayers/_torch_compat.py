@@ -3,7 +3,10 @@ r"""What this library takes of torch that is private: all of it, here alone."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +25,7 @@ __all__ = [
     "is_tracing",
     "next_autograd_number",
     "outside_modes",
+    "symbol_address",
     "without_tracer",
 ]
 
@@ -86,3 +90,13 @@ def is_compiled(module: Any) -> bool:
 def next_autograd_number() -> int:
     r"""The number that the next node of autograd gets."""
     return int(torch._C._autograd._get_sequence_nr())
+
+
+@functools.cache
+def symbol_address(name: str) -> int:
+    r"""The address of a function in torch's library for processors, or in one that this uses; 0 if there is none."""
+    for file in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
+        with contextlib.suppress(OSError, AttributeError):
+            library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / file))
+            return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+    return 0

@@ -39,7 +39,7 @@ PROJECT_IMPORTS = {
 }
 RUNTIME = {"torch", "numpy"}
 # Parts with modules that are themselves imported only on demand, and what those may import when they are.
-ON_DEMAND = {"metrics": {"torchmetrics"}, "testing": {"hypothesis", "pytest"}}
+ON_DEMAND = {"functional": {"llvmlite", "numba"}, "metrics": {"torchmetrics"}, "testing": {"hypothesis", "pytest"}}
 # Functions of `functional` with the arguments of their namesakes in torch, which are more than six.
 LIKE_TORCH = {
     *("lift_conv2d", "group_conv2d", "group_conv_transpose2d", "lift_vectors_conv2d"),

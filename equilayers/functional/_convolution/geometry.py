@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -95,6 +96,12 @@ class ConvSpec:
         image = x.flatten(1, -3) if x.ndim > 4 else x
         image = F.pad(image, (pw, pw, ph, ph), mode=self.padding_mode).to(x.dtype)  # autocast pads in float32
         return image.unflatten(1, x.shape[1:-2]), replace(self, padding=(0, 0), padding_mode="zeros")
+
+
+def empty_output(spec: ConvSpec, x: Tensor, features: int) -> Tensor:
+    r"""Memory for the output of a group convolution of x (B, C, |G|, H, W), in the order (B, |G|, H', W', O)."""
+    size = len(x), features, spec.group.order, *spec.out_size((x.shape[-2], x.shape[-1]))
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
 
 
 def check_plane_group(caller: str, group: Group) -> Group:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from equilayers._checks import Pair
@@ -69,17 +69,19 @@ class Butterfly(NamedTuple):
     b: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is made once: to compare all terms would take longer than to make it
 class Basis:
     r"""The basis for one group and kernel.
 
     planes: how many maps the workspace has room for, the planes of the fiber first. fiber: the transform of the fiber,
-    in order. blocks: for each block of the group's transform its rows, and the terms of each.
+    in order. blocks: for each block of the group's transform its rows, and the terms of each. pair: whether the last
+    block is a complex pair, whose product takes the sum of its two rows as well.
     """
 
     planes: int
     fiber: tuple[Butterfly, ...]
     blocks: tuple[tuple[tuple[Term, ...], ...], ...]
+    pair: bool = False
 
 
 PLUS, MINUS = False, True
@@ -126,7 +128,8 @@ def basis_of(group: Group, kernel: Pair) -> Basis:
     steps, scalars, vectors = D4 if mirrored else C4
     rows = _coupled(scalars, vectors, kernel[0])
     signs = [rows[name] for name in SIGNS] if mirrored else [rows["A1"] + rows["A2"], rows["B1"] + rows["B2"]]
-    return _basis(group, steps, [*([row] for row in signs), [rows["E1"], rows["E2"]]])
+    made = _basis(group, steps, [*([row] for row in signs), [rows["E1"], rows["E2"]]])
+    return replace(made, pair=not mirrored)
 
 
 def _basis(group: Group, steps: Iterable[tuple[bool, int, int, int]], blocks: list[list[list[Term]]]) -> Basis:

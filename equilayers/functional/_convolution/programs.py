@@ -1,21 +1,19 @@
-r"""Programs of sums: what computes the patches of a `Basis` in a workspace, as views of it and torch's additions."""
+r"""Programs of sums: what computes the patches of a `Basis`, or the outputs of their products, in a workspace.
+
+A program is a list of sums of views; `torch_sums` and `numba_sums` run it.
+"""
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from equilayers._checks import Pair
-from equilayers.functional._convolution.patterns import Along, Basis, Pattern, Term
+from equilayers.functional._convolution.geometry import ConvSpec
+from equilayers.functional._convolution.patterns import Along, Basis, Pattern, Term, basis_of
 
-MAP = 16
 Ints = tuple[int, ...]
-Sum = tuple[int, Tensor, Tensor, Tensor | None]
 
 
 class View(NamedTuple):
@@ -26,7 +24,7 @@ class View(NamedTuple):
 
 
 class Step(NamedTuple):
-    r"""`out = a + sign · b` on views of one size; without b a copy."""
+    r"""`out = a + sign · b` on views of size (samples, lines, positions, channels); without b a copy."""
 
     sign: int
     size: Ints
@@ -49,36 +47,41 @@ class Window(NamedTuple):
     samples: int
     channels: int
     out: Pair
-    stride: Pair
-    dilation: Pair
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
 
 
-class Program(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Program:
     r"""The steps, and where things lie in the workspace.
 
     entries: how long the workspace is. planes: the size (planes, samples, H, W, C) of the maps at its beginning, into
-    which the input goes. shared: the steps for all blocks. blocks: for each block of the basis its steps, and offset
-    and size (positions, terms · C) of each of its rows; all blocks have the same places, one after another.
+    which the input goes. inputs: the steps on lines of the input. shared: those on lines of the output for all blocks.
+    blocks: for each block of the basis its steps, and offset and size (positions, terms · C) of each of its rows.
     """
 
     entries: int
     planes: Ints
+    inputs: tuple[Step, ...]
     shared: tuple[Step, ...]
     blocks: tuple[tuple[tuple[Step, ...], tuple[tuple[int, Pair], ...]], ...]
 
 
 @functools.lru_cache(maxsize=256)
-def program(basis: Basis, reach: Pair, window: Window) -> Program:
-    r"""The program for kernels that reach so many pixels (height, width)."""
-    return _Writer(basis, reach, window).program()
+def program(basis: Basis, reach: Pair, window: Window, *, difference: bool = False) -> Program:
+    r"""The program for kernels that reach so many pixels (height, width).
+
+    Of a complex pair (c, d) there is a third row, c + d, and on demand a fourth, their difference.
+    """
+    writer = _Writer(basis, reach, window)
+    writer.more = (1, -1)[: 1 + difference] if basis.pair else ()
+    return writer.program()
 
 
-@functools.lru_cache(maxsize=256)
-def steps_and_numbers(basis: Basis, kernel: Pair) -> tuple[int, float]:
-    r"""Of a program for maps of usual size: its additions, and numbers that they read or write for each output."""
-    made = program(basis, kernel, Window(1, 1, (MAP, MAP), (1, 1), (1, 1)))
-    steps = [*made.shared, *(step for own, _ in made.blocks for step in own)]
-    return len(steps), sum(math.prod(step.size) * len(step.views) for step in steps) / MAP**2
+def patch_program(spec: ConvSpec, window: Window, *, difference: bool = False) -> Program:
+    r"""The program for the patches of a convolution."""
+    reach = spec.spans[0] + 1, spec.spans[1] + 1
+    return program(basis_of(spec.group, spec.kernel_size), reach, window, difference=difference)
 
 
 class _Writer:
@@ -96,33 +99,39 @@ class _Writer:
         self.kept: dict[Pattern, View] = {}
         self.sums: list[Step] = []
         self.temporary: list[Step] = []
+        self.more: tuple[int, ...] = ()
 
     def program(self) -> Program:
         rows = [row for block in self.basis.blocks for row in block]
         for pattern in (p for row in rows for term in row for p in (term.left, term.right) if p is not None):
             if not pattern.x.single and (pattern.plane, pattern.x) not in self.columns:
                 self._column(pattern.plane, pattern.x)
+        blocks = tuple(map(self._block, self.basis.blocks))
+        n, _, _, c = self.size
+        maps = n, *self.padded, c
+        place = lambda plane: View(plane * self.map, self._strides(maps, c))  # noqa: E731
+        fiber = [Step(-1 if s.minus else 1, maps, place(s.out), place(s.a), place(s.b)) for s in self.basis.fiber]
+        inputs = *fiber, *sorted(self.sums, key=kind)
+        shared = tuple(sorted(self.temporary, key=kind))
+        return Program(self.end, (self.basis.planes, *maps), inputs, shared, blocks)
+
+    def _block(self, block: tuple[tuple[Term, ...], ...]) -> tuple[tuple[Step, ...], tuple[tuple[int, Pair], ...]]:
         n, height, width, c = self.size
         positions = n * height * width
-        longest = max(map(len, rows)) * positions * c
-        places = [self._place(longest) for _ in range(max(map(len, self.basis.blocks)))]
-        blocks = []
-        for block in self.basis.blocks:
-            steps = [
-                self._emitted(term, View(start + number * c, self._strides(self.size, len(row) * c)))
-                for start, row in zip(places, block, strict=False)
-                for number, term in enumerate(row)
-            ]
-            sizes = [(start, (positions, len(row) * c)) for start, row in zip(places, block, strict=False)]
-            blocks.append((tuple(_merged(sorted(steps, key=_kind))), tuple(sizes)))
-        flat = (self.map,)
-        fiber = [
-            Step(-1 if s.minus else 1, flat, *(View(place * self.map, (1,)) for place in (s.out, s.a, s.b)))
-            for s in self.basis.fiber
+        places = [(self._place(positions * len(row) * c), (positions, len(row) * c)) for row in block]
+        steps = [
+            self._emitted(term, View(start + number * c, self._strides(self.size, len(row) * c)))
+            for (start, _), row in zip(places, block, strict=True)
+            for number, term in enumerate(row)
         ]
-        stages = fiber, sorted(self.sums, key=_kind), sorted(self.temporary, key=_kind)
-        shared = tuple(step for stage in stages for step in _merged(stage))
-        return Program(self.end, (self.basis.planes, n, *self.padded, c), shared, tuple(blocks))
+        steps.sort(key=kind)
+        for sign in self.more if block is self.basis.blocks[-1] else ():
+            entries = len(block[0]) * c
+            places.append((self._place(positions * entries), (positions, entries)))
+            strides = self._strides(self.size, entries)
+            out, a, b = (View(places[k][0], strides) for k in (-1, 0, 1))
+            steps.append(Step(sign, (n, height, width, entries), out, a, b))
+        return tuple(steps), tuple(places)
 
     def _emitted(self, term: Term, out: View) -> Step:
         a, b, minus = self._pattern(term.left)
@@ -176,72 +185,6 @@ class _Writer:
         return self.kept[pattern]
 
 
-def _kind(step: Step) -> tuple[object, ...]:
+def kind(step: Step) -> tuple[object, ...]:
     r"""What steps of one loop have in common, then their order."""
     return step.sign, step.b is None, *(view.strides for view in step.views), step.out.offset
-
-
-def _merged(steps: Iterable[Step]) -> list[Step]:
-    r"""The steps, runs of those that differ by constant distances made one with one more axis."""
-    runs: list[list[Step]] = []
-    for step in steps:
-        if runs and _follows(runs[-1], step):
-            runs[-1].append(step)
-        else:
-            runs.append([step])
-    return [_loop(run) for run in runs]
-
-
-def _distances(a: Step, b: Step) -> Ints:
-    return tuple(v.offset - u.offset for u, v in zip(a.views, b.views, strict=True))
-
-
-def _follows(run: list[Step], step: Step) -> bool:
-    last = run[-1]
-    if _kind(last)[:-1] != _kind(step)[:-1] or last.size != step.size:
-        return False
-    distances = _distances(last, step)
-    outermost = min(distances) >= 0 and distances[0] >= last.out.strides[0]  # a new axis inside would break up rows
-    return outermost and (len(run) == 1 or distances == _distances(run[-2], last))
-
-
-def _loop(run: list[Step]) -> Step:
-    first = run[0]
-    if len(run) == 1:
-        return first
-    views = [View(v.offset, (d, *v.strides)) for v, d in zip(first.views, _distances(run[0], run[1]), strict=True)]
-    return Step(first.sign, (len(run), *first.size), views[0], views[1], views[2] if len(views) > 2 else None)
-
-
-class Machine:
-    r"""A program and its workspace."""
-
-    def __init__(self, program: Program, memory: Tensor) -> None:
-        self.planes = memory[: math.prod(program.planes)].view(program.planes)
-        self._shared = _sums(program.shared, memory)
-        self._blocks = [
-            (_sums(steps, memory), [memory[start : start + math.prod(size)].view(size) for start, size in rows])
-            for steps, rows in program.blocks
-        ]
-
-    def run(self) -> Iterator[list[Tensor]]:
-        r"""For the input that lies in the first planes, the rows (positions, terms · C) of one block after another."""
-        _compute(self._shared)
-        for steps, rows in self._blocks:
-            _compute(steps)
-            yield rows
-
-
-def _sums(steps: Iterable[Step], memory: Tensor) -> list[Sum]:
-    view = lambda v, size: memory.as_strided(size, v.strides, v.offset)  # noqa: E731
-    return [(s.sign, view(s.out, s.size), view(s.a, s.size), None if s.b is None else view(s.b, s.size)) for s in steps]
-
-
-def _compute(sums: Iterable[Sum]) -> None:
-    for sign, out, a, b in sums:
-        if b is None:
-            out.copy_(a)
-        elif sign > 0:
-            torch.add(a, b, out=out)
-        else:
-            torch.sub(a, b, out=out)

@@ -7,15 +7,17 @@ gradients of any order are made of the same three products.
 from __future__ import annotations
 
 import functools
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from equilayers._matmul import matmul
 
+Factors = tuple[Tensor, Tensor]
 Rows = tuple[Tensor, ...]  # the rows of one block; an exact group acts on them by a signed permutation
 
 
@@ -35,6 +37,22 @@ class Block(Protocol):
         r"""The w-gradient of <y, product(x, operator(w))>: Y^T X."""
 
 
+class ProductBlock(Block, Protocol):
+    r"""A block of products of two matrices, so that these can be computed elsewhere."""
+
+    def factors(self, x: Rows, operator: Tensor) -> list[Factors]:
+        r"""The matrices whose products `combined` makes the result of `product` of."""
+
+    def combined(self, products: Sequence[Any]) -> tuple[Any, ...]:
+        r"""The result, of tensors or whatever can be added and subtracted."""
+
+    def slopes(self, y: Rows, x: Rows) -> list[list[Factors]]:
+        r"""The pairs (v, u) of the sums of products v^T u of which `slope` makes the result of `correlate`."""
+
+    def slope(self, sums: Sequence[Tensor], rows: int) -> Rows:
+        r"""The result, so many rows."""
+
+
 class RealBlock:
     r"""An irrep of real type and dimension d: d rows, each the concatenation of d coefficients."""
 
@@ -44,12 +62,23 @@ class RealBlock:
     def adjoint(self, w: Rows) -> Tensor:
         return self.operator(w).mT
 
+    def factors(self, x: Rows, operator: Tensor) -> list[Factors]:
+        return [(row, operator.mT) for row in x]
+
+    def combined(self, products: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(products)
+
     def product(self, x: Rows, operator: Tensor) -> Rows:
-        return tuple(matmul(row, operator.mT) for row in x)
+        return self.combined(_products(self.factors(x, operator)))
+
+    def slopes(self, y: Rows, x: Rows) -> list[list[Factors]]:
+        return [list(zip(y, x, strict=True))]
+
+    def slope(self, sums: Sequence[Tensor], rows: int) -> Rows:
+        return sums[0].chunk(rows, -2)
 
     def correlate(self, y: Rows, x: Rows) -> Rows:
-        total = functools.reduce(torch.add, (matmul(v.mT, u) for v, u in zip(y, x, strict=True)))
-        return total.chunk(len(x), -2)
+        return self.slope(_sums(self.slopes(y, x)), len(x))
 
 
 class ComplexBlock:
@@ -66,19 +95,33 @@ class ComplexBlock:
         c, d = w
         return torch.cat((c.mT, -d.mT), -2)
 
-    def product(self, x: Rows, operator: Tensor) -> Rows:
-        (cc, cd), (dc, dd) = (matmul(row, operator.mT).chunk(2, -1) for row in x)
+    def factors(self, x: Rows, operator: Tensor) -> list[Factors]:
+        return [(row, operator.mT) for row in x]
+
+    def combined(self, products: Sequence[Any]) -> tuple[Any, ...]:
+        (cc, cd), (dc, dd) = (product.chunk(2, -1) for product in products)
         return cc + dd, dc - cd
 
-    def correlate(self, y: Rows, x: Rows) -> Rows:
+    def product(self, x: Rows, operator: Tensor) -> Rows:
+        return self.combined(_products(self.factors(x, operator)))
+
+    def slopes(self, y: Rows, x: Rows) -> list[list[Factors]]:
         (p, q), (c, d) = y, x
-        return matmul(p.mT, c) + matmul(q.mT, d), matmul(p.mT, d) - matmul(q.mT, c)
+        return [[(p, c), (q, d)], [(p, d)], [(q, c)]]
+
+    def slope(self, sums: Sequence[Tensor], rows: int) -> Rows:  # noqa: ARG002 - it is two
+        first, left, right = sums
+        return first, left - right
+
+    def correlate(self, y: Rows, x: Rows) -> Rows:
+        return self.slope(_sums(self.slopes(y, x)), 2)
 
 
 class GaussBlock:
     r"""The pair of `ComplexBlock` in three real products instead of four, for rows that need no bitwise equivariance.
 
-    With k = (c + d) Wc: `c Wc + d Wd = k - d (Wc - Wd)` and `d Wc - c Wd = k - c (Wc + Wd)`.
+    With k = (c + d) Wc: `c Wc + d Wd = k - d (Wc - Wd)` and `d Wc - c Wd = k - c (Wc + Wd)`. Rows may be given with
+    their sum, (c, d, c + d), and those of y with their difference after it.
 
     Source: Knuth, The Art of Computer Programming 2, section 4.6.4.
     """
@@ -91,15 +134,32 @@ class GaussBlock:
         c, d = w
         return self.operator((c.mT, -d.mT))
 
+    def factors(self, x: Rows, operator: Tensor) -> list[Factors]:
+        (c, d, both), (first, second, third) = self._with_sum(x), operator.mT
+        return [(both, first), (d, third), (c, second)]
+
+    def combined(self, products: Sequence[Any]) -> tuple[Any, ...]:
+        k, rest, other = products
+        return k - rest, k - other
+
     def product(self, x: Rows, operator: Tensor) -> Rows:
-        (c, d), (first, second, third) = x, operator.mT
-        k, rest, other = matmul(c + d, first), matmul(d, third), matmul(c, second)
+        k, rest, other = _products(self.factors(x, operator))
         return torch.sub(k, rest, out=rest), torch.sub(k, other, out=other)
 
+    @staticmethod
+    def _with_sum(x: Rows) -> Rows:
+        return x if len(x) > 2 else (*x, x[0] + x[1])
+
+    def slopes(self, y: Rows, x: Rows) -> list[list[Factors]]:
+        (c, d, both), (p, _, plus, minus) = self._with_sum(x), y if len(y) > 2 else (*self._with_sum(y), y[0] - y[1])
+        return [[(p, both)], [(minus, d)], [(plus, c)]]
+
+    def slope(self, sums: Sequence[Tensor], rows: int) -> Rows:  # noqa: ARG002 - it is two
+        k, rest, other = sums
+        return k - rest, k - other
+
     def correlate(self, y: Rows, x: Rows) -> Rows:
-        (p, q), (c, d) = y, x
-        k = matmul(p.mT, c + d)
-        return k - matmul((p - q).mT, d), k - matmul((p + q).mT, c)
+        return self.slope(_sums(self.slopes(y, x)), 2)
 
 
 class PhaseBlock:
@@ -123,6 +183,14 @@ class PhaseBlock:
         top, bottom = (y[0].mT @ x[0]).chunk(2, -2)
         (cc, cd), (dc, dd) = top.chunk(2, -1), bottom.chunk(2, -1)
         return cc + dd, cd - dc
+
+
+def _products(factors: list[Factors]) -> list[Tensor]:
+    return list(itertools.starmap(matmul, factors))
+
+
+def _sums(slopes: list[list[Factors]]) -> list[Tensor]:
+    return [functools.reduce(torch.add, (matmul(v.mT, u) for v, u in own)) for own in slopes]
 
 
 REAL, COMPLEX, GAUSS = RealBlock(), ComplexBlock(), GaussBlock()

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from equilayers.functional._fourier.cyclic import FourierTn
-from equilayers.functional._fourier.irreps import COMPLEX, GAUSS, REAL, Block, Fourier, Rows
+from equilayers.functional._fourier.irreps import COMPLEX, GAUSS, REAL, Fourier, ProductBlock, Rows
 from equilayers.groups import CyclicRotation, CyclicTranslation, Dihedral, Group, Rotations
 
 Pair = tuple[int, Tensor, Tensor]  # a sign and two terms: a + b or a - b
@@ -45,6 +45,7 @@ class Butterflies(Fourier):
     r"""A transform whose planes are sums or differences of two."""
 
     exact = True
+    blocks: tuple[ProductBlock, ...]
 
     @abstractmethod
     def pairs(self, rows: Sequence[Rows]) -> list[Pair]:
@@ -98,7 +99,7 @@ class FourierC4(Butterflies):
 
     scales = (1 / 4, 1 / 4, 1 / 2)
 
-    def __init__(self, pair: Block = COMPLEX) -> None:
+    def __init__(self, pair: ProductBlock = COMPLEX) -> None:
         self.blocks = (REAL, REAL, pair)
         self.products = 5 if pair is GAUSS else 6
 

@@ -79,7 +79,9 @@ def escnn() -> types.ModuleType:
 def third_party() -> dict[str, third_party_networks.Network]:
     """Small networks of MONAI and transformers by name; likewise with EQUILAYERS_REQUIRE_MODELS=1."""
     required(third_party_networks.versions, "monai or transformers", "models")
-    return {network.name: network for network in third_party_networks.networks(small=True)}
+    found = {network.name: network for network in third_party_networks.networks(small=True)}
+    gc.freeze()  # as after the collection: timings collect garbage first
+    return found
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def is_learned(label: Labels | None) -> bool:
 
 
 def making_on(device: torch.device) -> AbstractContextManager[Any]:
-    r"""New tensors are made on the device; where they are anyway, nothing is entered, which would slow all calls down."""
+    r"""New tensors are made on the device; where they are anyway no mode is entered, which would slow all calls."""
     return nullcontext() if torch.get_default_device() == device else device
 
 

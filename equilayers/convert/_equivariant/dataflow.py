@@ -76,8 +76,9 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
-            few, whole = x[:LABELLED], _run(model, x)  # in a moment, also where the model does not take such images
-            wrong = {**ties.wrong}
+            few, wrong, made = x[:LABELLED], {**ties.wrong}, _unused(model)
+            with evaluation(made):  # which takes a moment, also to raise where the model takes no such images
+                whole = made(x.clone())
             while tracer.gates != gates or ties.version != version:  # what is found may change what is found further on
                 gates, version = tracer.gates, ties.version
                 ties.wrong = {**wrong}
@@ -102,13 +103,6 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     known = lost is None and None not in labels
     lost = lost if found.tokens else None
     return dataclasses.replace(found, lost=lost, known=known, outside=frozenset(tracer.outside))
-
-
-def _run(model: nn.Module, x: Tensor) -> Any:
-    r"""What the model puts out, nothing of it looked at."""
-    made = _unused(model)
-    with evaluation(made):
-        return made(x.clone())
 
 
 def _unused(model: nn.Module) -> nn.Module:

@@ -164,7 +164,6 @@ class Kept:
     recorder: Recorder
     own: Counter[Node] = field(default_factory=Counter)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator,unused-ignore]
     def pack(self, x: Tensor) -> Tensor:
         r"""Count a tensor that is kept."""
         if x.layout != torch.strided:  # it has no storage of its own
@@ -179,7 +178,9 @@ class Kept:
 def measure_kept(runs: Runs, ignored: list[Tensor]) -> Counter[Node]:
     r"""Kept bytes by node; parameters, buffers and inputs (`ignored`) are there anyway."""
     kept = Kept({x.untyped_storage().data_ptr() for x in ignored if x.layout == torch.strided}, runs.recorder)
-    with saved_tensors_hooks(kept.pack, lambda x: x):
+    # Where nothing is compiled, torch's compiler need not be imported, which takes a second.
+    pack = torch.compiler.disable(kept.pack) if runs.recorder.compiled else kept.pack
+    with saved_tensors_hooks(pack, lambda x: x):
         out, _ = runs.recorder.run(runs.call, None, int)
     del out
     return kept.own

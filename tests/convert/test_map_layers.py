@@ -19,6 +19,7 @@ from refusals import assert_refused
 from strategies import C4, D1, D4, filled, name
 
 GROUPS = pytest.mark.parametrize("group", [C4, D1, D4], ids=name)
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def strided(group: Group) -> nn.Module:
@@ -102,7 +103,7 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("channels", [5, 12])
 def test_images_that_something_reads(channels: int, downsampling: str) -> None:
     """Fewer channels than a field has planes are images, lifted again; of others the last mean is in every plane."""
-    made, report = to_equivariant(Residual(channels), D4, downsampling=downsampling)
+    made, report = to_equivariant(Residual(channels), D4, X, downsampling=downsampling)
     assert report.complete, str(report)
     body = made if channels == 5 else made[0]
     assert isinstance(body.last, FiberMeanConv2d)
@@ -128,7 +129,7 @@ def test_images_that_are_read_by_a_head_as_well() -> None:
         return {"image": y, "logits": m.head(y.mean((-2, -1)))}
 
     parts = {"stem": nn.Conv2d(3, 16, 3), "last": nn.Conv2d(16, 5, 3), "head": nn.Linear(5, 2)}
-    made, report = to_equivariant(Wired(run, **parts), D4)
+    made, report = to_equivariant(Wired(run, **parts), D4, X)
     assert report.complete, str(report)
     x = torch.randn(2, 3, 13, 13)
     assert_equivariant(lambda x: made(x)["image"], x, D4)
@@ -145,7 +146,7 @@ def test_transposed_convolutions_of_every_setting(settings: tuple[int, ...]) -> 
     grow = nn.ConvTranspose2d(16, 8, kernel, stride, padding, extra, dilation=dilation)
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), grow, nn.ReLU(), nn.Conv2d(8, 2, 1))
     for options in ({}, {"from_weights": True}):
-        made, report = to_equivariant(model, D4, **options)
+        made, report = to_equivariant(model, D4, X, **options)
         if options and kernel == 2:
             assert "filters with a middle" in report.of("refused")[0].reason
             continue

@@ -3,6 +3,7 @@
 import copy
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,9 @@ from torch import nn
 from benchmarks import __main__ as benchmarks
 from benchmarks import models as command
 from benchmarks import third_party as networks_of_others
-from benchmarks.third_party import Network, error, images, tensor_of, train
+from benchmarks.third_party import Network, error, images, train
 from equilayers.convert import to_equivariant
 from equilayers.groups import CyclicRotation, Dihedral, Group
-from equilayers.metrics import invariance_gap
 from equilayers.testing import assert_equivariant, assert_invariant, locate_break
 from peers import required
 
@@ -35,7 +35,7 @@ BREAKS = {
 }
 CONVERTED = list(BREAKS)
 # The sizes that the network itself takes; BasicUNet pads on one side alone where it is odd.
-SIZES = {"MONAI UNet": (64, 72), "MONAI UNet, strides 3": (72, 63, 81), "MONAI BasicUNet": (64, 48)}
+SIZES = {"MONAI UNet": (64, 72), "MONAI UNet, strides 3": (72, 63), "MONAI BasicUNet": (64, 48)}
 
 
 @pytest.mark.parametrize("which", list(BREAKS))
@@ -58,8 +58,6 @@ def check(network: Network, model: nn.Module, group: Group, size: int) -> None:
     (assert_equivariant if network.images else assert_invariant)(model, x, group)
     exact = copy.deepcopy(model).double()
     assert error(network, exact, group, x.double()) < 1e-10  # by how far the outputs of the samples lie apart
-    if not network.images:
-        assert not invariance_gap(tensor_of(model), x, group).trivial
 
 
 @pytest.mark.parametrize("which", CONVERTED)
@@ -71,7 +69,7 @@ def test_what_is_converted_is_exact_and_learns(third_party: Networks, which: str
     assert report.parameters_after < 0.35 * report.parameters_before
     losses = train(made, x, 4)
     assert losses[-1] < 0.99 * losses[0]
-    for other in SIZES.get(which, (64, 65, 57)):
+    for other in SIZES.get(which, (64, 57)):
         check(network, made, C4, other)
 
 
@@ -132,8 +130,8 @@ def test_what_is_not_known_is_refused_by_name() -> None:
 def test_the_command(
     third_party: Networks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    some = [third_party[key] for key in ("transformers ResNet", "MONAI UNet")]
-    some.append(Network("Ordered", Ordered))
+    some = [replace(third_party[key], sizes=(32, 33)) for key in ("transformers ResNet", "MONAI UNet")]
+    some.append(Network("Ordered", Ordered, (32, 33)))
     monkeypatch.setattr(command, "networks", lambda small: some)
     path = tmp_path / "models.md"
     command.run(0.0, tmp_path, quick=True, markdown=path)
@@ -142,7 +140,7 @@ def test_the_command(
     assert all(network.name in shown for network in some)
     rows = [line[2:-2].split(" | ") for line in text.splitlines() if " | original | " in line or " | C4 | " in line]
     assert [row[1] for row in rows] == ["original", "C4"] * 3
-    assert [row[0] for row in rows[::2]] == [f"{network.name}, 64², 65²" for network in some]
+    assert [row[0] for row in rows[::2]] == [f"{network.name}, 32², 33²" for network in some]
     assert all(len(row) == len(command.HEAD) for row in rows)
     original, tied = rows[0], rows[1]
     assert float(original[5]) > 0.1
@@ -152,8 +150,8 @@ def test_the_command(
     before, after = map(float, tied[8].split(" → "))
     assert after < before
     assert [row[4].split(", ")[1] for row in rows[2:4]] == rows[5][6:8] == ["–", "–"]
-    assert text.count("does not run at 65x65") == 1
-    assert "- MONAI UNet, the model itself does not run at 65x65: Sizes of tensors must match" in text
+    assert text.count("does not run at 33x33") == 1
+    assert "- MONAI UNet, the model itself does not run at 33x33: Sizes of tensors must match" in text
     assert re.search(r"gain: cumsum depends on the order along an axis that the group moves\)$", text, re.MULTILINE)
     assert "- transformers ResNet: `resnet.embedder.embedder.convolution`, its filter is not symmetric" in text
 
@@ -162,7 +160,7 @@ def test_what_was_measured_is_not_measured_again(
     third_party: Networks, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = Network("broken", lambda: nn.Sequential(nn.Linear(3, 3)))
-    good = third_party["transformers ResNet"]
+    good = Network("good", Ordered, (16,))
     monkeypatch.setattr(command, "networks", lambda small: [good, broken])
     with pytest.raises(ValueError, match="expected x that the model takes"):
         command.run(0.0, tmp_path, quick=True, markdown=tmp_path / "models.md")
@@ -170,7 +168,7 @@ def test_what_was_measured_is_not_measured_again(
     monkeypatch.setattr(command, "networks", lambda small: [good])
     monkeypatch.setattr(command, "measure", None)
     command.run(0.0, tmp_path, quick=True, markdown=tmp_path / "models.md")
-    assert "transformers ResNet, 64²" in (tmp_path / "models.md").read_text()
+    assert "good, 16²" in (tmp_path / "models.md").read_text()
     with pytest.raises(TypeError, match="not callable"):
         command.run(1.0, tmp_path)  # other settings
     (tmp_path / "file").touch()

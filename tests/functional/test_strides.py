@@ -70,7 +70,8 @@ def test_values_sizes_and_plain_form(settings: tuple[int, int, int, int], mode: 
             conv = nn.Conv2d(9, 3, 1, stride, dtype=torch.float64)
             conv.weight, conv.bias = layer.conv.weight, layer.conv.bias
             torch.testing.assert_close(y, reference(conv, x, 0, mode))
-    assert torch.autograd.gradcheck(layer, filled((1, 9, 9, 10), torch.float64).requires_grad_())
+    x = filled((1, 9, 9, 10), torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(layer, x, fast_mode=True)  # the layer is linear: random directions show all of it
 
 
 @pytest.mark.parametrize("group", [C2, C4, D1, D2, D4], ids=name)

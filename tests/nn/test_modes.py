@@ -115,12 +115,14 @@ def parts() -> list[Any]:
     return [importlib.import_module(n) for n in names if n.split(".")[-1] not in ("__main__", "plugin")]
 
 
+@functools.cache
+def _cached() -> list[tuple[Any, str]]:
+    return [(part, name) for part in parts() for name, value in vars(part).items() if hasattr(value, "cache_info")]
+
+
 def cached_functions() -> Iterator[tuple[str, Any]]:
     """All functions of the package with a cache of their own."""
-    for part in parts():
-        for name, value in vars(part).items():
-            if hasattr(value, "cache_info"):
-                yield f"{part.__name__}.{name}", value
+    return ((f"{part.__name__}.{name}", vars(part)[name]) for part, name in _cached())
 
 
 @pytest.fixture(autouse=True)

@@ -39,6 +39,7 @@ from equilayers.convert._equivariant.labels import (
     is_learned,
     is_regular,
     last_axis,
+    making_on,
     planes,
     turns_as_map,
 )
@@ -75,8 +76,9 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with torch.no_grad():
-            few = x[:LABELLED]
-            wrong = {**ties.wrong}
+            few, wrong, made = x[:LABELLED], {**ties.wrong}, _unused(model)
+            with evaluation(made):  # which takes a moment, also to raise where the model takes no such images
+                whole = made(x.clone())
             while tracer.gates != gates or ties.version != version:  # what is found may change what is found further on
                 gates, version = tracer.gates, ties.version
                 ties.wrong = {**wrong}
@@ -86,8 +88,6 @@ def dataflow(model: nn.Module, x: Tensor, group: Group, handled: Handled, ties: 
                 with evaluation(made), tracer.watching(made.named_modules(), raising=False):
                     out = made(few)
                 ties.carry_back(group)
-            with evaluation(made):
-                whole = out if len(x) <= LABELLED else made(x)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
     for where, why in tracer.sliced:
@@ -140,7 +140,7 @@ class _FlowTracer(CallTracer):
             return Lost(Cause("", "tensors on the meta device have no numbers"))
         if any(group.act(g, x).shape != x.shape for g in group.generating_set()):
             return Lost(Cause("", "the image is not square"))
-        with torch.device(x.device):
+        with making_on(x.device):
             return fresh_map(group, x.shape, 0, fibered=False)
 
     def put(self, t: Tensor, flow: Flow, label: Labels | None) -> None:
@@ -210,7 +210,7 @@ class _FlowTracer(CallTracer):
         self.outside |= {t for t in (given[:1] if name.strip("_") in CASTS else given) if self.is_theirs(t)}
         labelled = None
         if given and not self.busy and not given[0].is_meta:  # what is labelled has numbers
-            with torch.device(given[0].device):
+            with making_on(given[0].device):
                 if any(self.label(t) is not None for t in given):
                     self.rules.where = self.inside[-1] if self.inside else ""
                     labelled = self.rules.of(name, function, args, kwargs, self.label)
@@ -223,7 +223,7 @@ class _FlowTracer(CallTracer):
             self.broken.setdefault(self.inside[-1] if self.inside else "", Broken(DECIDED.format(name.strip("_"))))
         for t, version in zip(given, versions, strict=True):
             if _version(t) != version and not self.busy and not t.is_meta:
-                with torch.device(t.device):
+                with making_on(t.device):
                     self.written(t)
         return out
 
@@ -245,7 +245,7 @@ class _FlowTracer(CallTracer):
             self.rules.doubt = why or ""
             flows = [self.get(t) for t in given]  # the hint outlives the call, and must keep no tensors
             self.rules.hint = lambda: unwhole(self.calls, flows, self.rules.group.order)
-            with torch.device(made[0].device):
+            with making_on(made[0].device):
                 labels = [*labelled(made[0] if name == "__setitem__" else out)]
         if flow is not None or any(labels):
             flow = self.concatenated(flow, given, labels[0]) if flow and name in CONCATENATIONS else flow
@@ -314,7 +314,7 @@ class _FlowTracer(CallTracer):
         shape = tuple(made[0].shape) if made else ()
         label, moves = None, None
         if self.handled(module) and not self.busy and not given.is_meta:
-            with torch.device(given.device):
+            with making_on(given.device):
                 label, moves = self.replaced(path, module, called, made)
         lost = label.cause if isinstance(label, Lost) else None
         if moves is not None and is_regular(self.rules.group, moves):

@@ -8,7 +8,9 @@ group moves the entries of a tensor if and only if the names for the moved image
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,11 +64,16 @@ def is_learned(label: Labels | None) -> bool:
     return isinstance(label, Moved) or (isinstance(label, Raw) and bool(label.sources))
 
 
+def making_on(device: torch.device) -> AbstractContextManager[Any]:
+    r"""New tensors are made on the device; where they are anyway no mode is entered, which would slow all calls."""
+    return nullcontext() if torch.get_default_device() == device else device
+
+
 def hashed(names: Tensor) -> Tensor:
     r"""Other names, as if drawn at random, alike for alike ones."""
     h = names * _FIRST
     flat = h.as_strided((h.numel(),), (1,))  # in the order of memory
-    for part in flat.split(max(h.numel(), 1) if h.is_cuda else _IN_CACHE):
+    for part in (flat,) if h.is_cuda or h.numel() <= _IN_CACHE else flat.split(_IN_CACHE):
         part.bitwise_xor_(part >> 29).mul_(_SECOND)
         part.bitwise_xor_(part >> 32).mul_(_THIRD)
         part.bitwise_xor_(part >> 31)
@@ -126,7 +133,7 @@ def regular_action(group: Group, width: int) -> Tensor:
 def is_regular(group: Group, moves: Tensor) -> bool:
     r"""Whether these are the permutations of an axis of whole fields."""
     width = moves.shape[1]
-    with torch.device(moves.device):
+    with making_on(moves.device):
         return width % group.order == 0 and torch.equal(moves, regular_action(group, width))
 
 

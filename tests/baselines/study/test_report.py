@@ -34,6 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         few_digits(patch)
         for name in ("saliency", "tsne", "spectral_decay", "gradient_flow"):
             patch.setattr(f"baselines.study.parts.{name}.SAMPLES", 20)
+        patch.setattr("baselines.study.parts.gradient_flow.PER_UNIT", 5.0)
         assert main([*STUDY, *WEIGHTS, "--out", str(out)]) == 0
     cached_dataset.cache_clear()
     return out

@@ -53,6 +53,7 @@ def competitors(case: Case, names: Iterable[str] | None = None) -> dict[str, Cal
     wanted = [*made, ESCNN, ESCNN_EVAL] if names is None else list(names)
     if case.compiled:
         wanted = [name for name in wanted if name in COMPILED]
+        torch.compiler.reset()  # of one class it compiles so many layers and no more
         made = {name: (torch.compile(made[name][0], fullgraph=True), made[name][1]) for name in wanted}
     if {ESCNN, ESCNN_EVAL} & set(wanted):
         made |= _escnn(case, x.flatten(1, 2))

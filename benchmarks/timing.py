@@ -17,7 +17,7 @@ import torch
 from baselines.common.terminal import processor
 
 Call = Callable[[], object]
-SETTLE = 2e-3
+SETTLE = 1e-2
 
 
 @dataclass(frozen=True)

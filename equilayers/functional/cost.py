@@ -283,14 +283,14 @@ def _compiled_pattern_work(group: Group, s: Sizes, operators: int, what: str) ->
     block = BLAS_BLOCK if can_call_blas() else BLOCK
     blocks = max(1.0, s.pixels_out / block.positions_of(4 * n * s.taps * s.channels))
     sums, _ = steps_and_numbers(basis_of(group, s.kernel), s.kernel)
-    lines = s.pixels_out / USUAL_WIDTH
+    lines = 100 * sums * s.groups * s.pixels_out / USUAL_WIDTH  # what a sum of lines costs beside its numbers
     calls = 0 if can_call_blas() else 10 * blocks * s.groups
-    operations = (10 if s.kept else 45) * s.groups + calls + lines * s.groups * sums / 200
+    operations = (10 if s.kept else 45) * s.groups + calls
     made = 0 if s.kept else 13 * s.features * s.channels * s.taps * n
     patches = 1.5 * s.pixels_out * n * s.taps * channels
     moved = patches, s.pixels_in * n * channels, (3 if s.kept else 7) * s.pixels_out * s.features * n
     repeats = 1 if s.kept else BACKWARD
-    numbers = made, *moved, 2 * blocks * operators
+    numbers = made, *moved, 2 * blocks * operators, lines
     return Work(f"compiled patterns {what}", operations, numbers, s.pixels_out * operators, repeats)
 
 

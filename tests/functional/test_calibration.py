@@ -105,7 +105,7 @@ def test_a_calibration_decides(folder: Path) -> None:
     """Prices by which the transform is free, then ones by which it is dear."""
     torch.set_num_threads(1)
     layer, x = GroupConv2d("C4", 2, 2, 3), torch.zeros(1, 2, 4, 5, 5)
-    free, dear = (*[0.0] * 7, 1e-9), (1e9,) * 8
+    free, dear = (*[0.0] * 8, 1e-9), (1e9,) * 9
     for fourier, taken in ((free, "fourier"), (dear, "dense")):
         rows = {"dense": (1.0,) * 6, "orbit": (9e9,) * 6, "compiled patterns": fourier}
         write_costs("cpu", {1: {f"{name} group convolution": row for name, row in rows.items()}})

@@ -70,17 +70,6 @@ def all_results(jobs: Sequence[S], executor: Executor, console: Console, title: 
     return [known[job] for job in jobs]
 
 
-def nested_results(jobs: Sequence[StoredJob], advance: Advance, *, resume: bool) -> list[Any]:
-    r"""As `all_results`, one after the other within another job, whose `advance` is told all steps."""
-    results, before = [], 0
-    for job in jobs:
-        known = job.finished() if resume else None
-        results.append(known or job.carry_out(lambda step, before=before: advance(before + step)))  # type: ignore[misc]
-        before += job.steps
-        advance(before)
-    return results
-
-
 def settings_of(run: Any, format_: int, **more: Any) -> Result:
     r"""Everything that the result of a run depends on, as JSON; where the files lie is not part of it."""
     settings = asdict(run)

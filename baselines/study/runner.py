@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from baselines.common.distributed import from_first, place
-from baselines.common.runner import Advance, Executor, Result, carry_out
+from baselines.common.runner import Advance, Executor, Result, StoredJob, carry_out
 from baselines.study.config import SALIENCY_TARGET, Nu, Plan
 from baselines.study.parts import RUN_PARTS, STANDALONE_PARTS
 from baselines.study.runs import TRAINING, Run, finished, measure_part, subject, train_run
@@ -42,24 +42,18 @@ class RunJob:
 
 @dataclass(frozen=True)
 class StandaloneJob:
-    r"""A part that trains what it needs by itself."""
+    r"""A job of a part that trains what it needs by itself."""
 
     part: str
-    plan: Plan
-    out: Path
-    resume: bool
+    job: StoredJob
 
     @property
     def steps(self) -> int:
-        return STANDALONE_PARTS[self.part].steps(self.plan)
+        return self.job.steps
 
-    def carry_out(self, advance: Advance) -> list[Result]:
-        r"""Its results; under torchrun the first process has them for all."""
-        results = []
-        if place()[0] == 0:
-            part = STANDALONE_PARTS[self.part]
-            results = part.results(self.plan, self.out / self.part, advance, resume=self.resume)
-        return from_first(results)
+    def carry_out(self, advance: Advance) -> Result:
+        r"""Its result; under torchrun the first process has it for all."""
+        return from_first(self.job.carry_out(advance) if place()[0] == 0 else {})
 
 
 class StudyRunner:
@@ -105,8 +99,10 @@ class StudyRunner:
             for run in _runs(name, plan):
                 of = wanted.setdefault(run, [])
                 of += [part for part in _measured(name) if part not in of]
-        alone = [StandaloneJob(name, plan, self.out, self.resume) for name in plan.parts if name in STANDALONE_PARTS]
-        results = self.carry_out(wanted, alone, "the study")
+        alone = {name: STANDALONE_PARTS[name] for name in plan.parts if name in STANDALONE_PARTS}
+        jobs = [StandaloneJob(name, job) for name, part in alone.items() for job in part.jobs(plan, self.out / name)]
+        found = self.carry_out(wanted, jobs, "the study")
+        results = {name: part.results([found[job] for job in jobs if job.part == name]) for name, part in alone.items()}
         for name in plan.parts:
             if name in RUN_PARTS:
                 results[name] = [self._entry(run, _measured(name)) for run in _runs(name, plan)]
@@ -128,14 +124,15 @@ class StudyRunner:
 
     def carry_out(
         self, wanted: dict[Run, list[str]], alone: list[StandaloneJob], title: str
-    ) -> dict[str, list[Result]]:
-        r"""Carry out what is not known yet of the runs, and the standalone parts; return the results of the latter."""
-        self.known, missing = from_first((self.known, self._missing(wanted)))  # so that all processes do the same
-        jobs: list[RunJob | StandaloneJob] = [*alone, *missing]
-        results = {}
+    ) -> dict[StandaloneJob, Result]:
+        r"""Carry out what is not known yet of the runs, and the standalone jobs; return the results of the latter."""
+        kept = {job: result for job in alone if self.resume and (result := job.job.finished()) is not None}
+        known = self.known, self._missing(wanted), kept
+        self.known, missing, results = from_first(known)  # so that all processes do the same
+        jobs: list[RunJob | StandaloneJob] = [*(job for job in alone if job not in results), *missing]
         for job, result in carry_out(jobs, self.executor, self.console, f"{title}, epochs and measures"):
             if isinstance(job, StandaloneJob):
-                results[job.part] = result
+                results[job] = result
             else:
                 self.known |= {(job.run, part): found for part, found in result.items()}
         return results

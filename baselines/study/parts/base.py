@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from baselines.common.runner import Result
+from baselines.common.runner import Result, StoredJob
 from baselines.study.runs import Run, Subject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from baselines.common.runner import Advance
     from baselines.study.config import Plan
 
 Verdict = Literal["holds", "partly", "does not hold"]
@@ -96,9 +95,9 @@ class StandalonePart(Part):
     r"""A part that trains what it needs by itself."""
 
     @abstractmethod
-    def steps(self, plan: Plan) -> int:
-        r"""How many steps `results` tells of."""
+    def jobs(self, plan: Plan, out: Path) -> Sequence[StoredJob]:
+        r"""What it trains and measures, and keeps in `out`."""
 
-    @abstractmethod
-    def results(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
-        r"""Train and measure; what is kept of it in `out` is taken up again with `resume`."""
+    def results(self, found: list[Result]) -> list[Result]:
+        r"""The results of the part, of those of its jobs: the same, for most."""
+        return found

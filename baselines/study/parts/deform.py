@@ -14,7 +14,7 @@ from torch import nn
 from baselines.common.data import Dataset
 from baselines.common.figures import BLUE, GREEN, VERMILLION, figure, save
 from baselines.common.files import read_json, writable_folder, write_json, write_text
-from baselines.common.runner import Advance, Result, SerialExecutor, all_results, nested_results
+from baselines.common.runner import Advance, Result, SerialExecutor, all_results
 from baselines.common.tables import markdown_table
 from baselines.common.terminal import add_training_arguments, require
 from baselines.study.config import PROTOCOLS
@@ -156,14 +156,12 @@ class DeformPart(StandalonePart):
     title = "Stability to deformations"
     claim = "Convolutional networks move little when the image is warped a little, no more than a constant times it."
 
-    def steps(self, plan: Plan) -> int:  # noqa: ARG002
-        return len(MODELS)
-
-    def results(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
+    def jobs(self, plan: Plan, out: Path) -> list[DeformJob]:
         own = PROTOCOLS["cnn", plan.source.data].recipe.epochs
-        jobs = jobs_of(plan.source.data, plan.source.data_dir, min(plan.epochs or own, own), out)
-        results = nested_results(jobs, advance, resume=resume)
-        return [{"network": name, **result} for name, result in zip(MODELS, results, strict=True)]
+        return jobs_of(plan.source.data, plan.source.data_dir, min(plan.epochs or own, own), out)
+
+    def results(self, found: list[Result]) -> list[Result]:
+        return [{"network": name, **result} for name, result in zip(MODELS, found, strict=True)]
 
     def page(self, results: list[Result]) -> Page:
         findings = []

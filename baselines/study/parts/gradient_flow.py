@@ -22,6 +22,7 @@ from baselines.common.data import load_dataset
 from baselines.common.figures import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, figure
 from baselines.common.runner import Advance, Result
 from baselines.study.parts.base import Finding, Page, Picture, StandalonePart, Table
+from baselines.study.runs import Source
 from baselines.study.tables import paper_label
 from equilayers.groups import Group, group_from_name
 from equilayers.losses import InvarianceLoss
@@ -105,6 +106,26 @@ def _largest(W: Tensor) -> float:
     return float(torch.linalg.matrix_norm(W, 2))
 
 
+@dataclass(frozen=True)
+class FlowJob:
+    r"""The flow for one group on test images of a data set."""
+
+    source: Source
+    group: str
+    steps: int = 1
+
+    def finished(self) -> None:
+        r"""It takes seconds, and is never kept."""
+
+    def carry_out(self, advance: Advance) -> Result:
+        r"""Integrate it."""
+        x = load_dataset(self.source.data, data_dir=self.source.data_dir).test.x[:SAMPLES]
+        flow = gradient_flow(x, group_from_name(self.group))
+        advance(1)
+        numbers = {key: getattr(flow, key).tolist() for key in ("times", "sigma", "exact_sigma", "loss", "error")}
+        return {"group": paper_label(self.group), "images": len(x), "kept": flow.kept, **numbers}
+
+
 class FlowPart(StandalonePart):
     r"""The flow for the groups of the plan, on the plan's images."""
 
@@ -114,18 +135,8 @@ class FlowPart(StandalonePart):
         "every direction in which the group moves the data: W(t) = W(0) exp(-S t) (Proposition 3.1)."
     )
 
-    def steps(self, plan: Plan) -> int:
-        return len(_groups(plan))
-
-    def results(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:  # noqa: ARG002
-        x = load_dataset(plan.source.data, data_dir=plan.source.data_dir).test.x[:SAMPLES]
-        results = []
-        for number, name in enumerate(_groups(plan)):
-            flow = gradient_flow(x, group_from_name(name))
-            numbers = {key: getattr(flow, key).tolist() for key in ("times", "sigma", "exact_sigma", "loss", "error")}
-            results.append({"group": paper_label(name), "images": len(x), "kept": flow.kept, **numbers})
-            advance(number + 1)
-        return results
+    def jobs(self, plan: Plan, out: Path) -> list[FlowJob]:  # noqa: ARG002 - nothing is kept
+        return [FlowJob(plan.source, group) for group in dict.fromkeys((*plan.groups, *MORE))]
 
     def page(self, results: list[Result]) -> Page:
         findings, rows = [], []
@@ -147,10 +158,6 @@ class FlowPart(StandalonePart):
             "t in units of one over the largest eigenvalue of S, the mean of (x - gx)(x - gx)^T."
         )
         return Page(findings, [Table(head, rows, caption)], [_picture(results)])
-
-
-def _groups(plan: Plan) -> list[str]:
-    return list(dict.fromkeys((*plan.groups, *MORE)))
 
 
 def _picture(results: list[Result]) -> Picture:

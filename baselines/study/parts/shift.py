@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baselines.common.runner import Advance, Result, nested_results
+from baselines.common.runner import Result
 from baselines.shift.command import runs_of
 from baselines.shift.models import KINDS, TASKS
 from baselines.shift.runs import PROTOCOLS, Run, ShiftJob
@@ -32,12 +32,11 @@ class ShiftPart(StandalonePart):
         "polyphase pooling makes it impossible under circular shifts (Zhang 2019, Chaman and Dokmanic 2021)."
     )
 
-    def steps(self, plan: Plan) -> int:
-        return sum(run.epochs for run in _runs(plan))
+    def jobs(self, plan: Plan, out: Path) -> list[ShiftJob]:
+        return [ShiftJob(run, out) for run in _runs(plan)]
 
-    def results(self, plan: Plan, out: Path, advance: Advance, *, resume: bool) -> list[Result]:
-        results = nested_results([ShiftJob(run, out) for run in _runs(plan)], advance, resume=resume)
-        return [{key: value for key, value in result.items() if key != "training_seconds"} for result in results]
+    def results(self, found: list[Result]) -> list[Result]:
+        return [{key: value for key, value in result.items() if key != "training_seconds"} for result in found]
 
     def page(self, results: list[Result]) -> Page:
         from baselines.shift.figures import drawings

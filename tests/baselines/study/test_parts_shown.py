@@ -266,14 +266,13 @@ def test_a_rising_singular_value_or_an_inexact_flow_is_a_false_claim() -> None:
 
 
 def test_the_flow_is_of_the_groups_of_the_plan_and_one_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a job that is sent to another process."""
+    """By jobs that are sent to other processes."""
     monkeypatch.setattr("baselines.study.parts.gradient_flow.SAMPLES", 5)
-    asked, told = plan("--groups", "C4", "D4"), []
-    job = pickle.loads(pickle.dumps(StandaloneJob("flow", asked, tmp_path, resume=False)))
-    results = job.carry_out(told.append)
+    told: list[int] = []
+    jobs = [StandaloneJob("flow", job) for job in FlowPart().jobs(plan("--groups", "C4", "D4"), tmp_path)]
+    results = FlowPart().results([job.carry_out(told.append) for job in pickle.loads(pickle.dumps(jobs))])
     assert [(result["group"], result["images"]) for result in results] == [("R4", 5), ("D4", 5)]
-    assert told == [1, 2]
-    assert job.steps == 2
+    assert told == [job.steps for job in jobs] == [1, 1]
     assert FlowPart().page(results).verdict == "holds"
 
 
@@ -284,14 +283,11 @@ def test_stability_is_a_bound_by_the_size_of_the_deformation() -> None:
 
 def test_shift_keeps_its_runs_and_no_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_shifts(monkeypatch)
-    asked, told = plan("--epochs", "1"), []
-    results = ShiftPart().results(asked, tmp_path, told.append, resume=False)
-    assert ShiftPart().steps(asked) == max(told) == told[-1] == 6
-    assert told == sorted(told)
+    jobs, told = ShiftPart().jobs(plan("--epochs", "1"), tmp_path), []
+    results = ShiftPart().results([job.carry_out(told.append) for job in jobs])
+    assert told == [job.steps for job in jobs] == [1] * 6
     assert not any("seconds" in key for run in results for key in run)
-    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert ShiftPart().results(asked, tmp_path, told.append, resume=True) == results
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+    assert ShiftPart().results([job.finished() for job in jobs]) == results
     page = ShiftPart().page(results)
     names = ("toy", "accuracy", "probability", "segmentation")
     assert [picture.name for picture in page.pictures] == [f"shift-{name}" for name in names]

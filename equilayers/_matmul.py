@@ -49,11 +49,6 @@ def matmul_into(a: Tensor, b: Tensor, out: Tensor, *, add: bool = False) -> None
         torch.mm(a, b, out=out)
 
 
-def prefers_onednn() -> bool:
-    r"""Whether the large float32 products go through oneDNN here."""
-    return _onednn()
-
-
 def product_into(a: Tensor, b: Tensor, out: Tensor) -> Callable[[], object]:
     r"""A function that writes a @ b into `out`, for products that are repeated: how is decided once."""
     if _suits(a, b) and _onednn():
@@ -97,7 +92,12 @@ def _linear(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 
 def _onednn() -> bool:
     # A compiler has its own way with products, and derives them.
-    return not torch.compiler.is_compiling() and has_avx512() and not by_intel()
+    return not torch.compiler.is_compiling() and prefers_onednn()
+
+
+def prefers_onednn() -> bool:
+    r"""Whether the large float32 products of this processor go through oneDNN."""
+    return has_avx512() and not by_intel()
 
 
 @functools.cache

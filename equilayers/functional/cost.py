@@ -285,7 +285,7 @@ def _compiled_pattern_work(group: Group, s: Sizes, operators: int, what: str) ->
     sums, _ = steps_and_numbers(basis_of(group, s.kernel), s.kernel)
     lines = 100 * sums * s.groups * s.pixels_out / USUAL_WIDTH  # what a sum of lines costs beside its numbers
     calls = 0 if can_call_blas() else 10 * blocks * s.groups
-    operations = (10 if s.kept else 45) * s.groups + calls
+    operations = (10 if s.kept else 38) * s.groups + calls
     made = 0 if s.kept else 13 * s.features * s.channels * s.taps * n
     patches = 1.5 * s.pixels_out * n * s.taps * channels
     moved = patches, s.pixels_in * n * channels, (3 if s.kept else 7) * s.pixels_out * s.features * n

@@ -258,6 +258,13 @@ def _compiled_job(job: Any) -> Any:
     return kept(cfunc, types.void(types.CPointer(types.int64)))(job)
 
 
+@functools.cache
+def _parallel() -> Any:
+    r"""The function that runs a job in so many threads: its address, that of its data, their number, settings."""
+    address, word = ctypes.c_void_p, ctypes.c_uint
+    return ctypes.CFUNCTYPE(None, address, address, word, word)(symbol_address("GOMP_parallel"))
+
+
 def run_job(job: Any, memory: Sequence[Sequence[np.ndarray]], arrays: Sequence[np.ndarray]) -> None:
     r"""Run a job in the threads of torch, one for each workspace of a kind; arrays: words, data, starts and tables.
 
@@ -268,6 +275,4 @@ def run_job(job: Any, memory: Sequence[Sequence[np.ndarray]], arrays: Sequence[n
     matrices = [array.reshape(1, -1) if array.ndim == 1 else array for array in (*spaces, *arrays)]
     given = np.zeros((MOST, 3), dtype=np.int64)
     given[: len(matrices)] = [(matrix.ctypes.data, *matrix.shape) for matrix in matrices]
-    address, word = ctypes.c_void_p, ctypes.c_uint
-    parallel = ctypes.CFUNCTYPE(None, address, address, word, word)(symbol_address("GOMP_parallel"))
-    parallel(_compiled_job(job).address, given.ctypes.data, len(spaces[0]), 0)
+    _parallel()(_compiled_job(job).address, given.ctypes.data, len(spaces[0]), 0)

@@ -25,12 +25,14 @@ from equilayers._checks import Pair
 from equilayers._matmul import prefers_onednn, product_into
 from equilayers._torch_compat import in_dispatch_mode, symbol_address
 from equilayers.functional._convolution.geometry import ConvSpec, empty_output
-from equilayers.functional._convolution.plans import Layout, Part, SlopePart, convolution_plan, matrix, slope_plan
+from equilayers.functional._convolution.plans import Layout, Part, SlopePart, convolution_plan, slope_plan
+from equilayers.functional._convolution.programs import matrix
 from equilayers.functional._fourier.irreps import Rows
 from equilayers.functional._fourier.transforms import Butterflies
 from equilayers.functional._weight_cache import is_plain
 
 Run = Callable[..., None]
+Arrays = Sequence[np.ndarray]
 Memory = Sequence[Sequence[Tensor]]  # of each kind a workspace for each thread
 
 
@@ -86,8 +88,9 @@ def convolve(
     results = _workspaces(x, max(part.entries for part in parts), workers)
     for memory in results:
         memory[: out.shape[1]] = 0 if bias is None else bias
+    given, written = numbers(x), numbers(out)
     for part in parts:
-        run(part, (patches, results), numbers(x), operators, numbers(out))
+        run(part, (patches, results), given, operators, written)
     return out
 
 
@@ -95,19 +98,18 @@ def _by_blas(part: Part, memory: Memory, x: np.ndarray, operators: list[Tensor],
     products = part.products.copy()
     products[:, loops().SECOND] = [operators[k].data_ptr() + 4 * offset for k, offset in part.sources]
     tables = *part.gathering.tables, products, *part.scattering
-    _run("convolve", memory, (x, out), part.starts, tables)
+    _run((loops().convolve, loops().convolve_job), memory, (x, out), part.starts, tables)
 
 
-def _run(
-    name: str, memory: Memory, data: Sequence[np.ndarray], starts: np.ndarray, tables: Sequence[np.ndarray]
-) -> None:
-    r"""Call a function of `numba_loops`, in a thread for each workspace of a kind."""
+def _run(functions: tuple[Any, Any], memory: Memory, data: Arrays, starts: np.ndarray, tables: Arrays) -> None:
+    r"""Call a function of `numba_loops`, or its job in a thread for each workspace of a kind."""
+    function, job = functions
     threads = len(memory[0])
     own, words = [[m.numpy() for m in kind] for kind in memory], loops().call_words(threads)
     if threads == 1:
-        getattr(loops(), name)((*(kind[0] for kind in own), words[0]), tuple(data), starts, tuple(tables), (0, 1))
+        function((*(kind[0] for kind in own), words[0]), tuple(data), starts, tuple(tables), (0, 1))
     else:
-        loops().run_job(getattr(loops(), f"{name}_job"), own, (words, *data, starts, *tables))
+        loops().run_job(job, own, (words, *data, starts, *tables))
 
 
 def _by_torch(part: Part, memory: Memory, x: np.ndarray, operators: list[Tensor], out: np.ndarray) -> None:
@@ -128,9 +130,11 @@ def correlate(fourier: Butterflies, spec: ConvSpec, v: Tensor, x: Tensor, share:
     sizes = parts[0].totals
     run, workers = _way(x, _slopes_by_blas, _slopes_by_torch)
     totals = [m.zero_() for m in _workspaces(x, sum(map(math.prod, itertools.chain(*sizes))), workers)]
+    left, right = (max(part.gatherings[k].entries for part in parts) for k in range(2))
+    memory = _workspaces(x, left, workers), _workspaces(x, right, workers), totals
+    upstream, given = numbers(v), numbers(x)
     for part in parts:
-        memory = [_workspaces(x, gathering.entries, workers) for gathering in part.gatherings]
-        run(part, (*memory, totals), numbers(v), numbers(x))
+        run(part, memory, upstream, given)
     found = iter(functools.reduce(Tensor.add_, totals).split([math.prod(size) for size in itertools.chain(*sizes)]))
     sums = [[next(found).view(size) for size in own] for own in sizes]
     counts = [len(rows) for rows in parts[0].gatherings[1].rows]
@@ -147,7 +151,7 @@ def _way(x: Tensor, blas_way: Run, torch_way: Run) -> tuple[Run, int]:
 
 def _slopes_by_blas(part: SlopePart, memory: Memory, v: np.ndarray, x: np.ndarray) -> None:
     tables = *part.gatherings[0].tables, *part.gatherings[1].tables, part.products
-    _run("correlate", memory, (v, x), part.starts, tables)
+    _run((loops().correlate, loops().correlate_job), memory, (v, x), part.starts, tables)
 
 
 def _slopes_by_torch(part: SlopePart, memory: Memory, v: np.ndarray, x: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from equilayers.functional._convolution.filters import expand, reversed_weight
 from equilayers.functional._convolution.geometry import ConvSpec, empty_output
 from equilayers.functional._convolution.numba_sums import calls_blas, serves
 from equilayers.functional._convolution.patterns import Basis, basis_of
-from equilayers.functional._convolution.programs import Window, program
+from equilayers.functional._convolution.programs import Window, corners, program
 from equilayers.functional._convolution.torch_sums import TorchFields, TorchOutputs, TorchPatches, TorchSums
 from equilayers.functional._fourier.transforms import Butterflies
 from equilayers.groups import Group
@@ -127,11 +127,7 @@ class PatternKernel:
 
     def _blocks(self, x: Tensor) -> Iterator[tuple[slice, slice]]:
         r"""Samples, and lines of their outputs."""
-        batch, height = len(x), self.spec.out_size(self.size)[0]
-        count, most = self._share(x, BLOCK)
-        for first in range(0, batch, count):
-            for top in range(0, height, most):
-                yield slice(first, min(first + count, batch)), slice(top, min(top + most, height))
+        return corners(len(x), self.spec.out_size(self.size)[0], self._share(x, BLOCK))
 
     def _share(self, x: Tensor, block: Block | None = None) -> Pair:
         r"""How many samples, and how many lines of their outputs, make a block; without one given that of numba."""

@@ -3,7 +3,6 @@ r"""What a convolution of given sizes does block by block, as tables for `numba_
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,11 +13,10 @@ from torch import Tensor
 
 from equilayers._checks import Pair
 from equilayers.functional._convolution.geometry import ConvSpec
-from equilayers.functional._convolution.programs import Ints, Step, Window, patch_program
+from equilayers.functional._convolution.programs import Ints, Place, Step, Window, corners, matrix, patch_program
 from equilayers.functional._convolution.synthesis import synthesis
 from equilayers.functional._fourier.transforms import Butterflies
 
-Place = tuple[int, Pair]  # offset and size of a matrix in a workspace
 Tables = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -80,7 +78,7 @@ def convolution_plan(
     r"""The parts; operators: the shapes of the operators. share: samples and lines of a block."""
     n, out = spec.group.order, spec.out_size((x.shape[-2], x.shape[-1]))
     parts = []
-    for size, corners in _blocks(x.shape[0], out[0], share):
+    for size, firsts in _blocks(x.shape[0], out[0], share):
         gathering = _gathering(spec, x, size)
         matrices = [torch.empty(shape, device="meta") for shape in operators]
         both = zip(fourier.blocks, _rows(gathering), matrices, strict=True)
@@ -94,7 +92,7 @@ def convolution_plan(
             for (_, a, b), (place, _) in zip(pairs, made.products, strict=True)
         ]
         line = out[1] * features
-        starts = [(i * x.strides[0], _top(spec, y), (i * n * out[0] + y) * line) for i, y in corners]
+        starts = [(i * x.strides[0], _top(spec, y), (i * n * out[0] + y) * line) for i, y in firsts]
         scattering = _array(size), table(made.inner), table(made.last)
         sources = tuple((k, int(b.storage_offset())) for k, _, b in pairs)
         parts.append(Part(_array(starts), gathering, sources, _array(products), made.entries, scattering))
@@ -106,7 +104,7 @@ def slope_plan(fourier: Butterflies, spec: ConvSpec, v: Layout, x: Layout, share
     r"""The parts of the weight gradient, for an output gradient v."""
     pixel = replace(spec, kernel_size=(1, 1), stride=(1, 1), padding=(0, 0), dilation=(1, 1))
     parts = []
-    for size, corners in _blocks(x.shape[0], v.shape[-2], share):
+    for size, firsts in _blocks(x.shape[0], v.shape[-2], share):
         gatherings = _gathering(pixel, v, size, difference=True), _gathering(spec, x, size)
         both = zip(fourier.blocks, *map(_rows, gatherings), strict=True)
         products, totals, end = [], [], 0
@@ -116,7 +114,7 @@ def slope_plan(fourier: Butterflies, spec: ConvSpec, v: Layout, x: Layout, share
                 products += [(a.storage_offset(), b.storage_offset(), rows, len(a), columns, end) for a, b in own]
                 end += rows * columns
             totals.append(tuple(sizes))
-        starts = [(i * v.strides[0], y, i * x.strides[0], _top(spec, y)) for i, y in corners]
+        starts = [(i * v.strides[0], y, i * x.strides[0], _top(spec, y)) for i, y in firsts]
         parts.append(SlopePart(_array(starts), gatherings, _array(products), tuple(totals)))
     return tuple(parts)
 
@@ -124,10 +122,9 @@ def slope_plan(fourier: Butterflies, spec: ConvSpec, v: Layout, x: Layout, share
 def _blocks(batch: int, height: int, share: Pair) -> list[tuple[Pair, list[Pair]]]:
     r"""The sizes of blocks, the largest first, and the first sample and line of each block of that size."""
     found: dict[Pair, list[Pair]] = {}
-    for i in range(0, batch, share[0]):
-        for y in range(0, height, share[1]):
-            size = min(share[0], batch - i), min(share[1], height - y)
-            found.setdefault(size, []).append((i, y))
+    for samples, lines in corners(batch, height, share):
+        size = samples.stop - samples.start, lines.stop - lines.start
+        found.setdefault(size, []).append((samples.start, lines.start))
     return list(found.items())
 
 
@@ -152,12 +149,6 @@ def _rows(gathering: Gathering) -> list[tuple[Tensor, ...]]:
     r"""The rows as tensors that know their places alone."""
     memory = torch.empty(gathering.entries, device="meta")
     return [tuple(matrix(memory, place) for place in own) for own in gathering.rows]
-
-
-def matrix(memory: Tensor, place: Place) -> Tensor:
-    r"""The matrix that has this place in a workspace."""
-    start, size = place
-    return memory[start : start + math.prod(size)].view(size)
 
 
 def table(steps: Iterable[Step]) -> np.ndarray:

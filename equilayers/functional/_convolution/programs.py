@@ -6,14 +6,19 @@ A program is a list of sums of views; `torch_sums` and `numba_sums` run it.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from torch import Tensor
 
 from equilayers._checks import Pair
 from equilayers.functional._convolution.geometry import ConvSpec
 from equilayers.functional._convolution.patterns import Along, Basis, Pattern, Term, basis_of
 
 Ints = tuple[int, ...]
+Place = tuple[int, Pair]  # offset and size of a matrix in a workspace
 
 
 class View(NamedTuple):
@@ -57,14 +62,14 @@ class Program:
 
     entries: how long the workspace is. planes: the size (planes, samples, H, W, C) of the maps at its beginning, into
     which the input goes. inputs: the steps on lines of the input. shared: those on lines of the output for all blocks.
-    blocks: for each block of the basis its steps, and offset and size (positions, terms · C) of each of its rows.
+    blocks: for each block of the basis its steps, and the places of its rows (positions, terms · C).
     """
 
     entries: int
     planes: Ints
     inputs: tuple[Step, ...]
     shared: tuple[Step, ...]
-    blocks: tuple[tuple[tuple[Step, ...], tuple[tuple[int, Pair], ...]], ...]
+    blocks: tuple[tuple[tuple[Step, ...], tuple[Place, ...]], ...]
 
 
 @functools.lru_cache(maxsize=256)
@@ -73,9 +78,7 @@ def program(basis: Basis, reach: Pair, window: Window, *, difference: bool = Fal
 
     Of a complex pair (c, d) there is a third row, c + d, and on demand a fourth, their difference.
     """
-    writer = _Writer(basis, reach, window)
-    writer.more = (1, -1)[: 1 + difference] if basis.pair else ()
-    return writer.program()
+    return _Writer(basis, reach, window, (1, -1)[: 1 + difference] if basis.pair else ()).program()
 
 
 def patch_program(spec: ConvSpec, window: Window, *, difference: bool = False) -> Program:
@@ -84,11 +87,24 @@ def patch_program(spec: ConvSpec, window: Window, *, difference: bool = False) -
     return program(basis_of(spec.group, spec.kernel_size), reach, window, difference=difference)
 
 
+def matrix(memory: Tensor, place: Place) -> Tensor:
+    r"""The matrix that has this place in a workspace."""
+    start, size = place
+    return memory[start : start + math.prod(size)].view(size)
+
+
+def corners(batch: int, height: int, share: Pair) -> Iterator[tuple[slice, slice]]:
+    r"""Samples and lines of the blocks of an output; share: how many of each make a block."""
+    for i in range(0, batch, share[0]):
+        for y in range(0, height, share[1]):
+            yield slice(i, min(i + share[0], batch)), slice(y, min(y + share[1], height))
+
+
 class _Writer:
     r"""Assigns places of the workspace, one after another, and writes the steps."""
 
-    def __init__(self, basis: Basis, reach: Pair, window: Window) -> None:
-        self.basis, self.window = basis, window
+    def __init__(self, basis: Basis, reach: Pair, window: Window, more: Ints) -> None:
+        self.basis, self.window, self.more = basis, window, more  # signs of the rows that a pair has beside its own
         (height, width), (sh, sw) = window.out, window.stride
         n, c = window.samples, window.channels
         self.padded = sh * (height - 1) + reach[0], sw * (width - 1) + reach[1]
@@ -99,7 +115,6 @@ class _Writer:
         self.kept: dict[Pattern, View] = {}
         self.sums: list[Step] = []
         self.temporary: list[Step] = []
-        self.more: tuple[int, ...] = ()
 
     def program(self) -> Program:
         rows = [row for block in self.basis.blocks for row in block]
@@ -115,7 +130,7 @@ class _Writer:
         shared = tuple(sorted(self.temporary, key=kind))
         return Program(self.end, (self.basis.planes, *maps), inputs, shared, blocks)
 
-    def _block(self, block: tuple[tuple[Term, ...], ...]) -> tuple[tuple[Step, ...], tuple[tuple[int, Pair], ...]]:
+    def _block(self, block: tuple[tuple[Term, ...], ...]) -> tuple[tuple[Step, ...], tuple[Place, ...]]:
         n, height, width, c = self.size
         positions = n * height * width
         places = [(self._place(positions * len(row) * c), (positions, len(row) * c)) for row in block]

@@ -8,8 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, cast
 
-from equilayers._checks import Pair
-from equilayers.functional._convolution.programs import Ints, Step, View, Window
+from equilayers.functional._convolution.programs import Ints, Place, Step, View, Window
 from equilayers.functional._fourier.transforms import Butterflies
 
 
@@ -17,12 +16,12 @@ from equilayers.functional._fourier.transforms import Butterflies
 class Synthesis:
     r"""The steps, and where things lie in the workspace, which begins with the bias.
 
-    products: offset and size of each. inner: the steps within the workspace. last: those that write the planes, whose
+    products: the place of each. inner: the steps within the workspace. last: those that write the planes, whose
     first view is one of the output, from its first sample and line on.
     """
 
     entries: int
-    products: tuple[tuple[int, Pair], ...]
+    products: tuple[Place, ...]
     inner: tuple[Step, ...]
     last: tuple[Step, ...]
 

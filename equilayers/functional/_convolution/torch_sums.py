@@ -19,6 +19,7 @@ from equilayers.functional._convolution.programs import (
     View,
     Window,
     kind,
+    matrix,
     patch_program,
     program,
 )
@@ -100,7 +101,7 @@ class TorchSums:
         shared, blocks = merged(program)
         self._shared = _sums(shared, memory)
         self._blocks = [
-            (_sums(steps, memory), [memory[start : start + math.prod(size)].view(size) for start, size in rows])
+            (_sums(steps, memory), [matrix(memory, place) for place in rows])
             for steps, (_, rows) in zip(blocks, program.blocks, strict=True)
         ]
 

@@ -197,9 +197,9 @@ def _vectors(make: Callable[[str], nn.Module], sample: tuple[int, ...]) -> Varia
     return {f"{a} {s}": Variant(lambda a=a: make(a), (*sample, *s), s == (3, 3)) for s, a in spaces.items()}
 
 
-def _encoder(layers: int, algorithm: str) -> nn.Module:
-    layer = GroupTransformerEncoderLayer(C4, 4, 2, 6, layer_scale=0.5, algorithm=algorithm)
-    return GroupTransformerEncoder(layer, layers, GroupLayerNorm(4))
+def _encoder() -> nn.Module:
+    layer = GroupTransformerEncoderLayer(C4, 4, 2, 6, layer_scale=0.5, algorithm="fourier")
+    return GroupTransformerEncoder(layer, 2, GroupLayerNorm(4))
 
 
 LAYERS: dict[str, Callable[[], Variants]] = {
@@ -229,21 +229,11 @@ LAYERS: dict[str, Callable[[], Variants]] = {
         "C4 fourier": Variant(
             lambda: GroupMultiheadAttention(C4, 4, 2, num_kv_heads=1, algorithm="fourier"), (4, 4, 5), False
         ),
-        **{
-            f"{name(group)} rotary": Variant(
-                lambda g=group: GroupMultiheadAttention(g, 4, 2, rotary=GroupRotaryEmbedding(g, 2)),
-                (4, group.order, 3, 3),
-                group == D1,
-            )
-            for group in (D1, D4)
-        },
+        "D4 rotary": Variant(
+            lambda: GroupMultiheadAttention(D4, 4, 2, rotary=GroupRotaryEmbedding(D4, 2)), (4, 8, 3, 3)
+        ),
     },
-    "GroupFeedForward": lambda: {
-        name(group): Variant(
-            lambda g=group: GroupFeedForward(g, 4, 6, "swiglu", algorithm="fourier"), (4, group.order, 5), group == D1
-        )
-        for group in (D1, D4)
-    },
+    "GroupFeedForward": lambda: _each([lambda: GroupFeedForward(D4, 4, 6, "swiglu", algorithm="fourier")], (4, 8, 5)),
     "GroupTransformerEncoderLayer": lambda: {
         "D4 fourier": Variant(
             lambda: GroupTransformerEncoderLayer(D4, 4, 2, 6, layer_scale=0.5, algorithm="fourier"), (4, 8, 3, 3), False
@@ -254,10 +244,7 @@ LAYERS: dict[str, Callable[[], Variants]] = {
             (4, 6, 3),
         ),
     },
-    "GroupTransformerEncoder": lambda: {  # of transforms graphs see nothing here that they do not see in one layer
-        "C4 dense": Variant(lambda: _encoder(1, "dense"), (4, 4, 3, 3)),
-        "C4 fourier": Variant(lambda: _encoder(2, "fourier"), (4, 4, 3, 3), False),
-    },
+    "GroupTransformerEncoder": lambda: {"C4 fourier": Variant(_encoder, (4, 4, 3, 3))},
     "GroupAttentionPool": lambda: _each([lambda: GroupAttentionPool(C4, 4, 2)], (4, 4, 5)),
     "InvariantHead": lambda: {
         str(sample): Variant(lambda: InvariantHead(3, 2), sample) for sample in ((3, 4), (3, 4, 5), (3, 4, 3, 3))

@@ -13,9 +13,10 @@ from torch import nn
 from benchmarks import __main__ as benchmarks
 from benchmarks import models as command
 from benchmarks import third_party as networks_of_others
-from benchmarks.third_party import Network, error, images, train
+from benchmarks.third_party import Network, error, images, tensor_of, train
 from equilayers.convert import to_equivariant
 from equilayers.groups import CyclicRotation, Dihedral, Group
+from equilayers.metrics import invariance_gap
 from equilayers.testing import assert_equivariant, assert_invariant, locate_break
 from peers import required
 
@@ -58,6 +59,8 @@ def check(network: Network, model: nn.Module, group: Group, size: int) -> None:
     (assert_equivariant if network.images else assert_invariant)(model, x, group)
     exact = copy.deepcopy(model).double()
     assert error(network, exact, group, x.double()) < 1e-10  # by how far the outputs of the samples lie apart
+    if not network.images:
+        assert not invariance_gap(tensor_of(model), x, group).trivial
 
 
 @pytest.mark.parametrize("which", CONVERTED)

@@ -227,8 +227,8 @@ def meta_device(variant: Variant) -> None:
     for empty in made:
         there = empty(x.to("meta").requires_grad_())
         assert (there.is_meta, there.shape) == (True, y.shape)
-    there.sum().backward()
-    assert all(p.is_meta and p.grad.shape == p.shape for p in made[-1].parameters())
+        there.sum().backward()
+        assert all(p.is_meta and p.grad.shape == p.shape for p in empty.parameters())
     made[0].to_empty(device="cpu").load_state_dict(module.state_dict())
     made[1].load_state_dict(module.state_dict(), assign=True)
     assert torch.equal(made[0](x), y)

@@ -287,7 +287,9 @@ def test_shift_keeps_its_runs_and_no_times(tmp_path: Path, monkeypatch: pytest.M
     results = ShiftPart().results([job.carry_out(told.append) for job in jobs])
     assert told == [job.steps for job in jobs] == [1] * 6
     assert not any("seconds" in key for run in results for key in run)
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert ShiftPart().results([job.finished() for job in jobs]) == results
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
     page = ShiftPart().page(results)
     names = ("toy", "accuracy", "probability", "segmentation")
     assert [picture.name for picture in page.pictures] == [f"shift-{name}" for name in names]

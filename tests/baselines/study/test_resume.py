@@ -10,16 +10,19 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from baselines.__main__ import main
 from baselines.common import files
+from baselines.common.runner import Advance, Result, SerialExecutor
 from baselines.study.config import PROTOCOLS
-from baselines.study.runner import RunJob
+from baselines.study.runner import RunJob, StandaloneJob, StudyRunner
 from baselines.study.runs import FORMAT, cached_dataset
 from studies import (
     TINY,
@@ -290,3 +293,23 @@ def test_resume_does_not_take_one_model_for_another(jobs: Jobs, tmp_path: Path) 
         assert main([*arguments, *kind]) == 0
         assert results_of(tmp_path) == before
     assert len(jobs) == 4
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A job of a standalone part whose result is on the disk."""
+
+    steps: int = 1
+
+    def finished(self) -> Result:
+        return {"kept": True}
+
+    def carry_out(self, advance: Advance) -> Result:
+        return {"kept": False}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_job_of_a_standalone_part_is_resumed(resume: bool, tmp_path: Path) -> None:
+    job = StandaloneJob("flow", Kept())
+    runner = StudyRunner(Console(quiet=True), tmp_path, SerialExecutor(), resume=resume)
+    assert runner.carry_out({}, [job], "the study") == {job: {"kept": resume}}
